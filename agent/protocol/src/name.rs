@@ -5,6 +5,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use bincode::de::Decoder;
+use bincode::enc::Encoder;
+use bincode::error::{DecodeError, EncodeError};
+use bincode::{Decode, Encode};
+
 /// Longest [`Resource`], in bytes: keys of this length are accepted by every store we speak to,
 /// and leave room for a site's prefix.
 pub const RESOURCE_MAX: usize = 128;
@@ -143,7 +148,7 @@ impl Reason {
 ///
 /// 128 random bits for most stores; etcd's own lease ids have 63 bits, so an id whose upper half is
 /// zero is written as plain hex without leading zeros, as the Python tool writes it there.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct LeaseId([u8; 16]);
 
 impl LeaseId {
@@ -192,7 +197,7 @@ impl fmt::Debug for LeaseId {
 
 /// A number that rises with each grant on a resource (a fencing token). What writes to the
 /// protected thing can refuse a smaller one than it has seen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Fence(pub u64);
 
 /// How long a lease lives without a renewal, in whole seconds.
@@ -225,6 +230,18 @@ macro_rules! displays_its_text {
                 f.write_str(&self.0)
             }
         }
+        impl Encode for $name {
+            fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+                self.0.encode(encoder)
+            }
+        }
+        impl<C> Decode<C> for $name {
+            fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<$name, DecodeError> {
+                let text = String::decode(decoder)?;
+                $name::new(text).map_err(|e| DecodeError::OtherString(e.to_string()))
+            }
+        }
+        bincode::impl_borrow_decode!($name);
         impl FromStr for $name {
             type Err = NameError;
             fn from_str(text: &str) -> Result<$name, NameError> {
@@ -234,6 +251,20 @@ macro_rules! displays_its_text {
     )*};
 }
 displays_its_text!(Resource, Principal, Reason);
+
+impl Encode for Ttl {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        self.0.encode(encoder)
+    }
+}
+
+impl<C> Decode<C> for Ttl {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Ttl, DecodeError> {
+        let secs = u32::decode(decoder)?;
+        Ttl::from_secs(secs.into()).map_err(|e| DecodeError::OtherString(e.to_string()))
+    }
+}
+bincode::impl_borrow_decode!(Ttl);
 
 impl fmt::Display for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,0 +1,340 @@
+//! A blocking client of the agent: one typed method per request.
+//!
+//! It waits no longer than it was told to, it never retries, and it starts nothing.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use interprocess::ConnectWaitMode;
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
+
+use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
+use crate::message::{
+    Acquire, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Refusal, Release, Released, Renew,
+    Reply, Request, Status, Unread,
+};
+use crate::name::{LeaseId, Resource};
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens: the socket is absent or refuses.
+    #[error("no agent listens on {}", path.display())]
+    NoAgent {
+        /// The socket that was tried.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket may not be used by this user.
+    #[error("may not use the agent's socket {}", path.display())]
+    NoAccess {
+        /// The socket that was tried.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The agent did not answer in the time allowed.
+    #[error("the agent did not answer within {} ms", .0.as_millis())]
+    Mute(Duration),
+    /// The agent refused the greeting.
+    #[error("the agent refused the greeting")]
+    Greeting(Welcome),
+    /// The agent closed the connection before it answered: what was asked may have happened.
+    #[error("the agent closed the connection before it answered")]
+    Closed,
+    /// The connection failed: what was asked may have happened.
+    #[error("talking to the agent")]
+    Io(#[source] io::Error),
+    /// Bytes that are no message.
+    #[error("talking to the agent")]
+    Frame(#[from] FrameError),
+    /// A reply to another question: a bug on one side.
+    #[error("the agent answered another question than was asked")]
+    WrongReply,
+    /// The agent said no.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+}
+
+/// A page of locks: see [`Reply::Locks`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locks {
+    /// Sorted by backend, then resource.
+    pub locks: Vec<Lock>,
+    /// Where the next page begins.
+    pub next: Option<Cursor>,
+    /// Backends that could not be read.
+    pub unread: Vec<Unread>,
+}
+
+/// One connection to the agent.
+#[derive(Debug)]
+pub struct Client {
+    stream: Stream,
+    welcome: Option<Welcome>,
+    patience: Duration,
+}
+
+impl Client {
+    /// Connects, and will wait at most `patience` for the connection and for each reply.
+    ///
+    /// # Errors
+    /// [`ClientError::NoAgent`], [`ClientError::NoAccess`], [`ClientError::Mute`] when the agent's
+    /// backlog is full, [`ClientError::Io`].
+    pub fn connect(path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        let name = path.to_fs_name::<GenericFilePath>().map_err(ClientError::Io)?;
+        let connected = ConnectOptions::new()
+            .name(name)
+            .wait_mode(ConnectWaitMode::Timeout(patience))
+            .connect_sync();
+        let stream = connected.map_err(|source| connect_error(path, patience, source))?;
+        Ok(Client { stream, welcome: None, patience })
+    }
+
+    /// Changes how long each later reply may take.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// The agent's welcome, once a first question was answered.
+    #[must_use]
+    pub fn welcome(&self) -> Option<Welcome> {
+        self.welcome
+    }
+
+    /// See [`Request::Acquire`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn acquire(&mut self, ask: Acquire) -> Result<Vec<Lease>, ClientError> {
+        match self.ask(&Request::Acquire(ask))? {
+            Reply::Acquired(leases) => Ok(leases),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Release`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn release(&mut self, ask: Release) -> Result<Vec<Released>, ClientError> {
+        match self.ask(&Request::Release(ask))? {
+            Reply::Released(outcomes) => Ok(outcomes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Renew`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn renew(&mut self, ask: Renew) -> Result<Lease, ClientError> {
+        match self.ask(&Request::Renew(ask))? {
+            Reply::Renewed(lease) => Ok(lease),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Current`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn current(&mut self, resource: Resource) -> Result<Option<Lock>, ClientError> {
+        match self.ask(&Request::Current(resource))? {
+            Reply::Current(lock) => Ok(lock),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::IsHeld`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn is_held(&mut self, ask: IsHeld) -> Result<(bool, Option<Lock>), ClientError> {
+        match self.ask(&Request::IsHeld(ask))? {
+            Reply::Verdict { held, lock } => Ok((held, lock)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// One page; see [`Request::List`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn list(&mut self, ask: List) -> Result<Locks, ClientError> {
+        match self.ask(&Request::List(ask))? {
+            Reply::Locks { locks, next, unread } => Ok(Locks { locks, next, unread }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// One page; see [`Request::Status`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn status(&mut self, after: Option<LeaseId>) -> Result<Status, ClientError> {
+        match self.ask(&Request::Status { after })? {
+            Reply::Status(status) => Ok(status),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Doctor`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn doctor(&mut self) -> Result<Vec<Finding>, ClientError> {
+        match self.ask(&Request::Doctor)? {
+            Reply::Findings(findings) => Ok(findings),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Turns the session into an event stream and gives its first event; the rest come from
+    /// [`Client::next_event`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn subscribe(&mut self) -> Result<Event, ClientError> {
+        match self.ask(&Request::Subscribe)? {
+            Reply::Event(event) => Ok(event),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The next event of a stream. Waits for ever with `None`.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; `Mute` when nothing came in `patience`.
+    pub fn next_event(&mut self, patience: Option<Duration>) -> Result<Event, ClientError> {
+        let reply = match patience {
+            Some(patience) => self.read_reply(Some(Patience::new(patience)))?,
+            None => self.read_reply(None)?,
+        };
+        match reply {
+            Reply::Event(event) => Ok(event),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        let patience = Patience::new(self.patience);
+        let frame = frame::encode(request)?;
+        if self.welcome.is_some() {
+            self.write(&frame, &patience)?;
+        } else {
+            let mut first = Hello::OURS.encode().to_vec();
+            first.extend_from_slice(&frame);
+            // A refused greeting closes the connection while we still write: the answer that says
+            // why is already on its way, so it is read before the broken pipe is believed.
+            let written = self.write(&first, &patience);
+            let welcome = match (self.read_welcome(&patience), written) {
+                (Ok(welcome), _) => welcome,
+                (Err(_), Err(unwritten)) => return Err(unwritten),
+                (Err(unread), Ok(())) => return Err(unread),
+            };
+            if !matches!(welcome.verdict, Verdict::Speak(_)) {
+                return Err(ClientError::Greeting(welcome));
+            }
+            self.welcome = Some(welcome);
+        }
+        self.read_reply(Some(patience))
+    }
+
+    fn read_welcome(&mut self, patience: &Patience) -> Result<Welcome, ClientError> {
+        let mut bytes = [0; WELCOME_LEN];
+        self.read(&mut bytes, Some(patience))?;
+        Ok(Welcome::decode(&bytes)?)
+    }
+
+    fn read_reply(&mut self, patience: Option<Patience>) -> Result<Reply, ClientError> {
+        let mut header = [0; HEADER_LEN];
+        self.read(&mut header, patience.as_ref())?;
+        let mut body = vec![0; frame::body_len(header)?];
+        self.read(&mut body, patience.as_ref())?;
+        Ok(frame::decode(&body)?)
+    }
+
+    fn read(&mut self, mut into: &mut [u8], within: Option<&Patience>) -> Result<(), ClientError> {
+        while !into.is_empty() {
+            let left = within.map(Patience::left).transpose()?;
+            self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
+            match self.stream.read(into) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => into = &mut into[count..],
+                Err(e) if is_pause(&e) => {}
+                Err(e) => return Err(io_error(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, mut bytes: &[u8], within: &Patience) -> Result<(), ClientError> {
+        while !bytes.is_empty() {
+            self.stream.set_send_timeout(Some(within.left()?)).map_err(ClientError::Io)?;
+            match self.stream.write(bytes) {
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(count) => bytes = &bytes[count..],
+                Err(e) if is_pause(&e) => {}
+                Err(e) => return Err(io_error(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How much longer one exchange may take: a peer that trickles bytes gets no extension.
+struct Patience {
+    from: Instant,
+    limit: Duration,
+}
+
+impl Patience {
+    #[expect(clippy::disallowed_methods, reason = "how long a person waits, not a lease's time")]
+    fn new(limit: Duration) -> Patience {
+        Patience { from: Instant::now(), limit }
+    }
+
+    fn left(&self) -> Result<Duration, ClientError> {
+        match self.limit.checked_sub(self.from.elapsed()) {
+            Some(left) if !left.is_zero() => Ok(left),
+            _ => Err(ClientError::Mute(self.limit)),
+        }
+    }
+}
+
+fn connect_error(path: &Path, patience: Duration, source: io::Error) -> ClientError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NoAgent { path, source }
+        }
+        io::ErrorKind::PermissionDenied => ClientError::NoAccess { path, source },
+        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ClientError::Mute(patience),
+        _ => ClientError::Io(source),
+    }
+}
+
+fn is_pause(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
+}
+
+fn io_error(error: io::Error) -> ClientError {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error.kind() {
+        BrokenPipe | ConnectionReset => ClientError::Closed,
+        _ => ClientError::Io(error),
+    }
+}
+
+fn unexpected(reply: Reply) -> ClientError {
+    match reply {
+        Reply::Refused(refusal) => ClientError::Refused(refusal),
+        _ => ClientError::WrongReply,
+    }
+}

@@ -1,0 +1,463 @@
+//! The questions a client may ask, the agent's replies, and the events it tells.
+//!
+//! Enums are append-only. Not here: how messages become bytes ([`crate::frame`]).
+
+use bincode::{Decode, Encode};
+
+use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
+
+/// A point of the wall clock, in milliseconds since 1970-01-01T00:00:00Z. For people only: nothing
+/// is ever decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct UnixMs(pub i64);
+
+/// One question. The agent answers each with one [`Reply`], in order.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Take resources, all or none: [`Reply::Acquired`].
+    Acquire(Acquire),
+    /// Give back: [`Reply::Released`].
+    Release(Release),
+    /// Move the end of a lease: [`Reply::Renewed`].
+    Renew(Renew),
+    /// Who holds a resource now, asked of the store: [`Reply::Current`].
+    Current(Resource),
+    /// Whether a resource is held: [`Reply::Verdict`].
+    IsHeld(IsHeld),
+    /// All locks in the backends, by pages: [`Reply::Locks`].
+    List(List),
+    /// The leases this agent holds for the caller, by pages, and the backends: [`Reply::Status`].
+    Status {
+        /// Only leases after this one; `None` for the first page.
+        after: Option<LeaseId>,
+    },
+    /// Findings about the agent and its backends: [`Reply::Findings`].
+    Doctor,
+    /// Become an event stream of the caller's leases: [`Reply::Event`] until one side closes.
+    Subscribe,
+}
+
+/// Take one or more resources.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Acquire {
+    /// 1 to [`crate::RESOURCES_MAX`] names, taken in sorted order, all or none.
+    pub resources: Vec<Resource>,
+    /// How long each lease lives without a renewal; `None` for the agent's default.
+    pub ttl: Option<Ttl>,
+    /// How long the agent renews it.
+    pub hold: Hold,
+    /// Why, for others to read.
+    pub reason: Option<Reason>,
+    /// Whose end ends it.
+    pub attach: Attach,
+}
+
+/// How long the agent keeps renewing a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Hold {
+    /// Not at all: the lease ends after its ttl.
+    No,
+    /// For this many seconds from now.
+    For(u32),
+    /// Until this time of the wall clock.
+    Until(UnixMs),
+    /// Until it is released.
+    Keep,
+}
+
+/// Whose end ends a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Attach {
+    /// Nobody's: it ends by release, hold or ttl.
+    Detached,
+    /// It ends with the connection that took it.
+    Session,
+}
+
+/// A lease, by resource and, where the caller knows it, by id.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Target {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease; `None` means the caller's own lease on that resource.
+    pub lease: Option<LeaseId>,
+}
+
+/// Give back leases.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Release {
+    /// These, each on its own: one failure does not stop the others.
+    These(Vec<Target>),
+    /// All that the caller holds through this agent.
+    All,
+}
+
+/// Move the end of a lease. With neither a ttl nor a hold it starts its ttl again.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Renew {
+    /// Which lease.
+    pub target: Target,
+    /// A new ttl; `None` keeps it.
+    pub ttl: Option<Ttl>,
+    /// A new hold; `None` keeps it.
+    pub hold: Option<Hold>,
+}
+
+/// Ask whether a resource is held, at all or by one lease or by the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct IsHeld {
+    /// The resource.
+    pub resource: Resource,
+    /// Only by this lease.
+    pub lease: Option<LeaseId>,
+    /// Only by the caller, through this agent.
+    pub by_me: bool,
+}
+
+/// Ask for one page of all locks.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct List {
+    /// Only resources that this glob matches (`*` and `?`); `None` for all.
+    pub glob: Option<String>,
+    /// Only the caller's own, through this agent.
+    pub mine: bool,
+    /// Where the last page ended.
+    pub after: Option<Cursor>,
+}
+
+/// Where a page of [`Reply::Locks`] ended. Pages are sorted by backend, then resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Cursor {
+    /// The backend's name in the agent's configuration.
+    pub backend: String,
+    /// The last resource of the page.
+    pub resource: Resource,
+}
+
+/// One answer.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// The resources are the caller's, in the order asked for.
+    Acquired(Vec<Lease>),
+    /// One outcome per lease that was to be released.
+    Released(Vec<Released>),
+    /// The lease with its new end.
+    Renewed(Lease),
+    /// The lock on the resource, if there is one.
+    Current(Option<Lock>),
+    /// The answer to a predicate.
+    Verdict {
+        /// Yes or no.
+        held: bool,
+        /// The lock that the answer is about.
+        lock: Option<Lock>,
+    },
+    /// A page of locks.
+    Locks {
+        /// Sorted by backend, then resource.
+        locks: Vec<Lock>,
+        /// Where the next page begins; `None` after the last.
+        next: Option<Cursor>,
+        /// Backends that could not be read: the list is incomplete.
+        unread: Vec<Unread>,
+    },
+    /// A page of the caller's leases.
+    Status(Status),
+    /// What a doctor would say.
+    Findings(Vec<Finding>),
+    /// One event of a stream.
+    Event(Event),
+    /// No.
+    Refused(Refusal),
+}
+
+/// A lease that this agent holds, or held, for the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Lease {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease id.
+    pub lease: LeaseId,
+    /// The fence; `None` before the grant.
+    pub fence: Option<Fence>,
+    /// The backend's name in the agent's configuration.
+    pub backend: String,
+    /// True when the lock counts on this host only (the `local` backend).
+    pub this_host_only: bool,
+    /// What the agent knows of it now.
+    pub state: State,
+    /// The principal written into the store.
+    pub principal: Principal,
+    /// Why, as given at the acquire.
+    pub reason: Option<Reason>,
+    /// When it was taken.
+    pub since: UnixMs,
+    /// Milliseconds until the agent stops believing in it, at the time of the reply.
+    pub left_ms: u64,
+    /// Its ttl.
+    pub ttl: Ttl,
+    /// Until when the agent renews it; `Hold::For` never appears here.
+    pub hold: Hold,
+    /// Whose end ends it.
+    pub attach: Attach,
+}
+
+/// What the agent knows of a lease.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum State {
+    /// Asked for, not yet answered.
+    Asking,
+    /// Proven until its deadline.
+    Held,
+    /// Proven until its deadline, but something went wrong.
+    AtRisk,
+    /// Not proven: unresolved since a restart or a failed call. Treat as not held.
+    Unknown,
+    /// Over, and not by the holder's wish. It never becomes held again.
+    Lost(LostReason),
+    /// Given back.
+    Released,
+}
+
+/// Why a lease was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum LostReason {
+    /// Its time ran out.
+    Expired,
+    /// Another holder has it.
+    TakenBy(Principal),
+    /// Somebody took it away on purpose.
+    BrokenBy(Principal),
+    /// The store no longer has it.
+    StoreLostIt,
+    /// A copy of this host's journal renewed it.
+    Clone,
+    /// Policy took it away.
+    Revoked,
+}
+
+/// A lock as a store shows it, whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Lock {
+    /// The resource.
+    pub resource: Resource,
+    /// The backend's name in the agent's configuration.
+    pub backend: String,
+    /// True when the lock counts on this host only.
+    pub this_host_only: bool,
+    /// Who holds it.
+    pub principal: Principal,
+    /// The holder's host; unknown for other writers (the Python tool).
+    pub host: Option<String>,
+    /// The lease.
+    pub lease: LeaseId,
+    /// The fence; unknown for other writers.
+    pub fence: Option<Fence>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// Since when, by the writer's clock.
+    pub since: UnixMs,
+    /// Milliseconds until the store ends it, at the time of the reply; `None`: it never ends.
+    pub left_ms: Option<u64>,
+    /// True when this agent holds it for the caller.
+    pub mine: bool,
+}
+
+/// What became of one lease that was to be released.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Released {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease, where one was found.
+    pub lease: Option<LeaseId>,
+    /// `None`: it is given back.
+    pub refusal: Option<Refusal>,
+}
+
+/// A page of [`Request::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Status {
+    /// About the agent.
+    pub agent: Agent,
+    /// The caller's leases, by id.
+    pub leases: Vec<Lease>,
+    /// Ask again with this; `None` after the last page.
+    pub next: Option<LeaseId>,
+    /// The agent's backends, by name.
+    pub backends: Vec<Backend>,
+}
+
+/// About the agent that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// Its host, as written into the stores.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub since: UnixMs,
+    /// What the caller is called in the stores.
+    pub you: Principal,
+    /// False when the journal cannot be written: no new lease is taken.
+    pub journal_works: bool,
+}
+
+/// One lock store as the agent sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Backend {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its kind: `local`, `redis`, ...
+    pub kind: String,
+    /// What the last call to it told.
+    pub health: Health,
+    /// Since when it has been in this health; `None` before the first call.
+    pub since: Option<UnixMs>,
+}
+
+/// Whether a backend answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Health {
+    /// Not called yet.
+    Unused,
+    /// The last call was answered.
+    Up,
+    /// The last call failed or timed out.
+    Down,
+}
+
+/// A backend that a list could not read.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Unread {
+    /// Its name.
+    pub backend: String,
+    /// Why, without secrets.
+    pub why: String,
+}
+
+/// One thing that `doctor` looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What it is about: `socket`, `journal`, `backend main`, ...
+    pub about: String,
+    /// What was seen and what it means.
+    pub text: String,
+    /// How to mend it.
+    pub mend: Option<String>,
+}
+
+/// How bad a [`Finding`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Worth knowing.
+    Note,
+    /// Works, and promises less than it could.
+    Warning,
+    /// Does not work.
+    Bad,
+}
+
+/// A change of one of the caller's leases.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Event {
+    /// The lease is now like this. The first events of a stream are the whole state.
+    Lease(Lease),
+    /// The whole state has been told; what follows are changes.
+    Caught,
+}
+
+/// A clear no.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Refusal {
+    /// For programs.
+    pub code: Code,
+    /// For people: lower case, no full stop, no secrets.
+    pub message: String,
+    /// The resource the refusal is about, where it is about one.
+    pub resource: Option<Resource>,
+    /// Who holds it, for [`Code::Held`], from the same atomic operation that refused.
+    pub holder: Option<Box<Lock>>,
+}
+
+/// The closed list of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum Code {
+    /// Another has it.
+    Held,
+    /// The lease is lost, or cannot be proven any more.
+    Lost,
+    /// The caller does not hold it.
+    NotHeld,
+    /// Policy says no.
+    Denied,
+    /// A backend or the journal cannot be reached: the state is unknown, treat it as not held.
+    Unavailable,
+    /// The question makes no sense.
+    BadRequest,
+    /// A limit is reached.
+    TooMany,
+    /// The time allowed for it ran out.
+    Timeout,
+    /// The agent is stopping.
+    Stopping,
+    /// The agent's configuration does not allow it.
+    Config,
+    /// A bug of ours.
+    Internal,
+}
+
+impl Code {
+    /// Every code, in wire order.
+    pub const ALL: [Code; 11] = [
+        Code::Held,
+        Code::Lost,
+        Code::NotHeld,
+        Code::Denied,
+        Code::Unavailable,
+        Code::BadRequest,
+        Code::TooMany,
+        Code::Timeout,
+        Code::Stopping,
+        Code::Config,
+        Code::Internal,
+    ];
+
+    /// The code as programs read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Code::Held => "held",
+            Code::Lost => "lost",
+            Code::NotHeld => "not_held",
+            Code::Denied => "denied",
+            Code::Unavailable => "unavailable",
+            Code::BadRequest => "bad_request",
+            Code::TooMany => "too_many",
+            Code::Timeout => "timeout",
+            Code::Stopping => "stopping",
+            Code::Config => "config",
+            Code::Internal => "internal",
+        }
+    }
+}
+
+impl Refusal {
+    /// A refusal with a code and a sentence, about nothing in particular.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Refusal {
+        Refusal { code, message: message.into(), resource: None, holder: None }
+    }
+
+    /// The same about a resource.
+    #[must_use]
+    pub fn about(mut self, resource: &Resource) -> Refusal {
+        self.resource = Some(resource.clone());
+        self
+    }
+}
