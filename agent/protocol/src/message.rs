@@ -4,12 +4,8 @@
 
 use bincode::{Decode, Encode};
 
+pub use crate::name::UnixMs;
 use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
-
-/// A point of the wall clock, in milliseconds since 1970-01-01T00:00:00Z. For people only: nothing
-/// is ever decided by it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-pub struct UnixMs(pub i64);
 
 /// One question. The agent answers each with one [`Reply`], in order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -200,6 +200,11 @@ impl fmt::Debug for LeaseId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Fence(pub u64);
 
+/// A point of the wall clock, in milliseconds since 1970-01-01T00:00:00Z. For people only: nothing
+/// is ever decided by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct UnixMs(pub i64);
+
 /// How long a lease lives without a renewal, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ttl(u32);

@@ -1,0 +1,136 @@
+//! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
+//! atomic operation for each verb.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+
+use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
+
+/// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. A call may be
+/// dropped at any point (the caller's timer); then, as after [`BackendError::Unknown`], it may or
+/// may not have happened, or may happen later.
+pub trait Backend: Send + Sync + fmt::Debug {
+    /// What this store can do and how it counts.
+    fn traits(&self) -> Traits;
+
+    /// Takes the claim if nobody holds the resource. Idempotent on the lease id: the same claim
+    /// again says [`Attempt::Granted`] with the same fence and what remains. Compares the
+    /// resource's counter with the one it read first, so that a late copy fails after a grant or a
+    /// cancel has moved it.
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt>;
+
+    /// Starts the lease's time again with `ttl`, if the store still has exactly this lease under
+    /// one of the proof's marks, and replaces the mark by `next` (unless the proof has none).
+    /// A vanished record is never made again.
+    fn renew<'a>(&'a self, proof: &'a Proof, ttl: Ttl, next: Nonce) -> Pending<'a, Standing>;
+
+    /// Reads the lease back and changes nothing. What it says remains is as durable as what a
+    /// renewal says; a store that cannot promise this writes.
+    fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing>;
+
+    /// Gives the lease back if the store still has exactly this lease. What is gone, or another's,
+    /// is success: nothing is touched. The marks are not compared.
+    fn release<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
+
+    /// Ends an acquire of unknown outcome for good: moves the resource's counter first, then
+    /// deletes the lease if it is there, in one atomic step. After `Ok` no late copy of that
+    /// acquire can succeed.
+    fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
+
+    /// Who holds the resource now.
+    fn holder<'a>(&'a self, resource: &'a Resource) -> Pending<'a, Option<Holder>>;
+
+    /// Every lock in the store, in the order of resources, those after `after` and at most
+    /// `limit`. Records of others that are no locks are left out.
+    fn list<'a>(&'a self, after: Option<&'a Resource>, limit: usize) -> Pending<'a, Vec<Holder>>;
+
+    /// What can be said about the store's fitness, for `doctor`.
+    fn examine(&self) -> Pending<'_, Vec<Remark>>;
+}
+
+/// A call under way.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// What a store can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traits {
+    /// `redis`, `local`, ...: as `kind` in the configuration.
+    pub kind: &'static str,
+    /// True when its locks count on this host only.
+    pub this_host_only: bool,
+    /// True for a store whose lease ids have 63 bits (etcd).
+    pub narrow_ids: bool,
+}
+
+/// What came of an acquire. Contention is a value, not an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is ours.
+    Granted(Grant),
+    /// Another has it, from the same atomic operation; `None` when it went away meanwhile.
+    Held(Option<Box<Holder>>),
+    /// Nothing was done: the resource's counter moved under us. Ask again.
+    Moved,
+}
+
+/// What the store says of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is ours, for so long from the moment of the answer.
+    Ours {
+        /// How long.
+        remaining: Duration,
+    },
+    /// It is not: another has the resource, or nobody.
+    NotOurs(Option<Box<Holder>>),
+    /// The store has our lease under a mark that we never wrote: somebody runs a copy of us.
+    Cloned,
+}
+
+/// Something worth saying about a store, for `doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// How bad it is.
+    pub level: stormlock_protocol::message::Level,
+    /// What was seen and what it means.
+    pub text: String,
+    /// How to mend it.
+    pub mend: Option<String>,
+}
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The call certainly changed nothing and never will: the store could not be reached before
+    /// anything was sent, or it said no.
+    #[error("{why}")]
+    Refused {
+        /// What kind of no.
+        kind: RefusedKind,
+        /// What the store said, without secrets; for the agent's log and `doctor`.
+        why: String,
+    },
+    /// It may or may not have happened, or may yet happen (law 3: unknown is not no).
+    #[error("{why}")]
+    Unknown {
+        /// What was seen, without secrets; for the agent's log.
+        why: String,
+    },
+}
+
+/// The kinds of a definite no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedKind {
+    /// Nobody answers there: not connected, so nothing was sent.
+    Unreachable,
+    /// The store is up and cannot write (read-only replica, loading, out of memory).
+    NotWritable,
+    /// Wrong password, missing rights.
+    Credentials,
+    /// Something that is no lock of ours stands under the name.
+    Foreign,
+}

@@ -1,0 +1,158 @@
+//! What the core and the backends say to each other: claims, proofs, grants, holders.
+//!
+//! The port belongs to the core; backends import it and nothing else of the core.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
+
+use super::Moment;
+
+/// A backend's name in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendName(Arc<str>);
+
+impl BackendName {
+    /// A name; the configuration has checked it.
+    #[must_use]
+    pub fn new(name: &str) -> BackendName {
+        BackendName(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A random mark that each renewal replaces in the store. A renewal names every mark that the
+/// store may have; so a late copy of an older renewal, or a clone of this host, changes nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce(pub u64);
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nonce({:016x})", self.0)
+    }
+}
+
+/// What we ask a store for. The id is minted, and made durable, before the first try leaves (law 4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What is to be protected.
+    pub resource: Resource,
+    /// The lease it shall become.
+    pub lease: LeaseId,
+    /// The store that is asked.
+    pub backend: BackendName,
+    /// Who asks, for others to read.
+    pub principal: Principal,
+    /// The host that asks, for others to read.
+    pub host: String,
+    /// Why, for others to read.
+    pub reason: Option<Reason>,
+    /// How long it lives without a renewal.
+    pub ttl: Ttl,
+    /// When it was asked for, by this host's wall clock: for people only.
+    pub created: UnixMs,
+    /// The lease's first mark.
+    pub nonce: Nonce,
+}
+
+/// What a store gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// Greater than any fence before it on that resource.
+    pub fence: Fence,
+    /// How long the store keeps it from the moment it answered: a duration, never an instant of
+    /// its clock.
+    pub remaining: Duration,
+}
+
+/// How a lease names itself to the store: law 10, every write compares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Every mark that the store may have for it; empty when we never knew (a lease that another
+    /// writer made and a person names by id), which the store then does not compare.
+    pub nonces: Vec<Nonce>,
+}
+
+/// A lock as a store shows it, whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Who, tamed by [`Principal::foreign`].
+    pub principal: Principal,
+    /// The holder's host; other writers leave none.
+    pub host: Option<String>,
+    /// Why; other writers leave none.
+    pub reason: Option<Reason>,
+    /// The fence; other writers leave none.
+    pub fence: Option<Fence>,
+    /// Since when, by the writer's wall clock.
+    pub since: UnixMs,
+    /// How long the store still keeps it; `None`: for ever.
+    pub remaining: Option<Duration>,
+}
+
+/// A user as the kernel knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Uid(pub u32);
+
+/// One client connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// How long the agent keeps renewing a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Not at all: it ends after its ttl.
+    No,
+    /// Until then, when it is given back.
+    Until(Moment),
+    /// Until it is released.
+    Keep,
+}
+
+/// Whose end ends a lease (law 9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// Nobody's: it ends by release, hold or ttl.
+    Detached,
+    /// It ends with this connection. After a restart of the agent no connection has this number
+    /// any more, and the lease waits a while for its holder to come back.
+    Session(SessionId),
+}
+
+/// Why a lease was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// Its time ran out.
+    Expired,
+    /// Another holder has it.
+    TakenBy(Principal),
+    /// Somebody took it away on purpose.
+    BrokenBy(Principal),
+    /// The store no longer has it.
+    StoreLostIt,
+    /// A copy of this host's journal renewed it.
+    Clone,
+    /// Policy took it away.
+    Revoked,
+}

@@ -1,0 +1,13 @@
+//! The pure core: what a lease is, and what may be believed of it.
+//!
+//! No IO, no clock, no async, no log: time comes in as an argument, effects come out as values.
+
+mod claim;
+mod moment;
+mod record;
+
+pub use claim::{
+    Attach, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, SessionId, Uid,
+};
+pub use moment::Moment;
+pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};

@@ -1,0 +1,279 @@
+//! What must survive the agent: the records of the journal, and what they add up to.
+//!
+//! Not here: bytes and files (`journal`). Nothing in a [`Memory`] is believed (law 12): it says
+//! what to ask the store about.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Ttl, UnixMs};
+
+use super::{Attach, Claim, Hold, Loss, Moment, Nonce, Uid};
+
+/// One change that the next start must know of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// The moments that follow count from this boot.
+    Boot {
+        /// The kernel's random id of this boot.
+        id: [u8; 16],
+        /// The wall clock at moment zero, to carry moments over to another boot.
+        wall_at_boot: UnixMs,
+    },
+    /// A claim is about to leave for the store (law 4).
+    Intent(Box<Intent>),
+    /// The store granted it.
+    Granted {
+        /// Which.
+        lease: LeaseId,
+        /// Its fence.
+        fence: Fence,
+        /// When the call left that proved it.
+        sent: Moment,
+        /// What the store said remained.
+        remaining: Duration,
+    },
+    /// A renewal under a new mark is about to leave.
+    Marking {
+        /// Which.
+        lease: LeaseId,
+        /// The new mark.
+        next: Nonce,
+    },
+    /// The store renewed it, or it was read back, or its end was moved.
+    Renewed {
+        /// Which.
+        lease: LeaseId,
+        /// The only mark that the store has now; `None` when it was not changed.
+        nonce: Option<Nonce>,
+        /// Its ttl from now on.
+        ttl: Ttl,
+        /// Until when it is renewed from now on.
+        hold: Hold,
+        /// When the call left that proved it.
+        sent: Moment,
+        /// What the store said remained.
+        remaining: Duration,
+    },
+    /// It is being given back, or an unknown acquire is being cancelled.
+    Ending {
+        /// Which.
+        lease: LeaseId,
+        /// How.
+        how: Ending,
+    },
+    /// It was lost, and the holder has not acknowledged that yet.
+    Lost {
+        /// Which.
+        lease: LeaseId,
+        /// Why.
+        loss: Loss,
+    },
+    /// Nothing is left to remember of it.
+    Gone {
+        /// Which.
+        lease: LeaseId,
+    },
+    /// No fence of the local backend was ever greater than this one.
+    Floor(Fence),
+}
+
+/// A claim with what the agent alone knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// What the store is asked for.
+    pub claim: Claim,
+    /// The kernel's uid of who asked: only this user may renew or release it.
+    pub owner: Uid,
+    /// How long it is renewed.
+    pub hold: Hold,
+    /// Whose end ends it.
+    pub attach: Attach,
+}
+
+/// How a lease is being ended in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Its acquire may or may not have happened, or may yet happen.
+    Cancel,
+    /// It was granted and is given back.
+    Release,
+}
+
+/// One lease as the journal remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// What was asked for; `claim.ttl` and `hold` are the latest.
+    pub intent: Intent,
+    /// How far it had come.
+    pub stage: Stage,
+    /// Its fence, once granted.
+    pub fence: Option<Fence>,
+    /// When the latest proof's call left, and what the store said remained.
+    pub proven: Option<(Moment, Duration)>,
+    /// Every mark that the store may have.
+    pub nonces: Vec<Nonce>,
+    /// True when it was asked for in an earlier boot than the last one in the journal.
+    pub earlier_boot: bool,
+}
+
+/// How far a remembered lease had come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// The claim may have left.
+    Asked,
+    /// Granted, and the holder may have been told.
+    Held,
+    /// Being ended.
+    Ending(Ending),
+    /// Lost and not acknowledged.
+    Lost(Loss),
+}
+
+/// What a journal's records add up to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// The leases, by id.
+    pub leases: BTreeMap<LeaseId, Remembered>,
+    /// See [`Record::Floor`].
+    pub floor: u64,
+    boot: Option<([u8; 16], UnixMs)>,
+}
+
+impl Memory {
+    /// Takes one more record. Records about unknown leases say nothing and are passed over: the
+    /// journal may have lost the beginning of a story, never the agent's licence to invent one.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Boot { id, wall_at_boot } => self.boot(id, wall_at_boot),
+            Record::Floor(fence) => self.floor = self.floor.max(fence.0),
+            Record::Intent(intent) => self.intent(*intent),
+            Record::Gone { lease } => {
+                self.leases.remove(&lease);
+            }
+            Record::Granted { lease, fence, sent, remaining } => {
+                self.floor = self.floor.max(fence.0);
+                if let Some(known) = self.leases.get_mut(&lease)
+                    && known.stage == Stage::Asked
+                {
+                    known.stage = Stage::Held;
+                    known.fence = Some(fence);
+                    known.proven = Some((sent, remaining));
+                }
+            }
+            Record::Marking { lease, next } => {
+                if let Some(known) = self.leases.get_mut(&lease)
+                    && !known.nonces.contains(&next)
+                {
+                    known.nonces.push(next);
+                }
+            }
+            Record::Renewed { lease, nonce, ttl, hold, sent, remaining } => {
+                if let Some(known) = self.leases.get_mut(&lease) {
+                    known.nonces = nonce.map_or_else(|| known.nonces.clone(), |only| vec![only]);
+                    known.intent.claim.ttl = ttl;
+                    known.intent.hold = hold;
+                    known.proven = Some((sent, remaining));
+                }
+            }
+            Record::Ending { lease, how } => self.stage(lease, Stage::Ending(how)),
+            Record::Lost { lease, loss } => self.stage(lease, Stage::Lost(loss)),
+        }
+    }
+
+    /// The shortest journal that adds up to the same.
+    #[must_use]
+    pub fn records(&self) -> Vec<Record> {
+        let mut records = vec![Record::Floor(Fence(self.floor))];
+        // Leases of an earlier boot come first, before the boot that makes them earlier; their
+        // moments already count from the latest one, which both boot records therefore share.
+        if let Some((_, wall_at_boot)) = self.boot {
+            records.push(Record::Boot { id: EARLIER_BOOT, wall_at_boot });
+        }
+        for known in self.leases.values().filter(|known| known.earlier_boot) {
+            known.push_records(&mut records);
+        }
+        if let Some((id, wall_at_boot)) = self.boot {
+            records.push(Record::Boot { id, wall_at_boot });
+        }
+        for known in self.leases.values().filter(|known| !known.earlier_boot) {
+            known.push_records(&mut records);
+        }
+        records
+    }
+
+    fn boot(&mut self, id: [u8; 16], wall_at_boot: UnixMs) {
+        match self.boot {
+            Some((known, _)) if known == id => {}
+            Some((_, before)) => {
+                let shift_ms = before.0.saturating_sub(wall_at_boot.0);
+                for known in self.leases.values_mut() {
+                    known.carry_over(shift_ms);
+                }
+            }
+            None => {}
+        }
+        self.boot = Some((id, wall_at_boot));
+    }
+
+    fn intent(&mut self, intent: Intent) {
+        let nonces = vec![intent.claim.nonce];
+        let lease = intent.claim.lease;
+        let (fence, proven, stage) = (None, None, Stage::Asked);
+        let fresh = Remembered { intent, stage, fence, proven, nonces, earlier_boot: false };
+        self.leases.insert(lease, fresh);
+    }
+
+    fn stage(&mut self, lease: LeaseId, stage: Stage) {
+        if let Some(known) = self.leases.get_mut(&lease) {
+            known.stage = stage;
+        }
+    }
+}
+
+/// Stands for every boot before the latest in a compacted journal.
+const EARLIER_BOOT: [u8; 16] = [0; 16];
+
+impl Remembered {
+    fn carry_over(&mut self, shift_ms: i64) {
+        let shift = |moment: Moment| {
+            let by = Duration::from_millis(shift_ms.unsigned_abs());
+            if shift_ms < 0 { moment - by } else { moment + by }
+        };
+        self.earlier_boot = true;
+        self.proven = self.proven.map(|(sent, remaining)| (shift(sent), remaining));
+        if let Hold::Until(end) = self.intent.hold {
+            self.intent.hold = Hold::Until(shift(end));
+        }
+    }
+
+    fn push_records(&self, records: &mut Vec<Record>) {
+        let lease = self.intent.claim.lease;
+        let mut intent = self.intent.clone();
+        intent.claim.nonce = self.nonces.first().copied().unwrap_or(intent.claim.nonce);
+        records.push(Record::Intent(Box::new(intent)));
+        if let (Some(fence), Some((sent, remaining))) = (self.fence, self.proven) {
+            records.push(Record::Granted { lease, fence, sent, remaining });
+        }
+        for next in self.nonces.iter().skip(1) {
+            records.push(Record::Marking { lease, next: *next });
+        }
+        match &self.stage {
+            Stage::Asked | Stage::Held => {}
+            Stage::Ending(how) => records.push(Record::Ending { lease, how: *how }),
+            Stage::Lost(loss) => records.push(Record::Lost { lease, loss: loss.clone() }),
+        }
+    }
+}
+
+/// The principal of a loss, where there is one.
+impl Loss {
+    /// Who took it or broke it.
+    #[must_use]
+    pub fn principal(&self) -> Option<&Principal> {
+        match self {
+            Loss::TakenBy(who) | Loss::BrokenBy(who) => Some(who),
+            Loss::Expired | Loss::StoreLostIt | Loss::Clone | Loss::Revoked => None,
+        }
+    }
+}
