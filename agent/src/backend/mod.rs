@@ -1,6 +1,9 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
+pub mod local;
+pub mod redis;
+
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -50,6 +53,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// What can be said about the store's fitness, for `doctor`.
     fn examine(&self) -> Pending<'_, Vec<Remark>>;
+}
+
+/// How to open a store, as the configuration says.
+#[derive(Debug, Clone)]
+pub enum Options {
+    /// Among the users of this host, kept by the agent itself.
+    Local,
+    /// A Redis.
+    Redis(Box<redis::Options>),
 }
 
 /// A call under way.

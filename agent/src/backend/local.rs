@@ -1,0 +1,1 @@
+//! Locks among the users of this one host.

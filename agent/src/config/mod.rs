@@ -1,0 +1,1 @@
+//! The configuration: valid by construction.

@@ -1,0 +1,1 @@
+//! What must survive the agent, on disk: append, group commit, compact, recover.

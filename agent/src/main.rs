@@ -1,0 +1,3 @@
+//! stormlockd: arguments, configuration, log and exit code of the agent.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! stormctl: the client of stormlockd.
+
+fn main() {}
