@@ -7,11 +7,11 @@ pub mod redis;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
-use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
+pub use crate::lease::{Attempt, RefusedKind, Standing};
+use crate::lease::{Claim, Holder, Nonce, Proof};
 
 /// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. A call may be
 /// dropped at any point (the caller's timer); then, as after [`BackendError::Unknown`], it may or
@@ -78,31 +78,6 @@ pub struct Traits {
     pub narrow_ids: bool,
 }
 
-/// What came of an acquire. Contention is a value, not an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Attempt {
-    /// It is ours.
-    Granted(Grant),
-    /// Another has it, from the same atomic operation; `None` when it went away meanwhile.
-    Held(Option<Box<Holder>>),
-    /// Nothing was done: the resource's counter moved under us. Ask again.
-    Moved,
-}
-
-/// What the store says of a lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
-    /// It is ours, for so long from the moment of the answer.
-    Ours {
-        /// How long.
-        remaining: Duration,
-    },
-    /// It is not: another has the resource, or nobody.
-    NotOurs(Option<Box<Holder>>),
-    /// The store has our lease under a mark that we never wrote: somebody runs a copy of us.
-    Cloned,
-}
-
 /// Something worth saying about a store, for `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
@@ -132,17 +107,4 @@ pub enum BackendError {
         /// What was seen, without secrets; for the agent's log.
         why: String,
     },
-}
-
-/// The kinds of a definite no.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedKind {
-    /// Nobody answers there: not connected, so nothing was sent.
-    Unreachable,
-    /// The store is up and cannot write (read-only replica, loading, out of memory).
-    NotWritable,
-    /// Wrong password, missing rights.
-    Credentials,
-    /// Something that is no lock of ours stands under the name.
-    Foreign,
 }

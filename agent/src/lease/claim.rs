@@ -156,3 +156,41 @@ pub enum Loss {
     /// Policy took it away.
     Revoked,
 }
+
+/// What came of an acquire. Contention is a value, not an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// It is ours.
+    Granted(Grant),
+    /// Another has it, from the same atomic operation; `None` when it went away meanwhile.
+    Held(Option<Box<Holder>>),
+    /// Nothing was done: the resource's counter moved under us. Ask again.
+    Moved,
+}
+
+/// What the store says of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It is ours, for so long from the moment of the answer.
+    Ours {
+        /// How long.
+        remaining: Duration,
+    },
+    /// It is not: another has the resource, or nobody.
+    NotOurs(Option<Box<Holder>>),
+    /// The store has our lease under a mark that we never wrote: somebody runs a copy of us.
+    Cloned,
+}
+
+/// The kinds of a definite no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedKind {
+    /// Nobody answers there: not connected, so nothing was sent.
+    Unreachable,
+    /// The store is up and cannot write (read-only replica, loading, out of memory).
+    NotWritable,
+    /// Wrong password, missing rights.
+    Credentials,
+    /// Something that is no lock of ours stands under the name.
+    Foreign,
+}

@@ -7,7 +7,8 @@ mod moment;
 mod record;
 
 pub use claim::{
-    Attach, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, SessionId, Uid,
+    Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, RefusedKind,
+    SessionId, Standing, Uid,
 };
 pub use moment::Moment;
 pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
