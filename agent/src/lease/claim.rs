@@ -119,6 +119,11 @@ pub struct Uid(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    /// No connection has this number: that of a lease whose connection an earlier agent had.
+    pub const NOBODY: SessionId = SessionId(u64::MAX);
+}
+
 /// How long the agent keeps renewing a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {

@@ -1,14 +1,446 @@
 //! The pure core: what a lease is, and what may be believed of it.
 //!
-//! No IO, no clock, no async, no log: time comes in as an argument, effects come out as values.
+//! No IO, no clock, no async, no log: time comes in as an argument, effects come out as values, and
+//! chance comes from a die that the caller brings. The laws are those of the README; each has a
+//! test of its name in `tests.rs`.
 
+mod asking;
 mod claim;
+mod ending;
+mod entry;
+mod keeping;
+mod law;
 mod moment;
+mod port;
 mod record;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, RefusedKind,
     SessionId, Standing, Uid,
 };
 pub use moment::Moment;
+pub use port::{
+    After, Answer, Ask, Call, CallId, CallResult, Effect, Input, No, State, SyncId, Ticket, View,
+};
 pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
+pub use schedule::patience;
+
+use asking::Group;
+use entry::{Busy, Entry, Phase, Purpose};
+use keeping::Landing;
+use law::Law;
+
+/// How long a recovered, attached lease waits for its holder to come back.
+const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+/// Lost leases that one user has not acknowledged; the oldest beyond that are forgotten.
+const LOST_MAX: usize = 64;
+/// Fences of resources that were seen, kept to notice one that falls (law 8).
+const FENCES_MAX: usize = 4096;
+
+/// All leases of this agent. Its one owner hands it every [`Input`] with the time, then does the
+/// [`Effect`]s in order, and comes back at [`LeaseTable::next_wakeup`] at the latest.
+pub struct LeaseTable {
+    entries: BTreeMap<LeaseId, Entry>,
+    groups: BTreeMap<Ticket, Group>,
+    calls: BTreeMap<CallId, LeaseId>,
+    syncs: BTreeMap<SyncId, Awaiting>,
+    resources: BTreeSet<(BackendName, Resource, LeaseId)>,
+    owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
+    wakeups: BTreeSet<(Moment, LeaseId)>,
+    effects: VecDeque<Effect>,
+    fences: BTreeMap<(BackendName, Resource), Fence>,
+    in_journal: BTreeSet<BackendName>,
+    journal_works: bool,
+    stopping: bool,
+    last_id: u64,
+    die: Box<dyn FnMut() -> u64 + Send>,
+    #[cfg(test)]
+    off: Option<law::Law>,
+}
+
+/// What goes on when the journal has caught up.
+#[derive(Debug)]
+enum Awaiting {
+    /// The first call of a group may leave (law 4).
+    Intents(Ticket),
+    /// A grant counts.
+    Grant(LeaseId),
+    /// A renewal with a new mark may leave.
+    Mark(LeaseId, Nonce),
+    /// A renewal counts, or may be answered.
+    Landing(LeaseId, Landing),
+}
+
+impl LeaseTable {
+    /// An empty table. `in_journal` are the backends whose locks stand in this agent's own journal
+    /// (`local`): a change there counts once it is on disk. `die` gives 64 random bits that no
+    /// copy of this host will get again.
+    pub fn new(
+        in_journal: BTreeSet<BackendName>,
+        die: impl FnMut() -> u64 + Send + 'static,
+    ) -> LeaseTable {
+        LeaseTable {
+            entries: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+            resources: BTreeSet::new(),
+            owners: BTreeMap::new(),
+            wakeups: BTreeSet::new(),
+            effects: VecDeque::new(),
+            fences: BTreeMap::new(),
+            in_journal,
+            journal_works: true,
+            stopping: false,
+            last_id: 0,
+            die: Box::new(die),
+            #[cfg(test)]
+            off: None,
+        }
+    }
+
+    /// Takes one input at `now`. Effects are to be fetched before the next one.
+    pub fn handle(&mut self, now: Moment, input: Input) {
+        match input {
+            Input::Recover(memory) => self.recover(now, *memory),
+            Input::Acquire(ask) => self.acquire(now, *ask),
+            Input::Release { ticket, lease } => self.release(now, ticket, lease),
+            Input::Renew { ticket, lease, ttl, hold } => {
+                self.wish(now, lease, entry::Wish { ticket, ttl, hold });
+            }
+            Input::Gone(session) => self.gone(now, session),
+            Input::Settled { call, result } => self.settled(now, call, result),
+            Input::Synced { sync, durable } => self.synced(now, sync, durable),
+            Input::Journal { works } => self.journal(now, works),
+            Input::Suspect(backend) => self.suspect(now, Some(&backend)),
+            Input::ClockJumped => self.suspect(now, None),
+            Input::Stop => self.stopping = true,
+            Input::Tick => {}
+        }
+        while let Some(&(at, lease)) = self.wakeups.first()
+            && at <= now
+        {
+            self.advance(now, lease);
+        }
+        #[cfg(test)]
+        self.check(now);
+    }
+
+    /// The next thing to do.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When to hand in a [`Input::Tick`] if nothing else comes.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Moment> {
+        self.wakeups.first().map(|&(at, _)| at)
+    }
+
+    /// A lease, as it may be believed at `now`.
+    #[must_use]
+    pub fn view(&self, now: Moment, lease: LeaseId) -> Option<View> {
+        let checks = self.obeys(Law::CheckAtUse);
+        self.entries.get(&lease).map(|entry| entry.view(now, self.journal_works, checks))
+    }
+
+    /// A user's leases, by id, those after `after`; [`State::Asking`] ones included.
+    pub fn owned(
+        &self,
+        now: Moment,
+        owner: Uid,
+        after: Option<LeaseId>,
+    ) -> impl Iterator<Item = View> {
+        let leases = self.owners.get(&owner).into_iter().flatten();
+        leases
+            .filter(move |lease| after.is_none_or(|after| **lease > after))
+            .filter_map(move |lease| self.view(now, *lease))
+    }
+
+    /// The leases on a resource in a store; more than one while an old one is being cleared.
+    pub fn on<'a>(
+        &'a self,
+        now: Moment,
+        backend: &'a BackendName,
+        resource: &'a Resource,
+    ) -> impl Iterator<Item = View> + 'a {
+        self.leases_on(backend, resource).filter_map(move |lease| self.view(now, lease))
+    }
+
+    /// True while the journal can be written.
+    #[must_use]
+    pub fn journal_works(&self) -> bool {
+        self.journal_works
+    }
+
+    /// True when no call is under way and nothing waits for the journal.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.calls.is_empty() && self.syncs.is_empty()
+    }
+
+    /// How many leases there are, in any state.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// True when there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn journal(&mut self, now: Moment, works: bool) {
+        if self.journal_works != works {
+            self.journal_works = works;
+            self.refresh_all(now);
+        }
+    }
+
+    fn suspect(&mut self, now: Moment, backend: Option<&BackendName>) {
+        for entry in self.entries.values_mut() {
+            if backend.is_none_or(|backend| *backend == entry.claim.backend) {
+                entry.suspect |= backend.is_some();
+                entry.verify_at = now;
+            }
+        }
+        self.refresh_all(now);
+    }
+
+    fn refresh_all(&mut self, now: Moment) {
+        let leases: Vec<LeaseId> = self.entries.keys().copied().collect();
+        for lease in leases {
+            self.refresh(now, lease);
+        }
+    }
+
+    fn settled(&mut self, now: Moment, call: CallId, result: CallResult) {
+        let Some(lease) = self.calls.remove(&call) else { return };
+        let counts = self.obeys(Law::CountFromDeparture);
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Busy::Call { id, sent, purpose } = entry.busy else { return };
+        if id != call {
+            return;
+        }
+        entry.busy = Busy::No;
+        let sent = if counts { sent } else { now };
+        match entry.phase {
+            Phase::Asking(_) => self.attempted(now, lease, sent, result),
+            Phase::Held | Phase::Unproven => match purpose {
+                Purpose::Renew(mark) => self.renewed(now, lease, sent, mark, result),
+                Purpose::Ask | Purpose::Read | Purpose::End => {
+                    self.verified(now, lease, sent, result);
+                }
+            },
+            Phase::Ending(..) => self.ended(now, lease, purpose, result),
+            Phase::Lost(..) => self.swept(now, lease, purpose, result),
+        }
+        self.advance(now, lease);
+    }
+
+    fn synced(&mut self, now: Moment, sync: SyncId, durable: bool) {
+        let Some(awaiting) = self.syncs.remove(&sync) else { return };
+        let lease = match &awaiting {
+            Awaiting::Intents(_) => None,
+            Awaiting::Grant(lease) | Awaiting::Mark(lease, _) | Awaiting::Landing(lease, _) => {
+                Some(*lease)
+            }
+        };
+        if let Some(entry) = lease.and_then(|lease| self.entries.get_mut(&lease))
+            && entry.busy == Busy::Sync(sync)
+        {
+            entry.busy = Busy::No;
+        }
+        match awaiting {
+            Awaiting::Intents(group) => self.intents_durable(now, group, durable),
+            Awaiting::Grant(lease) => self.grant_durable(now, lease, durable),
+            Awaiting::Mark(lease, mark) => self.mark_durable(now, lease, mark, durable),
+            Awaiting::Landing(lease, landing) => self.landed(now, lease, &landing, durable),
+        }
+        if let Some(lease) = lease {
+            self.advance(now, lease);
+        }
+    }
+
+    /// Does what a lease needs done now, then says when it needs something next.
+    fn advance(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        match entry.phase {
+            Phase::Asking(_) => self.go_on_asking(now, lease),
+            Phase::Held | Phase::Unproven => self.keep(now, lease),
+            Phase::Ending(..) => self.go_on_ending(now, lease),
+            Phase::Lost(..) => self.sweep(now, lease),
+        }
+        self.refresh(now, lease);
+    }
+
+    /// Brings a lease's place in the order of wakeups, and what subscribers know, up to date.
+    fn refresh(&mut self, now: Moment, lease: LeaseId) {
+        let (works, checks) = (self.journal_works, self.obeys(Law::CheckAtUse));
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let state = entry.state(now, works, checks);
+        // An acquire is news once it is granted, and one that never was is none.
+        let is_news = match (&entry.told, &state) {
+            (None, State::Asking | State::Released) => false,
+            (told, state) => told.as_ref() != Some(state),
+        };
+        if is_news {
+            entry.told = Some(state);
+            self.effects.push_back(Effect::Changed(Box::new(entry.view(now, works, checks))));
+        }
+        let wakeup = entry.next_wakeup(now).max(Moment::from_nanos(now.as_nanos() + 1));
+        if wakeup != entry.wakeup {
+            self.wakeups.remove(&(entry.wakeup, lease));
+            entry.wakeup = wakeup;
+            if wakeup != Moment::NEVER {
+                self.wakeups.insert((wakeup, lease));
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let (claim, lease) = (&entry.claim, entry.lease());
+        self.resources.insert((claim.backend.clone(), claim.resource.clone(), lease));
+        self.owners.entry(entry.owner).or_default().insert(lease);
+        self.entries.insert(lease, entry);
+    }
+
+    /// Forgets a lease, here and in the journal, and lets those go on who waited for its resource.
+    fn forget(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.remove(&lease) else { return };
+        self.record(Record::Gone { lease });
+        self.wakeups.remove(&(entry.wakeup, lease));
+        if let Some(owned) = self.owners.get_mut(&entry.owner) {
+            owned.remove(&lease);
+            if owned.is_empty() {
+                self.owners.remove(&entry.owner);
+            }
+        }
+        let Claim { backend, resource, .. } = entry.claim;
+        self.resources.remove(&(backend.clone(), resource.clone(), lease));
+        self.wake_askers(now, &backend, &resource);
+    }
+
+    fn leases_on<'a>(
+        &'a self,
+        backend: &'a BackendName,
+        resource: &'a Resource,
+    ) -> impl Iterator<Item = LeaseId> + 'a {
+        let from = (backend.clone(), resource.clone(), LeaseId::from_bytes([0; 16]));
+        let to = (backend.clone(), resource.clone(), LeaseId::from_bytes([0xff; 16]));
+        self.resources.range(from..=to).map(|(_, _, lease)| *lease)
+    }
+
+    fn call(&mut self, now: Moment, lease: LeaseId, call: Call) {
+        let id = CallId(self.next_id());
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let purpose = match &call {
+            Call::Acquire(_) => Purpose::Ask,
+            Call::Renew { next, .. } => Purpose::Renew(*next),
+            Call::Verify(_) => Purpose::Read,
+            Call::Release(..) | Call::Cancel(..) => Purpose::End,
+        };
+        entry.busy = Busy::Call { id, sent: now, purpose };
+        let patience = schedule::patience(entry.claim.ttl);
+        let backend = entry.claim.backend.clone();
+        self.calls.insert(id, lease);
+        self.effects.push_back(Effect::Call { id, backend, call, patience });
+    }
+
+    fn record(&mut self, record: Record) {
+        self.effects.push_back(Effect::Record(record));
+    }
+
+    fn sync(&mut self, awaiting: Awaiting) -> SyncId {
+        let sync = SyncId(self.next_id());
+        self.syncs.insert(sync, awaiting);
+        self.effects.push_back(Effect::Sync(sync));
+        sync
+    }
+
+    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+        self.effects.push_back(Effect::Answer { ticket, answer });
+    }
+
+    fn refuse(&mut self, ticket: Ticket, no: No) {
+        self.answer(ticket, Answer::No(no));
+    }
+
+    /// True, but in a simulation that turned this law off to see whether anybody notices.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "the simulation's switch"))]
+    fn obeys(&self, law: Law) -> bool {
+        #[cfg(test)]
+        return self.off != Some(law);
+        #[cfg(not(test))]
+        {
+            let _ = law;
+            true
+        }
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    fn roll(&mut self) -> u64 {
+        (self.die)()
+    }
+
+    /// Everything that must be true between two inputs.
+    #[cfg(test)]
+    fn check(&self, now: Moment) {
+        for (lease, entry) in &self.entries {
+            let why = || format!("{lease} at {now:?}: {entry:?}");
+            assert_eq!(*lease, entry.lease(), "{}", why());
+            assert!(entry.wakeup > now, "overdue: {}", why());
+            assert!(
+                entry.wakeup == Moment::NEVER || self.wakeups.contains(&(entry.wakeup, *lease)),
+                "{}",
+                why()
+            );
+            assert!(self.owners[&entry.owner].contains(lease), "{}", why());
+            assert!(!entry.marks.is_empty(), "{}", why());
+            match entry.busy {
+                Busy::No => {}
+                Busy::Call { id, .. } => assert_eq!(self.calls.get(&id), Some(lease), "{}", why()),
+                Busy::Sync(sync) => assert!(self.syncs.contains_key(&sync), "{}", why()),
+            }
+            match &entry.phase {
+                Phase::Held => {
+                    assert!(entry.fence.is_some() && entry.proven.is_some(), "{}", why());
+                    let renews = entry.hold == Hold::No
+                        || entry.busy != Busy::No
+                        || entry.renew_at != Moment::NEVER;
+                    assert!(renews, "held and no renewal scheduled: {}", why());
+                }
+                Phase::Asking(asking) => {
+                    assert!(self.groups.contains_key(&asking.group), "{}", why());
+                }
+                Phase::Ending(..) => {
+                    let goes_on = entry.busy != Busy::No || entry.wakeup != Moment::NEVER;
+                    assert!(goes_on, "an end that nobody brings about: {}", why());
+                }
+                Phase::Unproven | Phase::Lost(..) => {}
+            }
+        }
+        let told = self.wakeups.iter().all(|(at, lease)| self.entries[lease].wakeup == *at);
+        assert!(told && self.wakeups.len() <= self.entries.len());
+        assert!(self.calls.len() <= self.entries.len());
+    }
+}
+
+impl fmt::Debug for LeaseTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaseTable").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}

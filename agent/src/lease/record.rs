@@ -103,7 +103,7 @@ pub enum Ending {
 /// One lease as the journal remembers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remembered {
-    /// What was asked for; `claim.ttl` and `hold` are the latest.
+    /// What was asked for; `claim.ttl`, `claim.nonce` and `hold` are the latest acknowledged.
     pub intent: Intent,
     /// How far it had come.
     pub stage: Stage,
@@ -170,7 +170,10 @@ impl Memory {
             }
             Record::Renewed { lease, nonce, ttl, hold, sent, remaining } => {
                 if let Some(known) = self.leases.get_mut(&lease) {
-                    known.nonces = nonce.map_or_else(|| known.nonces.clone(), |only| vec![only]);
+                    if let Some(only) = nonce {
+                        known.intent.claim.nonce = only;
+                        known.nonces = vec![only];
+                    }
                     known.intent.claim.ttl = ttl;
                     known.intent.hold = hold;
                     known.proven = Some((sent, remaining));
@@ -249,9 +252,7 @@ impl Remembered {
 
     fn push_records(&self, records: &mut Vec<Record>) {
         let lease = self.intent.claim.lease;
-        let mut intent = self.intent.clone();
-        intent.claim.nonce = self.nonces.first().copied().unwrap_or(intent.claim.nonce);
-        records.push(Record::Intent(Box::new(intent)));
+        records.push(Record::Intent(Box::new(self.intent.clone())));
         if let (Some(fence), Some((sent, remaining))) = (self.fence, self.proven) {
             records.push(Record::Granted { lease, fence, sent, remaining });
         }

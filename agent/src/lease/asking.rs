@@ -1,0 +1,301 @@
+//! Acquiring: one or several resources, all or none, each durable as an intent before it leaves.
+
+use std::collections::BTreeSet;
+
+use stormlock_protocol::name::{Fence, LeaseId, Resource};
+
+use super::entry::{Asking, Busy, Entry, Phase};
+use super::law::Law;
+use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
+use super::schedule::{self, length};
+use super::{
+    Attempt, Awaiting, BackendName, Ending, FENCES_MAX, Grant, Intent, LeaseTable, Moment, Record,
+    SessionId,
+};
+
+/// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
+const TRIES_MAX: u32 = 3;
+/// Most answers in a row that mean "ask again": more contention than any lock of people has.
+const MOVED_MAX: u32 = 16;
+
+/// Claims that are taken all or none.
+#[derive(Debug)]
+pub(super) struct Group {
+    session: SessionId,
+    members: Vec<LeaseId>,
+    /// The member whose turn it is.
+    at: usize,
+}
+
+impl LeaseTable {
+    pub(super) fn acquire(&mut self, now: Moment, ask: Ask) {
+        let Ask { ticket, session, claims, owner, hold, attach, leases_max } = ask;
+        if self.stopping {
+            return self.refuse(ticket, No::Stopping);
+        }
+        if !self.journal_works {
+            return self.refuse(ticket, No::Journal);
+        }
+        let owned = self.owners.get(&owner).map_or(0, BTreeSet::len);
+        if owned + claims.len() > leases_max {
+            return self.refuse(ticket, No::TooMany(leases_max));
+        }
+        let in_journal = claims.iter().all(|claim| self.in_journal.contains(&claim.backend));
+        let mut members = Vec::with_capacity(claims.len());
+        for claim in claims {
+            members.push(claim.lease);
+            let intent = Intent { claim, owner, hold, attach };
+            self.record(Record::Intent(Box::new(intent.clone())));
+            self.insert(Entry::asked(intent, ticket));
+        }
+        self.groups.insert(ticket, Group { session, members, at: 0 });
+        if in_journal || !self.obeys(Law::IntentBeforeAction) {
+            // The store is the journal itself: the grant's own wait covers the intent.
+            self.take_turn(now, ticket);
+        } else {
+            self.sync(Awaiting::Intents(ticket));
+        }
+    }
+
+    pub(super) fn intents_durable(&mut self, now: Moment, group: Ticket, durable: bool) {
+        if durable {
+            self.take_turn(now, group);
+        } else {
+            self.fail(now, group, No::Journal);
+        }
+    }
+
+    /// A session ended: nobody will read the answer to its acquires, and what is attached to it
+    /// ends with it. While the agent stops, sessions end because of us and nothing is concluded.
+    pub(super) fn gone(&mut self, now: Moment, session: SessionId) {
+        if self.stopping {
+            return;
+        }
+        let groups: Vec<Ticket> = self
+            .groups
+            .iter()
+            .filter(|(_, group)| group.session == session)
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        for group in groups {
+            self.fail(now, group, No::NotHeld);
+        }
+        self.release_attached(now, session);
+    }
+
+    /// Takes the next step of a claim, if it is its turn and nothing is under way.
+    pub(super) fn go_on_asking(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let Phase::Asking(asking) = &entry.phase else { return };
+        if !asking.turn || asking.granted || entry.busy != Busy::No || entry.retry_at > now {
+            return;
+        }
+        let claim = entry.claim.clone();
+        let clearing = self
+            .leases_on(&claim.backend, &claim.resource)
+            .any(|other| self.entries.get(&other).is_some_and(Entry::is_clearing));
+        if clearing {
+            // An earlier lease of ours is about to leave the store: its end wakes this one, so
+            // that one command after the other never sees its own predecessor as a stranger.
+            if let Some(entry) = self.entries.get_mut(&lease) {
+                entry.retry_at = Moment::NEVER;
+            }
+            return;
+        }
+        self.call(now, lease, Call::Acquire(claim));
+    }
+
+    /// Lets the acquires on a resource go on that waited for another lease of ours to leave.
+    pub(super) fn wake_askers(&mut self, now: Moment, backend: &BackendName, on: &Resource) {
+        let leases: Vec<LeaseId> = self.leases_on(backend, on).collect();
+        for lease in leases {
+            if let Some(entry) = self.entries.get_mut(&lease)
+                && matches!(entry.phase, Phase::Asking(_))
+                && entry.retry_at == Moment::NEVER
+            {
+                entry.retry_at = now;
+                self.advance(now, lease);
+            }
+        }
+    }
+
+    pub(super) fn attempted(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        sent: Moment,
+        result: CallResult,
+    ) {
+        let cancels = self.obeys(Law::UnknownIsNotNo);
+        let Some((entry, group)) = self.asked_by(lease) else { return };
+        let Phase::Asking(asking) = &mut entry.phase else { return };
+        match result {
+            CallResult::Attempted(Attempt::Granted(grant)) => self.granted(now, lease, sent, grant),
+            CallResult::Attempted(Attempt::Held(Some(holder))) => {
+                let on = entry.claim.resource.clone();
+                self.fail(now, group, No::Held(on, Some(holder)));
+            }
+            CallResult::Attempted(Attempt::Held(None) | Attempt::Moved) => {
+                asking.moved += 1;
+                if asking.moved > MOVED_MAX {
+                    let on = entry.claim.resource.clone();
+                    self.fail(now, group, No::Held(on, None));
+                }
+            }
+            CallResult::Refused(kind) => {
+                let after = if asking.uncertain { After::Cancelling } else { After::Nothing };
+                let no = entry.store_no(Some(kind), after);
+                self.fail(now, group, no);
+            }
+            // Anything else is no answer to an acquire: whatever it was, it may have happened.
+            CallResult::Unknown | CallResult::Done | CallResult::Stands(_) => {
+                entry.tries += 1;
+                asking.uncertain = cancels;
+                if entry.tries >= TRIES_MAX {
+                    let no = entry.store_no(None, After::Cancelling);
+                    return self.fail(now, group, no);
+                }
+                self.back_off(now, lease);
+            }
+        }
+    }
+
+    /// The grant and its fence are on disk: it counts, when the others of the group do.
+    pub(super) fn grant_durable(&mut self, now: Moment, lease: LeaseId, durable: bool) {
+        let Some((entry, group)) = self.asked_by(lease) else { return };
+        if !durable {
+            return self.fail(now, group, No::Journal);
+        }
+        if let Phase::Asking(asking) = &mut entry.phase {
+            asking.granted = true;
+        }
+        let Some(waiting) = self.groups.get_mut(&group) else { return };
+        waiting.at += 1;
+        if waiting.at < waiting.members.len() {
+            self.take_turn(now, group)
+        } else {
+            self.win(now, group)
+        }
+    }
+
+    fn granted(&mut self, now: Moment, lease: LeaseId, sent: Moment, grant: Grant) {
+        let Some((entry, group)) = self.asked_by(lease) else { return };
+        entry.fence = Some(grant.fence);
+        entry.prove(sent, grant.remaining);
+        entry.kept_until = now + length(entry.claim.ttl);
+        let key = (entry.claim.backend.clone(), entry.claim.resource.clone());
+        if let Some(before) = self.fences.get(&key).copied()
+            && grant.fence <= before
+            && self.obeys(Law::FencesRise)
+        {
+            return self.fail(now, group, No::Fence(key.1, grant.fence));
+        }
+        self.remember_fence(key, grant.fence);
+        let Grant { fence, remaining } = grant;
+        self.record(Record::Granted { lease, fence, sent, remaining });
+        let sync = self.sync(Awaiting::Grant(lease));
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.busy = Busy::Sync(sync);
+        }
+    }
+
+    /// All members are granted and durable: they are held, if that can still be believed.
+    fn win(&mut self, now: Moment, ticket: Ticket) {
+        let Some(group) = self.groups.get(&ticket) else { return };
+        let members = group.members.clone();
+        let late = members.iter().filter_map(|lease| self.entries.get(lease)).find(|entry| {
+            // Law 6, and a hold that is over before it began is no hold either.
+            entry.end() <= now
+        });
+        if let Some(late) = late {
+            let no = No::TooLate(late.claim.resource.clone());
+            return self.fail(now, ticket, no);
+        }
+        self.groups.remove(&ticket);
+        let mut views = Vec::with_capacity(members.len());
+        for lease in members {
+            let Some(entry) = self.entries.get_mut(&lease) else { continue };
+            entry.phase = Phase::Held;
+            entry.tries = 0;
+            let sent = entry.proven.map_or(now, |(sent, _)| sent);
+            self.schedule(lease, sent);
+            views.extend(self.view(now, lease));
+            self.acknowledge_lost(now, lease);
+            self.advance(now, lease);
+        }
+        self.answer(ticket, Answer::Acquired(views));
+    }
+
+    /// None, then: what was granted is given back, what may have been is cancelled (laws 3 and 5),
+    /// what never left is forgotten.
+    fn fail(&mut self, now: Moment, ticket: Ticket, no: No) {
+        let Some(group) = self.groups.remove(&ticket) else { return };
+        self.refuse(ticket, no);
+        for (index, lease) in group.members.into_iter().enumerate() {
+            let Some(entry) = self.entries.get(&lease) else { continue };
+            let Phase::Asking(asking) = &entry.phase else { continue };
+            let leaving =
+                matches!(entry.busy, Busy::Call { .. }) && self.obeys(Law::UnknownIsNotNo);
+            let left = leaving || asking.uncertain;
+            if entry.fence.is_some() {
+                self.end(now, lease, Ending::Release);
+            } else if index == group.at && left {
+                self.end(now, lease, Ending::Cancel);
+            } else {
+                self.forget(now, lease);
+            }
+        }
+    }
+
+    fn take_turn(&mut self, now: Moment, ticket: Ticket) {
+        let Some(group) = self.groups.get(&ticket) else { return };
+        let lease = group.members[group.at];
+        if let Some(entry) = self.entries.get_mut(&lease)
+            && let Phase::Asking(asking) = &mut entry.phase
+        {
+            asking.turn = true;
+        }
+        self.advance(now, lease);
+    }
+
+    fn asked_by(&mut self, lease: LeaseId) -> Option<(&mut Entry, Ticket)> {
+        let entry = self.entries.get_mut(&lease)?;
+        let Phase::Asking(Asking { group, .. }) = &entry.phase else { return None };
+        let group = *group;
+        Some((entry, group))
+    }
+
+    pub(super) fn back_off(&mut self, now: Moment, lease: LeaseId) {
+        let roll = self.roll();
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
+        }
+    }
+
+    /// Law 8: what came before on this resource, as far as this agent saw it.
+    pub(super) fn remember_fence(&mut self, key: (BackendName, Resource), fence: Fence) {
+        if self.fences.len() >= FENCES_MAX && !self.fences.contains_key(&key) {
+            self.fences.pop_first();
+        }
+        let known = self.fences.entry(key).or_insert(fence);
+        *known = (*known).max(fence);
+    }
+
+    /// A new lease on a resource says that its holder knows of the lost ones before it.
+    fn acknowledge_lost(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let (owner, claim) = (entry.owner, entry.claim.clone());
+        let lost: Vec<LeaseId> = self
+            .leases_on(&claim.backend, &claim.resource)
+            .filter(|other| *other != lease)
+            .filter(|other| {
+                self.entries.get(other).is_some_and(|entry| {
+                    entry.owner == owner && matches!(entry.phase, Phase::Lost(..))
+                })
+            })
+            .collect();
+        for lost in lost {
+            self.forget(now, lost);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Ending: release, cancel, and clearing up after a loss, each until the store acknowledged it.
+
+use stormlock_protocol::name::LeaseId;
+
+use super::entry::{Busy, Entry, Phase, Purpose, Wish};
+use super::law::Law;
+use super::port::{After, Answer, Call, CallResult, No, Ticket};
+use super::{Attach, Ending, LeaseTable, Loss, Moment, Record, SessionId, Standing, Uid};
+
+impl LeaseTable {
+    pub(super) fn release(&mut self, now: Moment, ticket: Ticket, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return self.refuse(ticket, No::NotHeld);
+        };
+        match &mut entry.phase {
+            Phase::Asking(_) => self.refuse(ticket, No::NotHeld),
+            Phase::Ending(_, waiting) => waiting.push(ticket),
+            Phase::Lost(loss, _) => {
+                let loss = loss.clone();
+                self.acknowledge(now, lease);
+                self.refuse(ticket, No::Lost(loss));
+            }
+            Phase::Held | Phase::Unproven => {
+                self.end(now, lease, Ending::Release);
+                if let Some(entry) = self.entries.get_mut(&lease)
+                    && let Phase::Ending(_, waiting) = &mut entry.phase
+                {
+                    waiting.push(ticket);
+                }
+            }
+        }
+    }
+
+    /// Begins to end a lease: from here on nobody believes in it, whatever the store says.
+    pub(super) fn end(&mut self, now: Moment, lease: LeaseId, how: Ending) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let wishes = entry.take_wishes();
+        entry.phase = Phase::Ending(how, Vec::new());
+        entry.tries = 0;
+        entry.retry_at = now;
+        if matches!(entry.busy, Busy::Sync(_)) {
+            // Whatever waited for the journal is moot; its answer finds nothing to do.
+            entry.busy = Busy::No;
+        }
+        self.record(Record::Ending { lease, how });
+        for wish in wishes {
+            self.refuse(wish.ticket, No::NotHeld);
+        }
+        self.advance(now, lease);
+    }
+
+    pub(super) fn go_on_ending(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let Phase::Ending(how, _) = &entry.phase else { return };
+        if entry.busy != Busy::No || entry.retry_at > now {
+            return;
+        }
+        let resource = entry.claim.resource.clone();
+        match how {
+            // The store has ended it by itself long ago, and no call of ours can bring it back.
+            Ending::Release if entry.tries > 0 && now >= entry.release_until() => {
+                self.gone_for_good(now, lease);
+            }
+            Ending::Release => self.call(now, lease, Call::Release(resource, lease)),
+            Ending::Cancel => self.call(now, lease, Call::Cancel(resource, lease)),
+        }
+    }
+
+    /// A call came back to a lease that is being ended; it may be one that left before the end
+    /// was wanted, which then only made room for the release.
+    pub(super) fn ended(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        purpose: Purpose,
+        result: CallResult,
+    ) {
+        match (purpose, result) {
+            (Purpose::End, CallResult::Done) => self.gone_for_good(now, lease),
+            (Purpose::End, result) => self.ending_failed(now, lease, &result),
+            (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
+        }
+    }
+
+    fn ending_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Ending(_, waiting) = &mut entry.phase else { return };
+        let waiting = std::mem::take(waiting);
+        entry.tries += 1;
+        let kind = match result {
+            CallResult::Refused(kind) => Some(*kind),
+            _ => None,
+        };
+        let no = entry.store_no(kind, After::Releasing);
+        let (backend, resource) = (entry.claim.backend.clone(), entry.claim.resource.clone());
+        for ticket in waiting {
+            self.refuse(ticket, no.clone());
+        }
+        self.back_off(now, lease);
+        self.wake_askers(now, &backend, &resource);
+    }
+
+    fn gone_for_good(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if let Phase::Ending(_, waiting) = &mut entry.phase {
+            for ticket in std::mem::take(waiting) {
+                self.answer(ticket, Answer::Released);
+            }
+        }
+        self.forget(now, lease);
+    }
+
+    /// Ends belief for good and says so, once (law 7). If a renewal may have come through, the
+    /// store is asked to let go of what nobody believes in any more.
+    pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let renewing = matches!(entry.busy, Busy::Call { purpose: Purpose::Renew(_), .. });
+        let sweeps = loss == Loss::Expired && (entry.unsure || renewing);
+        let wishes = entry.take_wishes();
+        if matches!(entry.busy, Busy::Sync(_)) {
+            entry.busy = Busy::No;
+        }
+        entry.phase = Phase::Lost(loss.clone(), sweeps);
+        entry.tries = 0;
+        entry.retry_at = now;
+        entry.orphan_at = Moment::NEVER;
+        let owner = entry.owner;
+        self.record(Record::Lost { lease, loss: loss.clone() });
+        for wish in wishes {
+            self.refuse(wish.ticket, No::Lost(loss.clone()));
+        }
+        self.refresh(now, lease);
+        self.forget_oldest_lost(now, owner);
+        self.advance(now, lease);
+    }
+
+    /// Clears the store of a lost lease that a late renewal may have kept there.
+    pub(super) fn sweep(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Lost(_, sweeps) = &mut entry.phase else { return };
+        if !*sweeps || entry.busy != Busy::No || entry.retry_at > now {
+            return;
+        }
+        if now >= entry.kept_until {
+            *sweeps = false;
+            let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
+            return self.wake_askers(now, &backend, &on);
+        }
+        let resource = entry.claim.resource.clone();
+        self.call(now, lease, Call::Release(resource, lease));
+    }
+
+    pub(super) fn swept(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        purpose: Purpose,
+        result: CallResult,
+    ) {
+        let revives = !self.obeys(Law::LostForEver);
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
+        match (purpose, result) {
+            (Purpose::End, CallResult::Done) => {
+                if let Phase::Lost(_, sweeps) = &mut entry.phase {
+                    *sweeps = false;
+                }
+            }
+            (Purpose::End, _) => {
+                entry.tries += 1;
+                self.back_off(now, lease);
+            }
+            // It left before the loss; whatever it found, the lease stays lost (law 7).
+            (Purpose::Renew(_), CallResult::Stands(Standing::Ours { remaining })) if revives => {
+                entry.phase = Phase::Held;
+                entry.prove(now, remaining);
+                entry.renew_next(now, 0);
+            }
+            (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
+        }
+        self.wake_askers(now, &backend, &on);
+    }
+
+    pub(super) fn release_attached(&mut self, now: Moment, session: SessionId) {
+        if !self.obeys(Law::AttachedEnds) {
+            return;
+        }
+        let attached: Vec<LeaseId> = self
+            .entries
+            .values()
+            .filter(|entry| entry.attach == Attach::Session(session))
+            .map(Entry::lease)
+            .collect();
+        for lease in attached {
+            match self.entries.get(&lease).map(|entry| &entry.phase) {
+                Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),
+                // Whoever could acknowledge it is gone.
+                Some(Phase::Lost(..)) => self.acknowledge(now, lease),
+                Some(Phase::Asking(_) | Phase::Ending(..)) | None => {}
+            }
+        }
+    }
+
+    /// The holder knows of the loss; the store may still have to be cleared.
+    pub(super) fn acknowledge(&mut self, now: Moment, lease: LeaseId) {
+        match self.entries.get(&lease).map(|entry| &entry.phase) {
+            Some(Phase::Lost(_, true)) => self.end(now, lease, Ending::Release),
+            Some(Phase::Lost(_, false)) => self.forget(now, lease),
+            _ => {}
+        }
+    }
+
+    /// Keeps what a careless user never acknowledges within bounds.
+    fn forget_oldest_lost(&mut self, now: Moment, owner: Uid) {
+        let lost = |lease: &&LeaseId| {
+            self.entries.get(*lease).is_some_and(|entry| matches!(entry.phase, Phase::Lost(..)))
+        };
+        let lost: Vec<LeaseId> =
+            self.owners.get(&owner).into_iter().flatten().filter(lost).copied().collect();
+        if lost.len() > super::LOST_MAX
+            && let Some(oldest) = lost.iter().min_by_key(|lease| self.entries[lease].deadline)
+        {
+            self.acknowledge(now, *oldest);
+        }
+    }
+}
+
+impl Entry {
+    /// Everybody who waits for a change of its end.
+    fn take_wishes(&mut self) -> Vec<Wish> {
+        self.trying.take().into_iter().chain(self.wishes.drain(..)).collect()
+    }
+}

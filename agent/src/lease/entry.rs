@@ -1,0 +1,315 @@
+//! One lease: what is known of it, what may be believed, what is to be done next and when.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Ttl};
+
+use super::port::{After, CallId, No, State, SyncId, Ticket, View};
+use super::schedule::{self, length};
+use super::{
+    Attach, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, Proof, RefusedKind, Remembered,
+    SessionId, Stage, Uid,
+};
+
+/// Most marks that one lease may have in doubt; after that many renewals of unknown outcome in a
+/// row the last mark is used again.
+pub(super) const MARKS_MAX: usize = 8;
+/// A release that nobody acknowledged is given up this long after the store must have ended the
+/// lease by itself.
+const RELEASE_SLACK: Duration = Duration::from_secs(60);
+
+/// One lease.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) claim: Claim,
+    pub(super) owner: Uid,
+    pub(super) hold: Hold,
+    pub(super) attach: Attach,
+    pub(super) phase: Phase,
+    pub(super) fence: Option<Fence>,
+    /// The latest proof: when its call left, what the store said remained.
+    pub(super) proven: Option<(Moment, Duration)>,
+    /// When belief in that proof ends (law 1).
+    pub(super) deadline: Moment,
+    /// Every mark that the store may have; the first is the last one acknowledged.
+    pub(super) marks: Vec<Nonce>,
+    /// The mark of a renewal whose outcome is unknown, and the ttl it carried.
+    pub(super) pending: Option<(Nonce, Ttl)>,
+    /// Changes of its end that were asked for and not yet tried.
+    pub(super) wishes: VecDeque<Wish>,
+    /// The change that the renewal under way carries.
+    pub(super) trying: Option<Wish>,
+    /// The one call or one wait for the journal that is under way.
+    pub(super) busy: Busy,
+    /// When to renew, to read back, to try again.
+    pub(super) renew_at: Moment,
+    pub(super) verify_at: Moment,
+    pub(super) retry_at: Moment,
+    /// Failed tries since the last success.
+    pub(super) tries: u32,
+    /// The store may have become another one since the last proof.
+    pub(super) suspect: bool,
+    /// Until when the store may keep the lease if calls of unknown outcome came through.
+    pub(super) kept_until: Moment,
+    /// A renewal since the last proof may have come through.
+    pub(super) unsure: bool,
+    /// Recovered and attached: given back then unless its holder comes back.
+    pub(super) orphan_at: Moment,
+    /// What subscribers were told last.
+    pub(super) told: Option<State>,
+    /// The wakeup that stands in the table's order for it.
+    pub(super) wakeup: Moment,
+}
+
+/// How far a lease has come.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Being acquired.
+    Asking(Asking),
+    /// Granted; believed until its deadline.
+    Held,
+    /// Remembered, not proven (law 12).
+    Unproven,
+    /// Being ended; those who wait for it.
+    Ending(Ending, Vec<Ticket>),
+    /// Lost and not acknowledged; true while the store may still have it.
+    Lost(Loss, bool),
+}
+
+/// An acquire under way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// The group it belongs to, by its question.
+    pub(super) group: Ticket,
+    /// Answers that meant "ask again".
+    pub(super) moved: u32,
+    /// An attempt may have come through (law 3).
+    pub(super) uncertain: bool,
+    /// Its turn in the group has come.
+    pub(super) turn: bool,
+    /// Granted, and waiting for the others of the group.
+    pub(super) granted: bool,
+}
+
+/// What one lease waits for; never two things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// Nothing.
+    No,
+    /// A call that left then.
+    Call { id: CallId, sent: Moment, purpose: Purpose },
+    /// The journal.
+    Sync(SyncId),
+}
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To acquire.
+    Ask,
+    /// To renew, under this mark.
+    Renew(Nonce),
+    /// To read back.
+    Read,
+    /// To release or cancel.
+    End,
+}
+
+/// A change of a lease's end that somebody waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) ticket: Ticket,
+    pub(super) ttl: Option<Ttl>,
+    pub(super) hold: Option<Hold>,
+}
+
+impl Entry {
+    pub(super) fn asked(intent: Intent, group: Ticket) -> Entry {
+        let marks = vec![intent.claim.nonce];
+        let (moved, uncertain, turn, granted) = (0, false, false, false);
+        let phase = Phase::Asking(Asking { group, moved, uncertain, turn, granted });
+        Entry::new(intent, phase, marks)
+    }
+
+    /// Law 12: nothing that a journal says is held.
+    pub(super) fn remembered(known: Remembered, orphan_at: Moment) -> Entry {
+        let attached = known.intent.attach != Attach::Detached;
+        let phase = match known.stage {
+            Stage::Asked => Phase::Ending(Ending::Cancel, Vec::new()),
+            Stage::Held if attached && known.earlier_boot => {
+                Phase::Ending(Ending::Release, Vec::new())
+            }
+            Stage::Held => Phase::Unproven,
+            Stage::Ending(how) => Phase::Ending(how, Vec::new()),
+            Stage::Lost(loss) => {
+                let sweeps = loss == Loss::Expired;
+                Phase::Lost(loss, sweeps)
+            }
+        };
+        let mut entry = Entry::new(known.intent, phase, known.nonces);
+        entry.fence = known.fence;
+        entry.unsure = true;
+        if let Some((sent, remaining)) = known.proven {
+            entry.proven = known.proven;
+            entry.deadline = schedule::deadline(sent, remaining);
+            entry.kept_until = sent + remaining + length(entry.claim.ttl);
+        }
+        if attached {
+            entry.attach = Attach::Session(SessionId::NOBODY);
+            entry.orphan_at = orphan_at;
+        }
+        entry
+    }
+
+    fn new(intent: Intent, phase: Phase, marks: Vec<Nonce>) -> Entry {
+        Entry {
+            claim: intent.claim,
+            owner: intent.owner,
+            hold: intent.hold,
+            attach: intent.attach,
+            phase,
+            fence: None,
+            proven: None,
+            deadline: Moment::BOOT,
+            marks,
+            pending: None,
+            wishes: VecDeque::new(),
+            trying: None,
+            busy: Busy::No,
+            renew_at: Moment::NEVER,
+            verify_at: Moment::NEVER,
+            retry_at: Moment::BOOT,
+            tries: 0,
+            suspect: false,
+            kept_until: Moment::BOOT,
+            unsure: false,
+            orphan_at: Moment::NEVER,
+            told: None,
+            wakeup: Moment::NEVER,
+        }
+    }
+
+    pub(super) fn lease(&self) -> LeaseId {
+        self.claim.lease
+    }
+
+    /// The end of belief: of the proof, or of the hold, whichever is first.
+    pub(super) fn end(&self) -> Moment {
+        match self.hold {
+            Hold::Until(end) => self.deadline.min(end),
+            Hold::No | Hold::Keep => self.deadline,
+        }
+    }
+
+    /// What may be believed now (law 6: now is compared each time).
+    pub(super) fn state(&self, now: Moment, journal_works: bool, checks: bool) -> State {
+        match &self.phase {
+            Phase::Asking(_) => State::Asking,
+            Phase::Held if !checks => State::Held,
+            Phase::Held if now >= self.deadline => State::Lost(Loss::Expired),
+            Phase::Held if now >= self.end() => State::Released,
+            Phase::Held if self.is_at_risk(now, journal_works) => State::AtRisk,
+            Phase::Held => State::Held,
+            Phase::Unproven => State::Unknown,
+            Phase::Ending(..) => State::Released,
+            Phase::Lost(loss, _) => State::Lost(loss.clone()),
+        }
+    }
+
+    pub(super) fn view(&self, now: Moment, journal_works: bool, checks: bool) -> View {
+        View {
+            claim: self.claim.clone(),
+            owner: self.owner,
+            fence: self.fence,
+            state: self.state(now, journal_works, checks),
+            deadline: self.end(),
+            hold: self.hold,
+            attach: self.attach,
+        }
+    }
+
+    /// True while this agent may still be about to free the resource in the store.
+    pub(super) fn is_clearing(&self) -> bool {
+        let clearing = matches!(self.phase, Phase::Ending(..) | Phase::Lost(_, true));
+        clearing && self.tries == 0
+    }
+
+    pub(super) fn proof(&self) -> Proof {
+        Proof {
+            resource: self.claim.resource.clone(),
+            lease: self.claim.lease,
+            nonces: self.marks.clone(),
+        }
+    }
+
+    /// When the half of the ttl that is worth a warning begins.
+    fn half(&self) -> Moment {
+        self.deadline - length(self.claim.ttl) / 2
+    }
+
+    fn is_at_risk(&self, now: Moment, journal_works: bool) -> bool {
+        // Nobody asked for a lease without a hold to be renewed: that it runs down is no news.
+        let renewed = self.hold != Hold::No;
+        renewed && (self.tries > 0 || self.suspect || !journal_works || now >= self.half())
+    }
+
+    /// Takes a new proof: belief counts from the moment its call left (law 1).
+    pub(super) fn prove(&mut self, sent: Moment, remaining: Duration) {
+        self.proven = Some((sent, remaining));
+        self.deadline = schedule::deadline(sent, remaining);
+        self.verify_at = sent + schedule::VERIFY_EVERY;
+        self.tries = 0;
+        self.suspect = false;
+    }
+
+    /// Schedules the next renewal after a grant or a renewal that left at `sent`.
+    pub(super) fn renew_next(&mut self, sent: Moment, roll: u64) {
+        self.renew_at = match self.hold {
+            Hold::No => Moment::NEVER,
+            _ => schedule::renewal(sent, length(self.claim.ttl), roll),
+        };
+    }
+
+    /// Brings the next renewal forward where a read-back says that the store keeps the lease for
+    /// less than we thought: another writer touched it.
+    pub(super) fn renew_no_later(&mut self, sent: Moment, remaining: Duration, roll: u64) {
+        self.renew_at = match self.hold {
+            Hold::No => Moment::NEVER,
+            _ => self.renew_at.min(schedule::renewal(sent, remaining, roll)),
+        };
+    }
+
+    /// What to say when the store did not do something for this lease.
+    pub(super) fn store_no(&self, kind: Option<RefusedKind>, after: After) -> No {
+        let Claim { backend, resource, .. } = self.claim.clone();
+        No::Store { backend, resource, kind, after }
+    }
+
+    /// When a release that nobody acknowledges is given up: long after the store's own end.
+    pub(super) fn release_until(&self) -> Moment {
+        self.kept_until + RELEASE_SLACK
+    }
+
+    /// When something is to be done though nothing comes in.
+    pub(super) fn next_wakeup(&self, now: Moment) -> Moment {
+        let idle = |at: Moment| if self.busy == Busy::No { at } else { Moment::NEVER };
+        let wish = if self.wishes.is_empty() { Moment::NEVER } else { Moment::BOOT };
+        match &self.phase {
+            Phase::Asking(asking) if asking.turn && !asking.granted => idle(self.retry_at),
+            Phase::Asking(_) => Moment::NEVER,
+            Phase::Held => {
+                let half = if self.hold == Hold::No || self.half() <= now {
+                    Moment::NEVER
+                } else {
+                    self.half()
+                };
+                let work = self.renew_at.min(self.verify_at).min(wish);
+                self.end().min(self.orphan_at).min(half).min(idle(work))
+            }
+            Phase::Unproven => self.end().min(self.orphan_at).min(idle(self.retry_at)),
+            Phase::Ending(..) | Phase::Lost(_, true) => idle(self.retry_at),
+            Phase::Lost(_, false) => Moment::NEVER,
+        }
+    }
+}

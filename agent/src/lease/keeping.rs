@@ -1,0 +1,351 @@
+//! Keeping: recovery, renewal, reading back, and noticing that a lease is lost.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Ttl};
+
+use super::entry::{Busy, Entry, MARKS_MAX, Phase, Wish};
+use super::law::Law;
+use super::port::{After, Answer, Call, CallResult, No, Ticket};
+use super::schedule::{self, length};
+use super::{
+    Awaiting, Ending, Hold, LeaseTable, Loss, Memory, Moment, Nonce, ORPHAN_AFTER, Record, Standing,
+};
+
+/// A renewal that the store granted.
+#[derive(Debug, Clone)]
+pub(super) struct Landing {
+    sent: Moment,
+    remaining: Duration,
+    /// What was asked for with it.
+    wish: Option<Wish>,
+    /// Belief in it waits for the journal: the journal is its store.
+    waits: bool,
+}
+
+impl LeaseTable {
+    /// Law 12: takes up what the journal remembers, believing none of it.
+    pub(super) fn recover(&mut self, now: Moment, memory: Memory) {
+        for known in memory.leases.into_values() {
+            let lease = known.intent.claim.lease;
+            let mut entry = Entry::remembered(known, now + ORPHAN_AFTER);
+            if !self.obeys(Law::RestartRenews) && matches!(entry.phase, Phase::Unproven) {
+                entry.phase = Phase::Held;
+                entry.renew_at = now + length(entry.claim.ttl) / 3;
+                entry.deadline = now + length(entry.claim.ttl);
+                entry.fence.get_or_insert(Fence(0));
+                entry.proven.get_or_insert((now, Duration::ZERO));
+            }
+            if let Some(fence) = entry.fence {
+                let claim = &entry.claim;
+                self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
+            }
+            self.insert(entry);
+            self.advance(now, lease);
+        }
+    }
+
+    /// Somebody wants a lease's end moved.
+    pub(super) fn wish(&mut self, now: Moment, lease: LeaseId, wish: Wish) {
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return self.refuse(wish.ticket, No::NotHeld);
+        };
+        match &entry.phase {
+            Phase::Lost(loss, _) => {
+                let loss = loss.clone();
+                self.refuse(wish.ticket, No::Lost(loss));
+            }
+            Phase::Asking(_) | Phase::Ending(..) => self.refuse(wish.ticket, No::NotHeld),
+            Phase::Held | Phase::Unproven if self.journal_works => {
+                entry.wishes.push_back(wish);
+                self.advance(now, lease);
+            }
+            Phase::Held | Phase::Unproven => self.refuse(wish.ticket, No::Journal),
+        }
+    }
+
+    /// What a lease that is, or may be, ours needs now.
+    pub(super) fn keep(&mut self, now: Moment, lease: LeaseId) {
+        let checks = self.obeys(Law::CheckAtUse);
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let held = matches!(entry.phase, Phase::Held);
+        let hold_over = matches!(entry.hold, Hold::Until(end) if end <= now);
+        if now >= entry.deadline && checks {
+            return self.lose(now, lease, Loss::Expired);
+        }
+        if hold_over || now >= entry.orphan_at {
+            return self.end(now, lease, Ending::Release);
+        }
+        if entry.busy != Busy::No {
+            return;
+        }
+        let renews = if held {
+            !entry.wishes.is_empty() || entry.renew_at <= now
+        } else {
+            entry.retry_at <= now
+        };
+        if renews {
+            self.renew(now, lease);
+        } else if held && entry.verify_at <= now {
+            let proof = entry.proof();
+            self.call(now, lease, Call::Verify(proof));
+        }
+    }
+
+    fn renew(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        entry.trying = entry.wishes.pop_front();
+        let ttl = entry.next_ttl(now);
+        let rotates = self.journal_works && !self.in_journal.contains(&entry.claim.backend);
+        if !rotates {
+            let mark = entry.marks[0];
+            return self.renew_with(now, lease, ttl, mark);
+        }
+        if let Some((mark, carried)) = entry.pending
+            && (carried == ttl || entry.marks.len() >= MARKS_MAX)
+        {
+            // A repeat is a repeat only with the same ttl: otherwise a late copy of the one could
+            // cut what the other gave.
+            if carried != ttl
+                && let Some(wish) = entry.trying.take()
+            {
+                let no = entry.store_no(None, After::Nothing);
+                self.refuse(wish.ticket, no);
+            }
+            return self.renew_with(now, lease, carried, mark);
+        }
+        // A copy of this host must not get the same mark: hence the caller's die, not our state.
+        let mark = Nonce(self.roll());
+        self.record(Record::Marking { lease, next: mark });
+        let sync = self.sync(Awaiting::Mark(lease, mark));
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.marks.push(mark);
+            entry.pending = Some((mark, ttl));
+            entry.busy = Busy::Sync(sync);
+        }
+    }
+
+    pub(super) fn mark_durable(&mut self, now: Moment, lease: LeaseId, mark: Nonce, durable: bool) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if !matches!(entry.phase, Phase::Held | Phase::Unproven) || entry.busy != Busy::No {
+            return;
+        }
+        if durable {
+            let ttl = entry.next_ttl(now);
+            entry.pending = Some((mark, ttl));
+            return self.renew_with(now, lease, ttl, mark);
+        }
+        // The mark never left, so the store cannot have it; and it must not get it, for the next
+        // start would not know it. The renewal itself must go on.
+        entry.marks.retain(|known| *known != mark);
+        entry.pending = None;
+        let wish = entry.trying.take();
+        let (ttl, mark) = (entry.next_ttl(now), entry.marks[0]);
+        self.refuse_some(wish.map(|wish| wish.ticket), &No::Journal);
+        self.renew_with(now, lease, ttl, mark);
+    }
+
+    fn renew_with(&mut self, now: Moment, lease: LeaseId, ttl: Ttl, next: Nonce) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let proof = entry.proof();
+        // From here on the store may count the new ttl, also if it is shorter and no answer comes.
+        entry.deadline = entry.deadline.min(schedule::deadline(now, length(ttl)));
+        entry.kept_until = entry.kept_until.max(now + schedule::patience(ttl) + length(ttl));
+        self.call(now, lease, Call::Renew { proof, ttl, next });
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        sent: Moment,
+        mark: Nonce,
+        result: CallResult,
+    ) {
+        match result {
+            CallResult::Stands(Standing::Ours { remaining }) => {
+                let Some(entry) = self.entries.get_mut(&lease) else { return };
+                let waits = self.in_journal.contains(&entry.claim.backend);
+                let wish = entry.trying.take();
+                entry.marks = vec![mark];
+                entry.pending = None;
+                entry.unsure = false;
+                self.land(now, lease, Landing { sent, remaining, wish, waits });
+            }
+            CallResult::Stands(standing) => self.not_ours(now, lease, standing),
+            CallResult::Unknown if !self.obeys(Law::TimeoutIsNoSuccess) => {
+                let Some(entry) = self.entries.get_mut(&lease) else { return };
+                let remaining = length(entry.claim.ttl);
+                entry.prove(sent, remaining);
+                entry.renew_next(sent, 0);
+            }
+            CallResult::Refused(_)
+            | CallResult::Unknown
+            | CallResult::Attempted(_)
+            | CallResult::Done => self.renewal_failed(now, lease, &result),
+        }
+    }
+
+    fn renewal_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
+        let roll = self.roll();
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let kind = match result {
+            CallResult::Refused(kind) => Some(*kind),
+            _ => None,
+        };
+        entry.unsure |= kind.is_none();
+        let wait = schedule::retry(entry.tries, length(entry.claim.ttl), roll);
+        entry.tries += 1;
+        entry.retry_at = now + wait;
+        if entry.hold != Hold::No {
+            entry.renew_at = now + wait;
+        }
+        if let Some(wish) = entry.trying.take() {
+            let no = entry.store_no(kind, After::Nothing);
+            self.refuse(wish.ticket, no);
+        }
+    }
+
+    /// The store renewed it. What was promised with it, or what the journal itself is the store
+    /// of, counts once it is on disk; the rest counts at once.
+    fn land(&mut self, now: Moment, lease: LeaseId, landing: Landing) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let wished = landing.wish.as_ref();
+        let ttl = wished.and_then(|wish| wish.ttl).unwrap_or(entry.claim.ttl);
+        let hold = wished.and_then(|wish| wish.hold).unwrap_or(entry.hold);
+        let nonce = Some(entry.marks[0]);
+        let Landing { sent, remaining, waits, .. } = landing;
+        if !waits {
+            self.take_proof(now, lease, sent, remaining);
+        }
+        self.record(Record::Renewed { lease, nonce, ttl, hold, sent, remaining });
+        if !waits && landing.wish.is_none() {
+            return;
+        }
+        let sync = self.sync(Awaiting::Landing(lease, landing));
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.busy = Busy::Sync(sync);
+        }
+    }
+
+    pub(super) fn landed(&mut self, now: Moment, lease: LeaseId, landing: &Landing, durable: bool) {
+        let ticket: Option<Ticket> = landing.wish.map(|wish| wish.ticket);
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return self.refuse_some(ticket, &No::NotHeld);
+        };
+        match &entry.phase {
+            Phase::Held | Phase::Unproven => {}
+            Phase::Lost(loss, _) => {
+                let loss = loss.clone();
+                return self.refuse_some(ticket, &No::Lost(loss));
+            }
+            Phase::Asking(_) | Phase::Ending(..) => {
+                return self.refuse_some(ticket, &No::NotHeld);
+            }
+        }
+        if !durable {
+            // The store may keep it for longer than we now believe: harmless.
+            entry.unsure = true;
+            entry.renew_next(now, 0);
+            return self.refuse_some(ticket, &No::Journal);
+        }
+        if let Some(wish) = landing.wish {
+            entry.claim.ttl = wish.ttl.unwrap_or(entry.claim.ttl);
+            entry.hold = wish.hold.unwrap_or(entry.hold);
+        }
+        self.take_proof(now, lease, landing.sent, landing.remaining);
+        let Some(ticket) = ticket else { return };
+        if let Some(view) = self.view(now, lease) {
+            self.answer(ticket, Answer::Renewed(Box::new(view)));
+        }
+    }
+
+    fn take_proof(&mut self, now: Moment, lease: LeaseId, sent: Moment, remaining: Duration) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        entry.phase = Phase::Held;
+        entry.prove(sent, remaining);
+        self.schedule(lease, sent);
+        self.refresh(now, lease);
+    }
+
+    /// Law 11: when to renew and read back a lease whose time began again at `sent`.
+    pub(super) fn schedule(&mut self, lease: LeaseId, sent: Moment) {
+        let roll = self.roll();
+        let (early, often) = (self.obeys(Law::RenewEarly), self.obeys(Law::VerifyOften));
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        entry.renew_next(sent, roll);
+        if !early && entry.hold != Hold::No {
+            entry.renew_at = entry.deadline;
+        }
+        if !often {
+            entry.verify_at = Moment::NEVER;
+        }
+    }
+
+    pub(super) fn verified(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        sent: Moment,
+        result: CallResult,
+    ) {
+        let roll = self.roll();
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        match result {
+            CallResult::Stands(Standing::Ours { remaining }) => {
+                let tries = entry.tries;
+                entry.prove(sent, remaining);
+                // Reading it back says nothing about whether renewals come through.
+                entry.tries = tries;
+                entry.renew_no_later(sent, remaining, roll);
+            }
+            CallResult::Stands(standing) => self.not_ours(now, lease, standing),
+            CallResult::Refused(_)
+            | CallResult::Unknown
+            | CallResult::Attempted(_)
+            | CallResult::Done => {
+                entry.verify_at = now + schedule::retry(3, length(entry.claim.ttl), roll);
+            }
+        }
+    }
+
+    fn not_ours(&mut self, now: Moment, lease: LeaseId, standing: Standing) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let over = entry.proven.is_none_or(|(sent, remaining)| now >= sent + remaining);
+        let loss = match standing {
+            Standing::Ours { .. } => return,
+            Standing::Cloned => Loss::Clone,
+            Standing::NotOurs(Some(holder)) => Loss::TakenBy(holder.principal),
+            Standing::NotOurs(None) if over => Loss::Expired,
+            Standing::NotOurs(None) => Loss::StoreLostIt,
+        };
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            // The store said so: nothing of ours is left there to clear.
+            entry.unsure = false;
+        }
+        self.lose(now, lease, loss);
+    }
+
+    fn refuse_some(&mut self, ticket: Option<Ticket>, no: &No) {
+        if let Some(ticket) = ticket {
+            self.refuse(ticket, no.clone());
+        }
+    }
+}
+
+impl Entry {
+    /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed
+    /// after a restart for what is left of it and not for more.
+    fn next_ttl(&self, now: Moment) -> Ttl {
+        if let Some(wish) = &self.trying {
+            return wish.ttl.unwrap_or(self.claim.ttl);
+        }
+        match (self.hold, self.proven) {
+            (Hold::No, Some((sent, remaining))) => {
+                let left = now.until(sent + remaining);
+                Ttl::from_secs(left.as_secs() + 1).unwrap_or(self.claim.ttl).min(self.claim.ttl)
+            }
+            _ => self.claim.ttl,
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The laws that stand as a condition somewhere in the core, by name, so that the simulation can
+//! turn each of them off and must notice that.
+
+/// One law of the design, section 3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Law {
+    /// 1: a deadline counts from the departure of the call, not from its answer.
+    CountFromDeparture,
+    /// 3: an acquire of unknown outcome is cancelled, not forgotten.
+    UnknownIsNotNo,
+    /// 3: a renewal of unknown outcome proves nothing.
+    TimeoutIsNoSuccess,
+    /// 4: an intent is durable before its call leaves.
+    IntentBeforeAction,
+    /// 6: now is compared with the deadline at each look.
+    CheckAtUse,
+    /// 7: a lost lease never becomes held again.
+    LostForEver,
+    /// 8: a fence that does not rise is refused.
+    FencesRise,
+    /// 9: what is attached to a session ends with it.
+    AttachedEnds,
+    /// 11: a held lease is renewed long before its deadline.
+    RenewEarly,
+    /// 11: a lease is read back, however sure we are.
+    VerifyOften,
+    /// 12: nothing in the journal is held until the store confirmed it.
+    RestartRenews,
+}

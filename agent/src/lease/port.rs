@@ -1,0 +1,256 @@
+//! What goes into the core and what comes out: a run is a list of `(Moment, Input)`, so it can be
+//! generated, written down and played again.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Resource, Ttl};
+
+use super::{
+    Attach, Attempt, BackendName, Claim, Hold, Holder, Loss, Memory, Moment, Nonce, Proof, Record,
+    RefusedKind, SessionId, Standing, Uid,
+};
+
+/// One question of a session; its answer names it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One call to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// One wait for the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SyncId(pub u64);
+
+/// What the core is told.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// What the journal remembers, once, before anything else.
+    Recover(Box<Memory>),
+    /// Take resources, all or none.
+    Acquire(Box<Ask>),
+    /// Give a lease back, or acknowledge that it was lost.
+    Release {
+        /// The question.
+        ticket: Ticket,
+        /// Which lease.
+        lease: LeaseId,
+    },
+    /// Move a lease's end.
+    Renew {
+        /// The question.
+        ticket: Ticket,
+        /// Which lease.
+        lease: LeaseId,
+        /// A new ttl; `None` keeps it.
+        ttl: Option<Ttl>,
+        /// A new hold; `None` keeps it.
+        hold: Option<Hold>,
+    },
+    /// A session ended.
+    Gone(SessionId),
+    /// A call came back, or its patience ended.
+    Settled {
+        /// Which.
+        call: CallId,
+        /// With what.
+        result: CallResult,
+    },
+    /// Everything recorded before the wait began is on disk, or could not be brought there.
+    Synced {
+        /// Which wait.
+        sync: SyncId,
+        /// On disk.
+        durable: bool,
+    },
+    /// The journal broke, or works again.
+    Journal {
+        /// It can be written.
+        works: bool,
+    },
+    /// This store may not be the one it was (another identity after a reconnect).
+    Suspect(BackendName),
+    /// The wall clock and the boot clock moved apart: a suspend, a restored machine, a step.
+    ClockJumped,
+    /// Take nothing new: the agent is stopping.
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// Several claims of one user, all or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The question.
+    pub ticket: Ticket,
+    /// Who waits for the answer.
+    pub session: SessionId,
+    /// The claims, in the order to be taken; never empty.
+    pub claims: Vec<Claim>,
+    /// The kernel's uid of who asks.
+    pub owner: Uid,
+    /// How long they are renewed.
+    pub hold: Hold,
+    /// Whose end ends them.
+    pub attach: Attach,
+    /// Most leases that `owner` may have, these included.
+    pub leases_max: usize,
+}
+
+/// What the core wants done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Write this down.
+    Record(Record),
+    /// Say when all records so far are on disk.
+    Sync(SyncId),
+    /// Ask a store; its answer comes back as [`Input::Settled`].
+    Call {
+        /// Which.
+        id: CallId,
+        /// The store.
+        backend: BackendName,
+        /// The question.
+        call: Call,
+        /// Give up waiting after this long: the outcome is then [`CallResult::Unknown`].
+        patience: Duration,
+    },
+    /// The answer to a question.
+    Answer {
+        /// The question.
+        ticket: Ticket,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A lease changed its state.
+    Changed(Box<View>),
+}
+
+/// A question to a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Take it.
+    Acquire(Claim),
+    /// Start its time again.
+    Renew {
+        /// Which lease.
+        proof: Proof,
+        /// For how long.
+        ttl: Ttl,
+        /// Its mark from then on.
+        next: Nonce,
+    },
+    /// Read it back.
+    Verify(Proof),
+    /// Give it back.
+    Release(Resource, LeaseId),
+    /// End an acquire of unknown outcome for good (law 5).
+    Cancel(Resource, LeaseId),
+}
+
+/// What came of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallResult {
+    /// Of an acquire.
+    Attempted(Attempt),
+    /// Of a renewal or a read-back.
+    Stands(Standing),
+    /// Of a release or a cancel: it is so.
+    Done,
+    /// Nothing happened and never will.
+    Refused(RefusedKind),
+    /// It may or may not have happened, or may yet happen (law 3).
+    Unknown,
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// All are taken, in the order of the claims.
+    Acquired(Vec<View>),
+    /// Its end was moved.
+    Renewed(Box<View>),
+    /// It is given back.
+    Released,
+    /// No.
+    No(No),
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum No {
+    /// Another has the resource; who, where the store could say.
+    Held(Resource, Option<Box<Holder>>),
+    /// The lease was lost.
+    Lost(Loss),
+    /// There is no such lease here.
+    NotHeld,
+    /// The owner has too many leases.
+    TooMany(usize),
+    /// The store did not do it.
+    Store {
+        /// The store.
+        backend: BackendName,
+        /// The resource.
+        resource: Resource,
+        /// A definite no of this kind, or nothing is known.
+        kind: Option<RefusedKind>,
+        /// What the agent goes on doing about it.
+        after: After,
+    },
+    /// The journal cannot be written.
+    Journal,
+    /// The store gave a fence that does not rise (law 8): it lost its memory.
+    Fence(Resource, Fence),
+    /// The store's answer came too late to be believed.
+    TooLate(Resource),
+    /// The agent is stopping.
+    Stopping,
+}
+
+/// What the agent goes on doing after it said no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Nothing is left to do.
+    Nothing,
+    /// It cancels until the store acknowledges.
+    Cancelling,
+    /// It gives back until the store acknowledges.
+    Releasing,
+}
+
+/// A lease as the core knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// What was asked for; `ttl` is the latest.
+    pub claim: Claim,
+    /// Who may renew and release it.
+    pub owner: Uid,
+    /// Its fence, once granted.
+    pub fence: Option<Fence>,
+    /// What may be believed of it.
+    pub state: State,
+    /// When belief in it ends.
+    pub deadline: Moment,
+    /// How long it is renewed.
+    pub hold: Hold,
+    /// Whose end ends it.
+    pub attach: Attach,
+}
+
+/// What may be believed of a lease, at one Moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Asked for.
+    Asking,
+    /// Proven until its deadline.
+    Held,
+    /// Proven until its deadline, but something went wrong.
+    AtRisk,
+    /// Not proven (law 12): treat as not held.
+    Unknown,
+    /// Over, and not by the holder's wish.
+    Lost(Loss),
+    /// Given back, as far as its holder is concerned.
+    Released,
+}

@@ -1,0 +1,106 @@
+//! When to stop believing, renew, verify and try again: arithmetic on [`Moment`], nothing else.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::Ttl;
+
+use super::Moment;
+
+/// Belief ends this much before the store's end, for scheduling and signal delivery (law 1).
+pub(super) const MARGIN: Duration = Duration::from_millis(250);
+/// Thousandths of what remains that are believed: two clocks drift by up to 500 ppm each, and as
+/// much again for a clock that is being slewed (law 1).
+const BELIEVED_PER_MILLE: u32 = 998;
+/// Longest time between two renewals, however long the ttl (law 11).
+const RENEW_EVERY_MAX: Duration = Duration::from_secs(600);
+/// How often a lease is read back: how late a break is noticed (law 11).
+pub(super) const VERIFY_EVERY: Duration = Duration::from_secs(15);
+/// Shortest upper bound of the wait before a retry; it doubles with each.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+/// Longest upper bound of the wait before a retry.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// Longest time one call may take.
+const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// Shortest time one call is given, however short the ttl.
+const ATTEMPT_MIN: Duration = Duration::from_millis(200);
+
+/// Law 1: until when a proof is believed whose call left at `sent` and which said that so much
+/// remained.
+#[must_use]
+pub(super) fn deadline(sent: Moment, remaining: Duration) -> Moment {
+    (sent + remaining / 1000 * BELIEVED_PER_MILLE) - MARGIN
+}
+
+/// When to renew a lease that was proven by a call that left at `sent`; `roll` picks the jitter.
+#[must_use]
+pub(super) fn renewal(sent: Moment, ttl: Duration, roll: u64) -> Moment {
+    let longest = (ttl / 3).min(RENEW_EVERY_MAX);
+    sent + (longest - part(longest / 10, roll))
+}
+
+/// How long to wait before the try after `tries` failures: full jitter below a doubling bound,
+/// itself bounded so that a short lease is tried several times before its deadline.
+#[must_use]
+pub(super) fn retry(tries: u32, ttl: Duration, roll: u64) -> Duration {
+    let bound = RETRY_FIRST.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
+    part(bound.min((ttl / 10).max(ATTEMPT_MIN)), roll)
+}
+
+/// How long one call may take.
+#[must_use]
+pub fn patience(ttl: Ttl) -> Duration {
+    (length(ttl) / 10).clamp(ATTEMPT_MIN, ATTEMPT_MAX)
+}
+
+/// A ttl as a duration.
+#[must_use]
+pub(super) fn length(ttl: Ttl) -> Duration {
+    Duration::from_secs(u64::from(ttl.as_secs()))
+}
+
+/// A part of `whole`, from nothing to all, as `roll` falls.
+fn part(whole: Duration, roll: u64) -> Duration {
+    let nanos = u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX);
+    Duration::from_nanos(roll % nanos.saturating_add(1).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: Moment = Moment::from_nanos(1_000_000_000_000);
+
+    #[test]
+    fn a_deadline_counts_from_departure_less_drift_and_margin() {
+        let remaining = Duration::from_secs(100);
+        assert_eq!(SENT.until(deadline(SENT, remaining)), Duration::from_millis(99_550));
+        assert!(deadline(SENT, Duration::from_millis(200)) < SENT);
+    }
+
+    #[test]
+    fn a_renewal_comes_between_nine_tenths_and_the_whole_of_a_third() {
+        for roll in [0, 1, u64::MAX / 2, u64::MAX] {
+            let wait = SENT.until(renewal(SENT, Duration::from_secs(90), roll));
+            assert!((27..=30).contains(&wait.as_secs()), "{wait:?}");
+            let wait = SENT.until(renewal(SENT, Duration::from_secs(86_400), roll));
+            assert!((540..=600).contains(&wait.as_secs()), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn retries_are_bounded_by_a_tenth_of_the_ttl_and_by_half_a_minute() {
+        for tries in 0..40 {
+            assert!(retry(tries, Duration::from_secs(30), u64::MAX) <= Duration::from_secs(3));
+            assert!(retry(tries, Duration::from_secs(86_400), u64::MAX) <= RETRY_MAX);
+        }
+        assert_eq!(retry(3, Duration::from_secs(30), 0), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_call_has_a_tenth_of_the_ttl_and_five_seconds_at_most() {
+        let secs = |secs| patience(Ttl::from_secs(secs).unwrap());
+        assert_eq!(secs(1), Duration::from_millis(200));
+        assert_eq!(secs(20), Duration::from_secs(2));
+        assert_eq!(secs(86_400), Duration::from_secs(5));
+    }
+}

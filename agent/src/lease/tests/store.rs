@@ -1,0 +1,182 @@
+//! A linearizable store of the simulation: what every real one promises, and switches that take
+//! single promises away.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Resource, UnixMs};
+
+use super::super::*;
+
+/// A promise of the store, which the simulation may take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// Law 5: a cancel moves the counter.
+    CancelIsDefinitive,
+    /// Law 10: every write compares the lease.
+    Compare,
+}
+
+/// One lock in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Row {
+    pub(super) lease: LeaseId,
+    pub(super) principal: Principal,
+    pub(super) mark: Option<Nonce>,
+    pub(super) fence: Option<Fence>,
+    /// By the store's clock, in nanoseconds.
+    pub(super) expires: u64,
+}
+
+/// The store. Every operation is one step; `now` is the store's own clock.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    rows: BTreeMap<Resource, Row>,
+    counters: BTreeMap<Resource, u64>,
+    /// How far its clock was set back when it was restored, in microseconds.
+    pub(super) behind_us: u64,
+    pub(super) broken_promise: Option<Promise>,
+}
+
+impl Store {
+    pub(super) fn row(&self, now: u64, on: &Resource) -> Option<&Row> {
+        self.rows.get(on).filter(|row| row.expires > now)
+    }
+
+    pub(super) fn rows(&self, now: u64) -> impl Iterator<Item = (&Resource, &Row)> {
+        self.rows.iter().filter(move |(_, row)| row.expires > now)
+    }
+
+    pub(super) fn counter(&self, on: &Resource) -> u64 {
+        self.counters.get(on).copied().unwrap_or(0)
+    }
+
+    pub(super) fn acquire(&mut self, now: u64, claim: &Claim, expected: u64) -> Attempt {
+        let on = &claim.resource;
+        if let Some(row) = self.row(now, on) {
+            if row.lease == claim.lease {
+                let remaining = Duration::from_nanos(row.expires - now);
+                let fence = row.fence.expect("our rows have fences");
+                return Attempt::Granted(Grant { fence, remaining });
+            }
+            return Attempt::Held(Some(Box::new(self.holder(now, on, row))));
+        }
+        if self.counter(on) != expected {
+            return Attempt::Moved;
+        }
+        let fence = Fence(self.bump(now, on));
+        let remaining = Duration::from_secs(u64::from(claim.ttl.as_secs()));
+        let row = Row {
+            lease: claim.lease,
+            principal: claim.principal.clone(),
+            mark: Some(claim.nonce),
+            fence: Some(fence),
+            expires: now + nanos(remaining),
+        };
+        self.rows.insert(on.clone(), row);
+        Attempt::Granted(Grant { fence, remaining })
+    }
+
+    /// As the Python tool does it: no counter, no mark.
+    pub(super) fn python_acquire(
+        &mut self,
+        now: u64,
+        on: &Resource,
+        lease: LeaseId,
+        ttl: Duration,
+    ) {
+        if self.row(now, on).is_none() {
+            let principal = Principal::foreign("python");
+            let expires = now + nanos(ttl);
+            let row = Row { lease, principal, mark: None, fence: None, expires };
+            self.rows.insert(on.clone(), row);
+        }
+    }
+
+    pub(super) fn delete(&mut self, on: &Resource) {
+        self.rows.remove(on);
+    }
+
+    /// An operator restores an old state: everything is gone, and the clock was set back.
+    pub(super) fn restore(&mut self, by_us: u64) {
+        self.rows.clear();
+        self.counters.clear();
+        self.behind_us += by_us;
+    }
+
+    pub(super) fn does(&mut self, now: u64, call: &Call) -> CallResult {
+        match call {
+            Call::Acquire(claim) => {
+                let expected = self.counter(&claim.resource);
+                CallResult::Attempted(self.acquire(now, claim, expected))
+            }
+            Call::Renew { proof, ttl, next } => {
+                let standing = self.standing(now, proof, Some(*next));
+                if let (Standing::Ours { .. }, Some(row)) =
+                    (&standing, self.rows.get_mut(&proof.resource))
+                {
+                    let remaining = Duration::from_secs(u64::from(ttl.as_secs()));
+                    row.expires = now + nanos(remaining);
+                    row.mark = Some(*next);
+                    return CallResult::Stands(Standing::Ours { remaining });
+                }
+                CallResult::Stands(standing)
+            }
+            Call::Verify(proof) => CallResult::Stands(self.standing(now, proof, None)),
+            Call::Release(on, lease) => {
+                self.delete_if(on, *lease);
+                CallResult::Done
+            }
+            Call::Cancel(on, lease) => {
+                if self.broken_promise != Some(Promise::CancelIsDefinitive) {
+                    self.bump(now, on);
+                }
+                self.delete_if(on, *lease);
+                CallResult::Done
+            }
+        }
+    }
+
+    fn delete_if(&mut self, on: &Resource, lease: LeaseId) {
+        let compares = self.broken_promise != Some(Promise::Compare);
+        if !compares || self.rows.get(on).is_some_and(|row| row.lease == lease) {
+            self.rows.remove(on);
+        }
+    }
+
+    fn standing(&self, now: u64, proof: &Proof, next: Option<Nonce>) -> Standing {
+        let Some(row) = self.row(now, &proof.resource) else { return Standing::NotOurs(None) };
+        if row.lease != proof.lease {
+            return Standing::NotOurs(Some(Box::new(self.holder(now, &proof.resource, row))));
+        }
+        let known = row.mark.is_none_or(|mark| proof.nonces.contains(&mark) || next == Some(mark));
+        if !known {
+            return Standing::Cloned;
+        }
+        Standing::Ours { remaining: Duration::from_nanos(row.expires - now) }
+    }
+
+    fn bump(&mut self, now: u64, on: &Resource) -> u64 {
+        let time_us = (now / 1000).saturating_sub(self.behind_us);
+        let counter = self.counters.entry(on.clone()).or_default();
+        *counter = (*counter + 1).max(time_us);
+        *counter
+    }
+
+    fn holder(&self, now: u64, on: &Resource, row: &Row) -> Holder {
+        Holder {
+            resource: on.clone(),
+            lease: row.lease,
+            principal: row.principal.clone(),
+            host: None,
+            reason: None,
+            fence: row.fence,
+            since: UnixMs(0),
+            remaining: Some(Duration::from_nanos(row.expires.saturating_sub(now))),
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).expect("a short time")
+}
