@@ -115,8 +115,9 @@ impl LeaseTable {
             return self.renew_with(now, lease, carried, mark);
         }
         // A copy of this host must not get the same mark: hence the caller's die, not our state.
+        let ceiling = entry.ceiling(now, ttl);
         let mark = Nonce(self.roll());
-        self.record(Record::Marking { lease, next: mark });
+        self.record(Record::Marking { lease, next: mark, ceiling });
         let sync = self.sync(Awaiting::Mark(lease, mark));
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.marks.push(mark);
@@ -334,6 +335,12 @@ impl LeaseTable {
 }
 
 impl Entry {
+    /// What a renewal for `ttl` that leaves now, or later, may cut the latest proof to.
+    fn ceiling(&self, now: Moment, ttl: Ttl) -> Option<(Moment, Duration)> {
+        let (sent, remaining) = self.proven?;
+        (now + length(ttl) < sent + remaining).then_some((now, length(ttl)))
+    }
+
     /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed
     /// after a restart for what is left of it and not for more.
     fn next_ttl(&self, now: Moment) -> Ttl {

@@ -39,6 +39,9 @@ pub enum Record {
         lease: LeaseId,
         /// The new mark.
         next: Nonce,
+        /// When it was about to leave and for how long it asks, if that may end the lease before
+        /// the latest proof says: from then on the store may count the shorter time.
+        ceiling: Option<(Moment, Duration)>,
     },
     /// The store renewed it, or it was read back, or its end was moved.
     Renewed {
@@ -161,11 +164,13 @@ impl Memory {
                     known.proven = Some((sent, remaining));
                 }
             }
-            Record::Marking { lease, next } => {
-                if let Some(known) = self.leases.get_mut(&lease)
-                    && !known.nonces.contains(&next)
-                {
-                    known.nonces.push(next);
+            Record::Marking { lease, next, ceiling } => {
+                if let Some(known) = self.leases.get_mut(&lease) {
+                    if !known.nonces.contains(&next) {
+                        known.nonces.push(next);
+                    }
+                    // Recovery must not believe for longer than the agent before it did (law 7).
+                    known.proven = earlier(known.proven, ceiling);
                 }
             }
             Record::Renewed { lease, nonce, ttl, hold, sent, remaining } => {
@@ -234,6 +239,18 @@ impl Memory {
     }
 }
 
+/// The proof that ends first; no ceiling is no limit, and without a proof there is nothing to limit.
+fn earlier(
+    proven: Option<(Moment, Duration)>,
+    ceiling: Option<(Moment, Duration)>,
+) -> Option<(Moment, Duration)> {
+    let end = |(sent, remaining): (Moment, Duration)| sent + remaining;
+    match (proven, ceiling) {
+        (Some(proven), Some(ceiling)) if end(ceiling) < end(proven) => Some(ceiling),
+        _ => proven,
+    }
+}
+
 /// Stands for every boot before the latest in a compacted journal.
 const EARLIER_BOOT: [u8; 16] = [0; 16];
 
@@ -257,7 +274,7 @@ impl Remembered {
             records.push(Record::Granted { lease, fence, sent, remaining });
         }
         for next in self.nonces.iter().skip(1) {
-            records.push(Record::Marking { lease, next: *next });
+            records.push(Record::Marking { lease, next: *next, ceiling: None });
         }
         match &self.stage {
             Stage::Asked | Stage::Held => {}
