@@ -9,8 +9,8 @@ use super::law::Law;
 use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
 use super::schedule::{self, length};
 use super::{
-    Attempt, Awaiting, BackendName, Ending, FENCES_MAX, Grant, Intent, LeaseTable, Moment, Record,
-    SessionId,
+    Attempt, Awaiting, BackendName, Ending, FENCES_MAX, Grant, Intent, LeaseTable, Loss, Moment,
+    Record, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -190,12 +190,41 @@ impl LeaseTable {
         {
             return self.fail(now, group, No::Fence(key.1, grant.fence));
         }
+        self.end_older(now, lease, &key, grant.fence);
         self.remember_fence(key, grant.fence);
         let Grant { fence, remaining } = grant;
         self.record(Record::Granted { lease, fence, sent, remaining });
         let sync = self.sync(Awaiting::Grant(lease));
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.busy = Busy::Sync(sync);
+        }
+    }
+
+    /// A greater fence says that the store had let go of every lease of ours with a smaller one.
+    fn end_older(
+        &mut self,
+        now: Moment,
+        lease: LeaseId,
+        on: &(BackendName, Resource),
+        fence: Fence,
+    ) {
+        let older: Vec<LeaseId> = self.leases_on(&on.0, &on.1).filter(|id| *id != lease).collect();
+        for id in older {
+            let Some(entry) = self.entries.get(&id) else { continue };
+            if entry.fence.is_none_or(|before| before >= fence) {
+                continue;
+            }
+            match &entry.phase {
+                Phase::Held | Phase::Unproven => {
+                    let principal = self.entries[&lease].claim.principal.clone();
+                    self.lose(now, id, Loss::TakenBy(principal));
+                }
+                Phase::Asking(asking) => {
+                    let group = asking.group;
+                    self.fail(now, group, No::Held(on.1.clone(), None));
+                }
+                Phase::Ending(..) | Phase::Lost(..) => {}
+            }
         }
     }
 

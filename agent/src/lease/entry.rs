@@ -56,8 +56,8 @@ pub(super) struct Entry {
     pub(super) unsure: bool,
     /// Recovered and attached: given back then unless its holder comes back.
     pub(super) orphan_at: Moment,
-    /// What subscribers were told last.
-    pub(super) told: Option<State>,
+    /// What subscribers were told last: the state and the end of belief.
+    pub(super) told: Option<(State, Moment)>,
     /// The wakeup that stands in the table's order for it.
     pub(super) wakeup: Moment,
 }

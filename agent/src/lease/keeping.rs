@@ -120,6 +120,10 @@ impl LeaseTable {
         self.record(Record::Marking { lease, next: mark, ceiling });
         let sync = self.sync(Awaiting::Mark(lease, mark));
         if let Some(entry) = self.entries.get_mut(&lease) {
+            if ceiling.is_some() {
+                // Whoever counts on the later end hears of the earlier one before it can be true.
+                entry.cap(now, ttl);
+            }
             entry.marks.push(mark);
             entry.pending = Some((mark, ttl));
             entry.busy = Busy::Sync(sync);
@@ -150,7 +154,7 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let proof = entry.proof();
         // From here on the store may count the new ttl, also if it is shorter and no answer comes.
-        entry.deadline = entry.deadline.min(schedule::deadline(now, length(ttl)));
+        entry.cap(now, ttl);
         entry.kept_until = entry.kept_until.max(now + schedule::patience(ttl) + length(ttl));
         self.call(now, lease, Call::Renew { proof, ttl, next });
     }
@@ -339,6 +343,11 @@ impl Entry {
     fn ceiling(&self, now: Moment, ttl: Ttl) -> Option<(Moment, Duration)> {
         let (sent, remaining) = self.proven?;
         (now + length(ttl) < sent + remaining).then_some((now, length(ttl)))
+    }
+
+    /// Ends belief where a renewal for `ttl` that leaves now may make the store end the lease.
+    fn cap(&mut self, now: Moment, ttl: Ttl) {
+        self.deadline = self.deadline.min(schedule::deadline(now, length(ttl)));
     }
 
     /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed

@@ -288,13 +288,16 @@ impl LeaseTable {
         let (works, checks) = (self.journal_works, self.obeys(Law::CheckAtUse));
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let state = entry.state(now, works, checks);
+        let is_over = matches!(state, State::Lost(_) | State::Released);
         // An acquire is news once it is granted, and one that never was is none.
-        let is_news = match (&entry.told, &state) {
-            (None, State::Asking | State::Released) => false,
-            (told, state) => told.as_ref() != Some(state),
+        let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
+        let news = (state, if is_over { now } else { entry.end() });
+        let is_known = match &entry.told {
+            Some(told) if is_over => told.0 == news.0,
+            told => told.as_ref() == Some(&news),
         };
-        if is_news {
-            entry.told = Some(state);
+        if !never_was && !is_known {
+            entry.told = Some(news);
             self.effects.push_back(Effect::Changed(Box::new(entry.view(now, works, checks))));
         }
         let wakeup = entry.next_wakeup(now).max(Moment::from_nanos(now.as_nanos() + 1));
@@ -319,6 +322,9 @@ impl LeaseTable {
         let Some(entry) = self.entries.remove(&lease) else { return };
         self.record(Record::Gone { lease });
         self.wakeups.remove(&(entry.wakeup, lease));
+        if let Busy::Call { id, .. } = entry.busy {
+            self.calls.remove(&id);
+        }
         if let Some(owned) = self.owners.get_mut(&entry.owner) {
             owned.remove(&lease);
             if owned.is_empty() {

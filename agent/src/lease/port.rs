@@ -122,7 +122,7 @@ pub enum Effect {
         /// The answer.
         answer: Answer,
     },
-    /// A lease changed its state.
+    /// A lease changed its state, or the end of belief in it moved.
     Changed(Box<View>),
 }
 

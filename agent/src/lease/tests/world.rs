@@ -96,6 +96,18 @@ enum Happening {
     Look,
 }
 
+impl Happening {
+    /// The same, but if it is an acquire its answer reaches nobody.
+    fn unheard(self) -> Happening {
+        match self {
+            Happening::Conditional { agent, id, claim, expected, .. } => {
+                Happening::Conditional { agent, life: u64::MAX, id, claim, expected }
+            }
+            other => other,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Agent {
     table: Option<LeaseTable>,
@@ -302,12 +314,16 @@ impl World {
             }
             return;
         }
-        if may_double && self.dice.chance(30) {
-            let delay = self.dice.below(20 * SECOND);
-            self.later(delay, happening.clone());
-        }
         let slow = self.dice.chance(100);
         let delay = self.dice.below(if slow { 5 * SECOND } else { SECOND / 50 });
+        if may_double && self.dice.chance(30) {
+            // A transport tries a second time only while it has no answer to the first try of an
+            // acquire, so that try arrives before and its answer goes nowhere. Renewals and ends
+            // are doubled at any time.
+            let again = delay + self.dice.below(20 * SECOND);
+            self.later(again, happening.clone());
+            return self.later(delay, happening.unheard());
+        }
         self.later(delay, happening);
     }
 
