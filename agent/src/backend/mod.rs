@@ -35,9 +35,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// renewal says; a store that cannot promise this writes.
     fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing>;
 
-    /// Gives the lease back if the store still has exactly this lease. What is gone, or another's,
-    /// is success: nothing is touched. The marks are not compared.
-    fn release<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
+    /// Gives the lease back if the store still has exactly this lease under one of the proof's
+    /// marks (any mark, if the proof has none). What is gone, or another's, is success: nothing is
+    /// touched. A late copy of a release that an agent forgot in a crash so does no harm to the
+    /// lease that its next start renewed.
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()>;
 
     /// Ends an acquire of unknown outcome for good: moves the resource's counter first, then
     /// deletes the lease if it is there, in one atomic step. After `Ok` no late copy of that

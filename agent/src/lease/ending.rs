@@ -55,13 +55,13 @@ impl LeaseTable {
         if entry.busy != Busy::No || entry.retry_at > now {
             return;
         }
-        let resource = entry.claim.resource.clone();
+        let (proof, resource) = (entry.proof(), entry.claim.resource.clone());
         match how {
             // The store has ended it by itself long ago, and no call of ours can bring it back.
             Ending::Release if entry.tries > 0 && now >= entry.release_until() => {
                 self.gone_for_good(now, lease);
             }
-            Ending::Release => self.call(now, lease, Call::Release(resource, lease)),
+            Ending::Release => self.call(now, lease, Call::Release(proof)),
             Ending::Cancel => self.call(now, lease, Call::Cancel(resource, lease)),
         }
     }
@@ -146,8 +146,8 @@ impl LeaseTable {
             let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
             return self.wake_askers(now, &backend, &on);
         }
-        let resource = entry.claim.resource.clone();
-        self.call(now, lease, Call::Release(resource, lease));
+        let proof = entry.proof();
+        self.call(now, lease, Call::Release(proof));
     }
 
     pub(super) fn swept(

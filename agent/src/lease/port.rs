@@ -143,7 +143,7 @@ pub enum Call {
     /// Read it back.
     Verify(Proof),
     /// Give it back.
-    Release(Resource, LeaseId),
+    Release(Proof),
     /// End an acquire of unknown outcome for good (law 5).
     Cancel(Resource, LeaseId),
 }

@@ -123,8 +123,11 @@ impl Store {
                 CallResult::Stands(standing)
             }
             Call::Verify(proof) => CallResult::Stands(self.standing(now, proof, None)),
-            Call::Release(on, lease) => {
-                self.delete_if(on, *lease);
+            Call::Release(proof) => {
+                let ours = matches!(self.standing(now, proof, None), Standing::Ours { .. });
+                if ours || self.broken_promise == Some(Promise::Compare) {
+                    self.rows.remove(&proof.resource);
+                }
                 CallResult::Done
             }
             Call::Cancel(on, lease) => {
@@ -149,7 +152,9 @@ impl Store {
         if row.lease != proof.lease {
             return Standing::NotOurs(Some(Box::new(self.holder(now, &proof.resource, row))));
         }
-        let known = row.mark.is_none_or(|mark| proof.nonces.contains(&mark) || next == Some(mark));
+        let known = row.mark.is_none_or(|mark| {
+            proof.nonces.is_empty() || proof.nonces.contains(&mark) || next == Some(mark)
+        });
         if !known {
             return Standing::Cloned;
         }

@@ -606,7 +606,8 @@ impl World {
             self.store.python_acquire(now, &on, lease, ttl);
             self.python.push((on, lease));
         } else if let Some((on, lease)) = self.python.pop() {
-            self.store.does(now, &Call::Release(on, lease));
+            let proof = Proof { resource: on, lease, nonces: Vec::new() };
+            self.store.does(now, &Call::Release(proof));
         }
     }
 
