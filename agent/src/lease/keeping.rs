@@ -94,7 +94,7 @@ impl LeaseTable {
 
     fn renew(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
-        entry.trying = entry.wishes.pop_front();
+        entry.trying = entry.trying.take().or_else(|| entry.wishes.pop_front());
         let ttl = entry.next_ttl(now);
         let rotates = self.journal_works && !self.in_journal.contains(&entry.claim.backend);
         if !rotates {
@@ -171,6 +171,9 @@ impl LeaseTable {
             CallResult::Stands(Standing::Ours { remaining }) => {
                 let Some(entry) = self.entries.get_mut(&lease) else { return };
                 let waits = self.in_journal.contains(&entry.claim.backend);
+                if matches!(entry.phase, Phase::Unproven) && mark == entry.marks[0] && !waits {
+                    return self.kept_unproven(now, lease, sent, remaining);
+                }
                 let wish = entry.trying.take();
                 entry.marks = vec![mark];
                 entry.pending = None;
@@ -189,6 +192,17 @@ impl LeaseTable {
             | CallResult::Attempted(_)
             | CallResult::Done => self.renewal_failed(now, lease, &result),
         }
+    }
+
+    /// A remembered lease was renewed under a mark that the agent before us knew: a call which that
+    /// one sent, and forgot in its crash, may yet arrive and fit. The store keeps the lease, but it
+    /// is believed only under a new mark, which has to wait for the journal.
+    fn kept_unproven(&mut self, now: Moment, lease: LeaseId, sent: Moment, remaining: Duration) {
+        let roll = self.roll();
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        entry.prove(sent, remaining);
+        entry.tries += 1;
+        entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
     }
 
     fn renewal_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {

@@ -260,7 +260,11 @@ impl World {
             }
             Happening::Conditional { agent, life, id, claim, expected } => {
                 let now = self.store_now();
-                let result = CallResult::Attempted(self.store.acquire(now, &claim, expected));
+                let attempt = self.store.acquire(now, &claim, expected);
+                if matches!(attempt, Attempt::Granted(_)) {
+                    self.broken.remove(&claim.lease);
+                }
+                let result = CallResult::Attempted(attempt);
                 self.look_at_expiry(&claim.resource);
                 self.replies(agent, life, id, result);
             }
