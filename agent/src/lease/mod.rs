@@ -207,13 +207,16 @@ impl LeaseTable {
     }
 
     fn suspect(&mut self, now: Moment, backend: Option<&BackendName>) {
-        for entry in self.entries.values_mut() {
-            if backend.is_none_or(|backend| *backend == entry.claim.backend) {
+        let leases: Vec<LeaseId> = self.entries.keys().copied().collect();
+        for lease in leases {
+            if let Some(entry) = self.entries.get_mut(&lease)
+                && backend.is_none_or(|backend| *backend == entry.claim.backend)
+            {
                 entry.suspect |= backend.is_some();
                 entry.verify_at = now;
             }
+            self.advance(now, lease);
         }
-        self.refresh_all(now);
     }
 
     fn refresh_all(&mut self, now: Moment) {

@@ -1,1 +1,396 @@
-//! laws
+//! One scenario for each law of the design's section 3, under its number and name.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::Fence;
+
+use super::store::Store;
+use super::*;
+
+const T0: Moment = Moment::from_nanos(1_000_000_000_000);
+
+/// A table, its clock, and what it has said so far.
+struct Play {
+    table: LeaseTable,
+    now: Moment,
+    records: Vec<Record>,
+    syncs: Vec<SyncId>,
+    calls: Vec<(CallId, Call)>,
+    answers: Vec<Answer>,
+    changes: Vec<View>,
+}
+
+impl Play {
+    fn new() -> Play {
+        let table = table(None, 7);
+        let (records, syncs, calls) = (Vec::new(), Vec::new(), Vec::new());
+        let (answers, changes) = (Vec::new(), Vec::new());
+        Play { table, now: T0, records, syncs, calls, answers, changes }
+    }
+
+    /// A play in which lease 1 on `infra` is held: its call left at [`T0`], with fence 10.
+    fn holding(hold: Hold) -> Play {
+        let mut play = Play::new();
+        play.input(ask(1, 1, vec![claim(1, "infra", 60)], hold));
+        play.synced(true);
+        play.settle(granted(10, 60));
+        play.synced(true);
+        assert!(matches!(play.answers.pop(), Some(Answer::Acquired(_))));
+        play.changes.clear();
+        play
+    }
+
+    fn input(&mut self, input: Input) {
+        self.table.handle(self.now, input);
+        while let Some(effect) = self.table.next_effect() {
+            match effect {
+                Effect::Record(record) => self.records.push(record),
+                Effect::Sync(sync) => self.syncs.push(sync),
+                Effect::Call { id, call, .. } => self.calls.push((id, call)),
+                Effect::Answer { answer, .. } => self.answers.push(answer),
+                Effect::Changed(view) => self.changes.push(*view),
+            }
+        }
+    }
+
+    fn at(&mut self, after: Duration) {
+        self.now = T0 + after;
+        self.input(Input::Tick);
+    }
+
+    fn synced(&mut self, durable: bool) {
+        for sync in std::mem::take(&mut self.syncs) {
+            self.input(Input::Synced { sync, durable });
+        }
+    }
+
+    /// Ends the oldest call under way.
+    fn settle(&mut self, result: CallResult) {
+        let (call, _) = self.calls.remove(0);
+        self.input(Input::Settled { call, result });
+    }
+
+    /// Waits for the table's own next step, if it has not taken one at once.
+    fn go_on(&mut self) {
+        if self.calls.is_empty() {
+            self.now = self.table.next_wakeup().expect("it never gives up");
+            self.input(Input::Tick);
+        }
+    }
+
+    fn call(&self) -> &Call {
+        &self.calls.first().expect("a call is under way").1
+    }
+
+    fn view(&self) -> View {
+        self.table.view(self.now, lease(1)).expect("lease 1 is known")
+    }
+
+    /// What a start after a crash would read, with everything written.
+    fn memory(&self) -> Memory {
+        let mut memory = Memory::default();
+        for record in self.records.iter().cloned() {
+            memory.apply(record);
+        }
+        memory
+    }
+}
+
+fn lease(number: u64) -> LeaseId {
+    claim(number, "infra", 60).lease
+}
+
+fn granted(fence: u64, secs: u64) -> CallResult {
+    let remaining = Duration::from_secs(secs);
+    CallResult::Attempted(Attempt::Granted(Grant { fence: Fence(fence), remaining }))
+}
+
+fn ours(secs: u64) -> CallResult {
+    CallResult::Stands(Standing::Ours { remaining: Duration::from_secs(secs) })
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+/// What is believed of a ttl of a minute: less 0.2 % and a quarter of a second.
+const MINUTE: Duration = Duration::from_millis(59_880 - 250);
+
+#[test]
+fn law_1_count_from_departure() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::No));
+    play.synced(true);
+    play.at(secs(4));
+    play.settle(granted(1, 60));
+    play.synced(true);
+    assert_eq!(play.view().deadline, T0 + MINUTE, "the four seconds of the answer count");
+
+    play.input(Input::Renew { ticket: Ticket(2), lease: lease(1), ttl: None, hold: None });
+    play.synced(true);
+    play.at(secs(7));
+    play.settle(ours(60));
+    play.synced(true);
+    assert_eq!(play.view().deadline, T0 + secs(4) + MINUTE, "a renewal counts alike");
+}
+
+#[test]
+fn law_2_boot_clock_a_jump_reads_every_lease_back_at_once() {
+    let mut play = Play::holding(Hold::Keep);
+    assert!(play.calls.is_empty());
+    play.input(Input::ClockJumped);
+    assert!(matches!(play.call(), Call::Verify(_)));
+    // The host slept past the deadline: the first look after it says so, though no timer rang.
+    play.now = T0 + secs(3600);
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+}
+
+#[test]
+fn law_3_unknown_is_not_no_an_acquire_is_cancelled_until_that_is_acknowledged() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::No));
+    play.synced(true);
+    for _ in 0..3 {
+        assert!(matches!(play.call(), Call::Acquire(_)));
+        play.settle(CallResult::Unknown);
+        play.go_on();
+    }
+    assert!(matches!(
+        play.answers.as_slice(),
+        [Answer::No(No::Store { after: After::Cancelling, .. })]
+    ));
+    for _ in 0..20 {
+        assert!(matches!(play.call(), Call::Cancel(..)));
+        play.settle(CallResult::Unknown);
+        play.go_on();
+    }
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn law_3_unknown_is_not_no_a_renewal_keeps_the_old_deadline() {
+    let mut play = Play::holding(Hold::Keep);
+    play.at(secs(21));
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Renew { .. }));
+    play.settle(CallResult::Unknown);
+    assert_eq!(play.view().deadline, T0 + MINUTE);
+    assert_eq!(play.view().state, State::AtRisk);
+}
+
+#[test]
+fn law_4_intent_before_action() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60), claim(2, "other", 60)], Hold::No));
+    assert!(matches!(play.records.as_slice(), [Record::Intent(_), Record::Intent(_)]));
+    assert!(play.calls.is_empty(), "nothing leaves before the intents are on disk");
+    play.synced(true);
+    assert_eq!(play.calls.len(), 1);
+    // A crash at this instant leaves what the next start cancels.
+    let mut next = Play::new();
+    next.input(Input::Recover(Box::new(play.memory())));
+    assert!(next.calls.iter().all(|(_, call)| matches!(call, Call::Cancel(..))));
+    assert_eq!(next.calls.len(), 2);
+}
+
+#[test]
+fn law_4_intent_before_action_without_a_journal_nothing_leaves() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::No));
+    play.synced(false);
+    assert!(play.calls.is_empty() && play.table.is_empty());
+    assert_eq!(play.answers, [Answer::No(No::Journal)]);
+}
+
+#[test]
+fn law_5_cancel_is_definitive() {
+    let mut store = Store::default();
+    let claim = claim(1, "infra", 60);
+    let expected = store.counter(&claim.resource);
+    let cancel = Call::Cancel(claim.resource.clone(), claim.lease);
+    assert_eq!(store.does(1, &cancel), CallResult::Done);
+    assert_eq!(store.acquire(2, &claim, expected), Attempt::Moved, "the late copy");
+    assert!(store.row(3, &claim.resource).is_none());
+}
+
+#[test]
+fn law_6_check_at_use() {
+    let mut play = Play::holding(Hold::No);
+    // No tick, no timer: only the question's own time.
+    play.now = T0 + MINUTE - Duration::from_nanos(1);
+    assert_eq!(play.view().state, State::Held);
+    play.now = T0 + MINUTE;
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+}
+
+#[test]
+fn law_7_say_lost_early_once() {
+    let mut play = Play::holding(Hold::Keep);
+    play.at(secs(21));
+    play.synced(true);
+    play.at(MINUTE);
+    let lost: Vec<&View> =
+        play.changes.iter().filter(|view| view.state == State::Lost(Loss::Expired)).collect();
+    assert_eq!(lost.len(), 1, "a quarter of a second before the store may give it away");
+    // The renewal comes through after all.
+    play.settle(ours(60));
+    play.at(MINUTE + secs(1));
+    assert_eq!(play.view().state, State::Lost(Loss::Expired), "whatever the store says");
+    let told = play.changes.iter().filter(|view| matches!(view.state, State::Lost(_))).count();
+    assert_eq!(told, 1);
+    // What that renewal kept in the store is let go.
+    assert!(matches!(play.call(), Call::Release(_)));
+}
+
+#[test]
+fn law_7_say_lost_early_once_a_shorter_end_is_told_before_it_is_asked_for() {
+    let mut play = Play::holding(Hold::No);
+    play.at(secs(1));
+    let ttl = Some(ttl(10));
+    play.input(Input::Renew { ticket: Ticket(2), lease: lease(1), ttl, hold: None });
+    assert!(play.calls.is_empty(), "the mark is not on disk yet");
+    let end = T0 + secs(1) + secs(10);
+    assert!(play.changes.last().is_some_and(|view| view.deadline < end));
+    // A crash now: the next start believes no longer either.
+    let mut next = Play::new();
+    next.now = T0 + secs(12);
+    next.input(Input::Recover(Box::new(play.memory())));
+    assert_eq!(next.view().state, State::Lost(Loss::Expired));
+}
+
+#[test]
+fn law_8_each_grant_carries_a_greater_fence() {
+    let mut play = Play::holding(Hold::No);
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    play.settle(CallResult::Done);
+    play.answers.clear();
+    play.input(ask(3, 1, vec![claim(2, "infra", 60)], Hold::No));
+    play.synced(true);
+    play.settle(granted(10, 60));
+    assert_eq!(play.answers, [Answer::No(No::Fence(resource("infra"), Fence(10)))]);
+    assert!(matches!(play.call(), Call::Release(_)), "what was refused is given back");
+}
+
+#[test]
+fn law_8_a_greater_fence_of_our_own_ends_the_older_lease() {
+    let mut play = Play::holding(Hold::No);
+    play.input(ask(2, 1, vec![claim(2, "infra", 60)], Hold::No));
+    play.synced(true);
+    play.settle(granted(11, 60));
+    assert!(matches!(play.view().state, State::Lost(Loss::TakenBy(_))));
+}
+
+#[test]
+fn law_9_whose_end_ends_what_is_written_down() {
+    let mut play = Play::new();
+    for (number, attach) in [(1, Attach::Session(SessionId(5))), (2, Attach::Detached)] {
+        let (ticket, session, owner) = (Ticket(number), SessionId(5), Uid(1000));
+        let claims = vec![claim(number, &format!("res{number}"), 60)];
+        let ask = Ask { ticket, session, claims, owner, hold: Hold::No, attach, leases_max: 9 };
+        play.input(Input::Acquire(Box::new(ask)));
+        play.synced(true);
+        play.settle(granted(1, 60));
+        play.synced(true);
+    }
+    let attach = |number: u64| play.memory().leases[&lease(number)].intent.attach;
+    assert_eq!(attach(1), Attach::Session(SessionId(5)));
+    assert_eq!(attach(2), Attach::Detached);
+    play.input(Input::Gone(SessionId(5)));
+    assert!(matches!(play.call(), Call::Release(proof) if proof.lease == lease(1)));
+    assert_eq!(play.calls.len(), 1, "what is detached stays");
+}
+
+#[test]
+fn law_10_compare_always() {
+    let mut play = Play::holding(Hold::Keep);
+    let mark = claim(1, "infra", 60).nonce;
+    play.at(secs(15));
+    assert!(matches!(play.call(), Call::Verify(proof) if proof.nonces == [mark]));
+    play.settle(ours(45));
+    play.at(secs(21));
+    play.synced(true);
+    let Call::Renew { proof, next, .. } = play.call() else { panic!("it is time to renew") };
+    assert_eq!(proof.lease, lease(1));
+    assert_eq!(proof.nonces, [mark, *next], "a repeat of the renewal fits, an older copy does not");
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    assert_eq!(play.view().state, State::Lost(Loss::StoreLostIt));
+    play.at(secs(300));
+    assert!(play.calls.is_empty(), "a vanished record is never made again: {:?}", play.calls);
+}
+
+#[test]
+fn law_11_renew_early_verify_often() {
+    let mut play = Play::holding(Hold::Keep);
+    let (mut renewals, mut reads) = (Vec::new(), Vec::new());
+    while play.now < T0 + secs(600) {
+        play.now = play.table.next_wakeup().expect("a held lease has its next renewal");
+        play.input(Input::Tick);
+        play.synced(true);
+        while let Some((_, call)) = play.calls.first() {
+            match call {
+                Call::Renew { .. } => renewals.push(play.now),
+                Call::Verify(_) => reads.push(play.now),
+                other => panic!("{other:?}"),
+            }
+            play.settle(ours(60));
+        }
+    }
+    let gaps = |of: &[Moment]| of.windows(2).map(|two| two[0].until(two[1])).max();
+    assert!(renewals.len() >= 30, "every third of the ttl: {}", renewals.len());
+    assert!(gaps(&renewals) <= Some(secs(20)));
+    let mut looks = [renewals, reads].concat();
+    looks.sort_unstable();
+    assert!(gaps(&looks) <= Some(secs(15)), "a break is noticed within the verify interval");
+    assert!(play.changes.iter().all(|view| view.state == State::Held));
+}
+
+#[test]
+fn law_11_renewals_are_tried_until_the_deadline() {
+    let mut play = Play::holding(Hold::Keep);
+    let mut tries = 0;
+    while matches!(play.view().state, State::Held | State::AtRisk) {
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+        play.synced(true);
+        while let Some((_, call)) = play.calls.first() {
+            tries += u32::from(matches!(call, Call::Renew { .. }));
+            play.settle(CallResult::Refused(RefusedKind::Unreachable));
+        }
+    }
+    assert_eq!(play.now, T0 + MINUTE);
+    assert!((10..1000).contains(&tries), "{tries} tries within two thirds of a minute");
+}
+
+#[test]
+fn law_12_restart_renews_before_it_believes() {
+    let before = Play::holding(Hold::Keep);
+    let mut play = Play::new();
+    play.now = T0 + secs(5);
+    play.input(Input::Recover(Box::new(before.memory())));
+    assert_eq!(play.view().state, State::Unknown);
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Renew { .. }), "reading it back would not do");
+    play.settle(ours(60));
+    assert_eq!(play.view().state, State::Held);
+    assert_eq!(play.view().deadline, T0 + secs(5) + MINUTE);
+}
+
+#[test]
+fn law_12_restart_renews_before_it_believes_also_without_a_journal() {
+    let before = Play::holding(Hold::Keep);
+    let mut play = Play::new();
+    play.input(Input::Recover(Box::new(before.memory())));
+    play.synced(false);
+    play.settle(ours(60));
+    assert_eq!(play.view().state, State::Unknown, "an old mark proves nothing to a new agent");
+    while matches!(play.view().state, State::Unknown) {
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+        play.synced(true);
+        while !play.calls.is_empty() {
+            play.settle(ours(60));
+        }
+    }
+    assert_eq!(play.view().state, State::Held);
+}
