@@ -7,11 +7,12 @@ pub mod redis;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 pub use crate::lease::{Attempt, RefusedKind, Standing};
-use crate::lease::{Claim, Holder, Nonce, Proof};
+use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
 
 /// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. A call may be
 /// dropped at any point (the caller's timer); then, as after [`BackendError::Unknown`], it may or
@@ -19,6 +20,13 @@ use crate::lease::{Claim, Holder, Nonce, Proof};
 pub trait Backend: Send + Sync + fmt::Debug {
     /// What this store can do and how it counts.
     fn traits(&self) -> Traits;
+
+    /// Takes up what the agent's own journal says of the leases in this store, before any call;
+    /// only a store that lives in that journal (`local`) has to. `floor` is no less than any fence
+    /// it ever gave.
+    fn recall(&self, floor: u64, leases: &[&Remembered]) {
+        let _ = (floor, leases);
+    }
 
     /// Takes the claim if nobody holds the resource. Idempotent on the lease id: the same claim
     /// again says [`Attempt::Granted`] with the same fence and what remains. Compares the
@@ -64,6 +72,26 @@ pub enum Options {
     Local,
     /// A Redis.
     Redis(Box<redis::Options>),
+}
+
+/// Opens a store. Nothing is connected yet: a store that is down is no reason not to start.
+///
+/// # Errors
+/// [`OpenError`] when the options cannot work whatever the store says.
+pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenError> {
+    let _ = (options, clock);
+    Err(OpenError::Setting("no store yet".to_owned()))
+}
+
+/// How a store without a clock of its own tells the time; the agent's is [`crate::clock::now`].
+pub type Clock = fn() -> Moment;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A setting that no store could be reached by.
+    #[error("{0}")]
+    Setting(String),
 }
 
 /// A call under way.
