@@ -23,6 +23,7 @@
 //! No async runtime and no store client is ever a dependency of this package.
 
 pub mod client;
+pub mod duration;
 pub mod frame;
 pub mod message;
 pub mod name;
