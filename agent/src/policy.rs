@@ -1,9 +1,17 @@
 //! Who may do what: pure. Facts about a caller come from the kernel (`server::peer`), rules from the
 //! configuration; nothing here asks anybody.
 
+use std::fmt;
+
 use stormlock_protocol::name::{Resource, Ttl};
 
 use crate::lease::Uid;
+
+/// The group whose members may acquire when there are no rules.
+pub const GROUP: &str = "stormlock";
+/// Most leases of one user at once, unless a rule says fewer: far above what a person or a pipeline
+/// holds, and a bound on what one account can make the agent keep renewing.
+pub const LEASES_MAX: usize = 256;
 
 /// Who asks, as the kernel knows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +37,31 @@ pub enum Act {
     Break,
 }
 
+impl Act {
+    /// All of them, in the order in which messages name them.
+    pub const ALL: [Act; 4] = [Act::Read, Act::Acquire, Act::ReleaseAny, Act::Break];
+
+    /// As a rule spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Act::Read => "read",
+            Act::Acquire => "acquire",
+            Act::ReleaseAny => "release-any",
+            Act::Break => "break",
+        }
+    }
+
+    const fn in_words(self) -> &'static str {
+        match self {
+            Act::Read => "see",
+            Act::Acquire => "acquire",
+            Act::ReleaseAny => "release or renew another's lease on",
+            Act::Break => "break",
+        }
+    }
+}
+
 /// What an allowed request has to keep to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
@@ -42,22 +75,447 @@ pub struct Permit {
     pub require_reason: bool,
 }
 
+impl Permit {
+    /// The ttl of an acquire that names none: the default, or less where less is allowed. One that
+    /// names a ttl is refused instead, for it said what it needs.
+    #[must_use]
+    pub fn unasked_ttl(&self, default: Ttl) -> Ttl {
+        self.max_ttl.map_or(default, |max| max.min(default))
+    }
+}
+
 /// Why not: which rule said so, in words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Denial(pub String);
 
+/// Whom a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The user of this name.
+    User(String),
+    /// Members of the group of this name.
+    Group(String),
+    /// The user of this number.
+    Uid(Uid),
+    /// Whoever can connect.
+    Everyone,
+}
+
+impl Subject {
+    fn covers(&self, who: &Who) -> bool {
+        match self {
+            Subject::User(name) => who.user == *name,
+            Subject::Group(name) => who.groups.contains(name),
+            Subject::Uid(uid) => who.uid == *uid,
+            Subject::Everyone => true,
+        }
+    }
+}
+
+/// A pattern of resources: `*` is any run of characters, also of `/`; `?` is any one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Glob(String);
+
+impl Glob {
+    /// A pattern; the configuration has checked that a resource can match it.
+    #[must_use]
+    pub fn new(pattern: impl Into<String>) -> Glob {
+        Glob(pattern.into())
+    }
+
+    /// Whether the resource's whole name fits.
+    #[must_use]
+    pub fn matches(&self, resource: &Resource) -> bool {
+        let (mut pattern, mut name) = (self.0.as_bytes(), resource.as_str().as_bytes());
+        // Where to go on when the last `*` has to swallow one more character. Only the last star
+        // is ever retried, so the work is bounded by the product of the two lengths.
+        let mut retry: Option<(&[u8], &[u8])> = None;
+        loop {
+            match (pattern.split_first(), name.split_first()) {
+                (Some((b'*', after)), _) => {
+                    pattern = after;
+                    retry = Some((after, name));
+                }
+                (Some((want, after)), Some((have, left))) if *want == b'?' || want == have => {
+                    (pattern, name) = (after, left);
+                }
+                (None, None) => return true,
+                _ => {
+                    let Some((after, [_, left @ ..])) = retry else { return false };
+                    (pattern, name) = (after, left);
+                    retry = Some((after, left));
+                }
+            }
+        }
+    }
+}
+
+/// One rule.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The line of the configuration on which it begins.
+    pub line: usize,
+    /// Whom it is about: any of these.
+    pub who: Vec<Subject>,
+    /// What it is about: any of these.
+    pub resources: Vec<Glob>,
+    /// What it allows. Each act but `read` implies `read`.
+    pub may: Vec<Act>,
+    /// What an allowed request has to keep to.
+    pub permit: Permit,
+}
+
+impl Rule {
+    fn allows(&self, act: Act) -> bool {
+        self.may.contains(&act) || (act == Act::Read && !self.may.is_empty())
+    }
+
+    fn covers(&self, who: &Who, on: Option<&Resource>) -> bool {
+        self.who.iter().any(|subject| subject.covers(who))
+            && on.is_none_or(|name| self.resources.iter().any(|glob| glob.matches(name)))
+    }
+}
+
+/// What a resource allows at most, whoever asks.
+#[derive(Debug, Clone)]
+pub struct Cap {
+    /// The resources: any of these.
+    pub names: Vec<Glob>,
+    /// Longest ttl.
+    pub max_ttl: Option<Ttl>,
+    /// Longest hold, in seconds.
+    pub max_hold_secs: Option<u32>,
+}
+
 /// The rules; the first that matches decides.
 #[derive(Debug, Clone)]
-pub struct Policy {}
+pub struct Policy {
+    rules: Rules,
+    caps: Vec<Cap>,
+}
+
+#[derive(Debug, Clone)]
+enum Rules {
+    /// The agent of a host without rules of its own.
+    Host,
+    /// The agent of one user without rules of its own.
+    Only(Uid),
+    Written(Vec<Rule>),
+}
 
 impl Policy {
-    /// Whether `who` may do `act`; `on` is `None` for questions about no resource in particular.
+    /// Everyone may read, members of [`GROUP`] may acquire, root may do all.
+    #[must_use]
+    pub fn host() -> Policy {
+        Policy { rules: Rules::Host, caps: Vec::new() }
+    }
+
+    /// This user may do all, nobody else anything.
+    #[must_use]
+    pub fn only(uid: Uid) -> Policy {
+        Policy { rules: Rules::Only(uid), caps: Vec::new() }
+    }
+
+    /// What the configuration says. Whoever matches no rule may do nothing.
+    #[must_use]
+    pub fn written(rules: Vec<Rule>) -> Policy {
+        Policy { rules: Rules::Written(rules), caps: Vec::new() }
+    }
+
+    /// The same with caps; of those, too, the first that matches a resource decides.
+    #[must_use]
+    pub fn with_caps(self, caps: Vec<Cap>) -> Policy {
+        Policy { caps, ..self }
+    }
+
+    /// Whether `who` may do `act`. The first rule that matches `who` and `on` decides about every
+    /// act. `on` is `None` for questions about no resource in particular: then somebody is allowed
+    /// what any rule about them allows, and the answer must be judged again per resource.
     ///
     /// # Errors
     /// [`Denial`] says which rule, or that none, allows it.
     pub fn judge(&self, who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
-        let _ = (who, act, on);
-        Err(Denial("no rule".to_owned()))
+        let mut permit = match &self.rules {
+            Rules::Host => judge_host(who, act, on)?,
+            Rules::Only(uid) if who.uid == *uid => Permit::default(),
+            Rules::Only(uid) => {
+                return Err(Denial(format!("this agent serves only the user with uid {}", uid.0)));
+            }
+            Rules::Written(rules) => judge_by(rules, who, act, on)?,
+        };
+        let cap = on.and_then(|name| self.caps.iter().find(|cap| cap.covers(name)));
+        if let Some(cap) = cap {
+            permit.max_ttl = smaller(permit.max_ttl, cap.max_ttl);
+            permit.max_hold_secs = smaller(permit.max_hold_secs, cap.max_hold_secs);
+        }
+        Ok(permit)
+    }
+}
+
+impl Cap {
+    fn covers(&self, name: &Resource) -> bool {
+        self.names.iter().any(|glob| glob.matches(name))
+    }
+}
+
+impl Default for Permit {
+    fn default() -> Permit {
+        Permit { max_ttl: None, max_hold_secs: None, max_leases: LEASES_MAX, require_reason: false }
+    }
+}
+
+fn judge_host(who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
+    let is_root = who.uid == Uid(0);
+    let is_member = who.groups.iter().any(|group| group == GROUP);
+    let needed = match act {
+        Act::Read => return Ok(Permit::default()),
+        Act::Acquire if is_root || is_member => return Ok(Permit::default()),
+        Act::ReleaseAny | Act::Break if is_root => return Ok(Permit::default()),
+        Act::Acquire => format!(
+            "root and members of group `{GROUP}` may (root can add them: usermod -aG {GROUP} {}; \
+             it counts from the next login)",
+            who.user
+        ),
+        Act::ReleaseAny | Act::Break => "root may".to_owned(),
+    };
+    let asked = Asked { who, act, on };
+    Err(Denial(format!("{asked}: without rules in the configuration only {needed}")))
+}
+
+fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
+    let asked = Asked { who, act, on };
+    let mut matching = rules.iter().enumerate().filter(|(_, rule)| rule.covers(who, on));
+    let Some(first) = matching.next() else {
+        return Err(Denial(format!("{asked}: no rule of the configuration matches")));
+    };
+    let mut decides = std::iter::once(first).chain(matching.filter(|_| on.is_none()));
+    if let Some((_, rule)) = decides.find(|(_, rule)| rule.allows(act)) {
+        return Ok(rule.permit.clone());
+    }
+    let (index, rule) = first;
+    let allowed: Vec<_> = Act::ALL.iter().filter(|act| rule.allows(**act)).collect();
+    let allowed = match allowed.as_slice() {
+        [] => "nothing".to_owned(),
+        acts => acts.iter().map(|act| act.as_str()).collect::<Vec<_>>().join(", "),
+    };
+    let (number, line) = (index + 1, rule.line);
+    Err(Denial(format!(
+        "{asked}: rule {number} (line {line} of the configuration) decides and allows {allowed}"
+    )))
+}
+
+/// How a denial begins: "maria may not acquire prod/db".
+struct Asked<'a> {
+    who: &'a Who,
+    act: Act,
+    on: Option<&'a Resource>,
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = self.on.map_or("any resource", Resource::as_str);
+        write!(f, "{} may not {} {on}", self.who.user, self.act.in_words())
+    }
+}
+
+fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(uid: u32, user: &str, groups: &[&str]) -> Who {
+        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
+        Who { uid: Uid(uid), user: user.to_owned(), groups }
+    }
+
+    fn on(name: &str) -> Resource {
+        Resource::new(name).unwrap()
+    }
+
+    fn rule(line: usize, who: &[Subject], resources: &[&str], may: &[Act]) -> Rule {
+        Rule {
+            line,
+            who: who.to_vec(),
+            resources: resources.iter().map(|glob| Glob::new(*glob)).collect(),
+            may: may.to_vec(),
+            permit: Permit { max_leases: line, ..Permit::default() },
+        }
+    }
+
+    #[test]
+    fn a_glob_matches_the_whole_name() {
+        for (glob, name, expected) in [
+            ("prod/db", "prod/db", true),
+            ("prod/db", "prod/db2", false),
+            ("prod/db", "xprod/db", false),
+            ("prod/*", "prod/a/b", true),
+            ("prod/*", "prod/", true),
+            ("prod/*", "prod", false),
+            ("*", "a", true),
+            ("**", "a", true),
+            ("*/db", "a/b/db", true),
+            ("*/db", "a/b/db/c", false),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXcYb", false),
+            ("db?", "db1", true),
+            ("db?", "db", false),
+            ("db?", "db10", false),
+            ("?*", "a", true),
+            ("*?", "a", true),
+            ("*.?", "a.b.c", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(Glob::new(glob).matches(&on(name)), expected, "{glob} on {name}");
+        }
+    }
+
+    #[test]
+    fn a_glob_of_many_stars_is_decided_in_bounded_time() {
+        let name = on(&"a".repeat(128));
+        assert!(!Glob::new("*a".repeat(60) + "b").matches(&name));
+    }
+
+    #[test]
+    fn without_rules_everyone_reads_the_group_acquires_and_root_does_all() {
+        let (root, maria) = (who(0, "root", &["root"]), who(1000, "maria", &["ops", GROUP]));
+        let eve = who(1001, "eve", &["eve"]);
+        let policy = Policy::host();
+        for (who, allowed) in [
+            (&root, &Act::ALL[..]),
+            (&maria, &[Act::Read, Act::Acquire][..]),
+            (&eve, &[Act::Read][..]),
+        ] {
+            for act in Act::ALL {
+                for on in [None, Some(&on("prod/db"))] {
+                    let judged = policy.judge(who, act, on);
+                    assert_eq!(judged.is_ok(), allowed.contains(&act), "{} {act:?}", who.user);
+                    assert!(judged.is_err() || judged == Ok(Permit::default()));
+                }
+            }
+        }
+        assert_eq!(
+            policy.judge(&eve, Act::Acquire, Some(&on("prod/db"))).unwrap_err().0,
+            "eve may not acquire prod/db: without rules in the configuration only root and members \
+             of group `stormlock` may (root can add them: usermod -aG stormlock eve; it counts from \
+             the next login)"
+        );
+        assert_eq!(
+            policy.judge(&maria, Act::Break, Some(&on("prod/db"))).unwrap_err().0,
+            "maria may not break prod/db: without rules in the configuration only root may"
+        );
+    }
+
+    #[test]
+    fn an_agent_of_one_user_serves_nobody_else_not_even_root() {
+        let policy = Policy::only(Uid(1000));
+        for act in Act::ALL {
+            assert!(policy.judge(&who(1000, "maria", &[]), act, Some(&on("a"))).is_ok());
+            let denial = policy.judge(&who(0, "root", &[GROUP]), act, Some(&on("a"))).unwrap_err();
+            assert_eq!(denial.0, "this agent serves only the user with uid 1000");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides_every_act() {
+        let policy = Policy::written(vec![
+            rule(10, &[Subject::User("eve".into())], &["*"], &[]),
+            rule(20, &[Subject::Group("ops".into())], &["prod/*"], &[Act::Acquire]),
+            rule(30, &[Subject::Uid(Uid(7))], &["prod/*"], &[Act::Break]),
+            rule(40, &[Subject::Everyone], &["prod/*", "test/*"], &[Act::Read]),
+            rule(50, &[Subject::Group("ops".into())], &["*"], &[Act::Break, Act::ReleaseAny]),
+        ]);
+        let ops = who(7, "olga", &["ops"]);
+        let eve = who(8, "eve", &["ops"]);
+        let bob = who(9, "bob", &[]);
+        let check = |who: &Who, act, name: Option<&str>, expected: Result<usize, &str>| {
+            let name = name.map(on);
+            let judged = policy.judge(who, act, name.as_ref());
+            let judged = judged.map(|permit| permit.max_leases).map_err(|denial| denial.0);
+            assert_eq!(judged, expected.map_err(str::to_owned), "{} {act:?} {name:?}", who.user);
+        };
+        check(&ops, Act::Acquire, Some("prod/db"), Ok(20));
+        check(&ops, Act::Read, Some("prod/db"), Ok(20));
+        check(&ops, Act::Break, Some("other"), Ok(50));
+        check(&ops, Act::Read, Some("other"), Ok(50));
+        check(&bob, Act::Read, Some("test/x"), Ok(40));
+        check(
+            &ops,
+            Act::Break,
+            Some("prod/db"),
+            Err("olga may not break prod/db: rule 2 (line 20 of the configuration) decides and \
+                 allows read, acquire"),
+        );
+        check(
+            &ops,
+            Act::ReleaseAny,
+            Some("test/x"),
+            Err("olga may not release or renew another's lease on test/x: rule 4 (line 40 of the \
+                 configuration) decides and allows read"),
+        );
+        check(
+            &eve,
+            Act::Read,
+            Some("prod/db"),
+            Err("eve may not see prod/db: rule 1 (line 10 of the configuration) decides and \
+                 allows nothing"),
+        );
+        check(
+            &bob,
+            Act::Read,
+            Some("other"),
+            Err("bob may not see other: no rule of the configuration matches"),
+        );
+        // About nothing in particular: what is allowed anywhere.
+        check(&ops, Act::Break, None, Ok(30));
+        check(&ops, Act::ReleaseAny, None, Ok(50));
+        check(&bob, Act::Read, None, Ok(40));
+        check(
+            &bob,
+            Act::Acquire,
+            None,
+            Err("bob may not acquire any resource: rule 4 (line 40 of the configuration) decides \
+                 and allows read"),
+        );
+    }
+
+    #[test]
+    fn the_smaller_of_rule_and_cap_counts() {
+        let ttl = |secs| Ttl::from_secs(secs).unwrap();
+        let cap = |glob: &str, secs, hold| Cap {
+            names: vec![Glob::new(glob)],
+            max_ttl: Some(ttl(secs)),
+            max_hold_secs: hold,
+        };
+        let mut everyone = rule(1, &[Subject::Everyone], &["*"], &[Act::Acquire]);
+        everyone.permit.max_ttl = Some(ttl(60));
+        everyone.permit.max_hold_secs = Some(600);
+        let policy = Policy::written(vec![everyone]).with_caps(vec![
+            cap("short", 30, None),
+            cap("long", 90, Some(300)),
+            cap("*o*", 1, Some(1)),
+        ]);
+        for (name, secs, hold) in
+            [("short", 30, 600), ("long", 60, 300), ("other", 1, 1), ("x", 60, 600)]
+        {
+            let permit = policy.judge(&who(5, "u", &[]), Act::Acquire, Some(&on(name))).unwrap();
+            assert_eq!(permit.max_ttl, Some(ttl(secs)), "{name}");
+            assert_eq!(permit.max_hold_secs, Some(hold), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_acquire_that_names_no_ttl_gets_the_default_or_what_is_allowed() {
+        let ttl = |secs| Ttl::from_secs(secs).unwrap();
+        let permit = |max_ttl| Permit { max_ttl, ..Permit::default() };
+        assert_eq!(permit(None).unasked_ttl(ttl(900)), ttl(900));
+        assert_eq!(permit(Some(ttl(60))).unasked_ttl(ttl(900)), ttl(60));
+        assert_eq!(permit(Some(ttl(1000))).unasked_ttl(ttl(900)), ttl(900));
     }
 }
