@@ -1,6 +1,9 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
+#[cfg(test)]
+#[allow(dead_code, unused_macros, unused_imports, reason = "redis comes next")]
+pub(crate) mod contract;
 pub mod local;
 pub mod redis;
 
@@ -61,8 +64,16 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// `limit`. Records of others that are no locks are left out.
     fn list<'a>(&'a self, after: Option<&'a Resource>, limit: usize) -> Pending<'a, Vec<Holder>>;
 
-    /// What can be said about the store's fitness, for `doctor`.
+    /// What can be said about the store's fitness, for `doctor`. A store that cannot be reached is
+    /// an error, not a remark.
     fn examine(&self) -> Pending<'_, Vec<Remark>>;
+
+    /// Which store it is, as it named itself when it was last connected to; `None` before that, or
+    /// when it has no name. Cheap: it asks nobody. The driver looks after each call, and a name
+    /// that changed means that this store may not be the one that gave the leases.
+    fn identity(&self) -> Option<String> {
+        None
+    }
 }
 
 /// How to open a store, as the configuration says.
@@ -74,13 +85,38 @@ pub enum Options {
     Redis(Box<redis::Options>),
 }
 
-/// Opens a store. Nothing is connected yet: a store that is down is no reason not to start.
+impl Options {
+    /// `local`, `redis`: as `kind` in the configuration.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Options::Local => local::KIND,
+            Options::Redis(_) => redis::KIND,
+        }
+    }
+
+    /// True when a store opened with `other` is as good as one opened with these options, so that
+    /// a changed configuration needs no new connection.
+    #[must_use]
+    pub fn same(&self, other: &Options) -> bool {
+        match (self, other) {
+            (Options::Local, Options::Local) => true,
+            (Options::Redis(these), Options::Redis(those)) => these.same(those),
+            (Options::Local, Options::Redis(_)) | (Options::Redis(_), Options::Local) => false,
+        }
+    }
+}
+
+/// Opens a store. Nothing is connected yet: a store that is down is no reason not to start. Calls
+/// must be made inside a tokio runtime with its timers and IO enabled.
 ///
 /// # Errors
 /// [`OpenError`] when the options cannot work whatever the store says.
 pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenError> {
-    let _ = (options, clock);
-    Err(OpenError::Setting("no store yet".to_owned()))
+    match options {
+        Options::Local => Ok(Arc::new(local::Local::new(clock))),
+        Options::Redis(_) => Err(OpenError::Setting("no redis yet".to_owned())),
+    }
 }
 
 /// How a store without a clock of its own tells the time; the agent's is [`crate::clock::now`].

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
+
+/// As `kind` in the configuration.
+pub(super) const KIND: &str = "redis";
 
 /// How to reach a Redis and what to write there.
 #[derive(Debug, Clone)]
@@ -24,10 +27,26 @@ pub struct Options {
 }
 
 /// A set of sentinels.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentinel {
     /// `HOST:PORT` of each.
     pub nodes: Vec<String>,
     /// The name of the primary they watch.
     pub service: String,
+}
+
+impl Options {
+    /// See [`super::Options::same`].
+    pub(super) fn same(&self, other: &Options) -> bool {
+        // Every field by name: a new one must be thought of here.
+        let Options { url, username, password, key_prefix, ca_file, client_cert, sentinel } = self;
+        let secret = |of: &Option<SecretString>| of.as_ref().map(|s| s.expose_secret().to_owned());
+        *url == other.url
+            && *username == other.username
+            && secret(password) == secret(&other.password)
+            && *key_prefix == other.key_prefix
+            && *ca_file == other.ca_file
+            && *client_cert == other.client_cert
+            && *sentinel == other.sentinel
+    }
 }
