@@ -293,8 +293,8 @@ struct Patience {
     limit: Duration,
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long a person waits, not a lease's time")]
 impl Patience {
-    #[expect(clippy::disallowed_methods, reason = "how long a person waits, not a lease's time")]
     fn new(limit: Duration) -> Patience {
         Patience { from: Instant::now(), limit }
     }
