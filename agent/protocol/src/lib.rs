@@ -17,7 +17,7 @@
 //! # What may change
 //!
 //! Enums are append-only and no released struct is ever edited in place: bincode does not describe
-//! itself, so a moved field is silent corruption. Golden bytes of each message stand in `tests/wire`.
+//! itself, so a moved field is silent corruption. Golden bytes of each message are in `tests/wire`.
 //! A new message means a new variant and a higher [`PROTOCOL_MAX`].
 //!
 //! No async runtime and no store client is ever a dependency of this package.

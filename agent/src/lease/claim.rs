@@ -45,7 +45,7 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// What we ask a store for. The id is minted, and made durable, before the first try leaves (law 4).
+/// What we ask a store for. The id is minted, and made durable, before the first try (law 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// What is to be protected.

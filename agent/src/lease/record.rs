@@ -239,7 +239,7 @@ impl Memory {
     }
 }
 
-/// The proof that ends first; no ceiling is no limit, and without a proof there is nothing to limit.
+/// The proof that ends first; no ceiling is no limit, and without a proof nothing is limited.
 fn earlier(
     proven: Option<(Moment, Duration)>,
     ceiling: Option<(Moment, Duration)>,
