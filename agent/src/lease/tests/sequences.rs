@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::{RngSeed, TestRunner};
 use stormlock_protocol::name::{Fence, Principal};
 
 use super::*;
@@ -44,28 +45,40 @@ enum Step {
     Stop,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let small = any::<u8>;
-    prop_oneof![
-        4 => (0u32..30_000).prop_map(Step::Pass),
-        4 => (prop::collection::vec(0u8..3, 1..4), 1u8..90, 0u8..3, any::<bool>()).prop_map(
-            |(resources, ttl, hold, attached)| Step::Acquire { resources, ttl, hold, attached }
-        ),
-        2 => small().prop_map(Step::Release),
-        2 => (small(), prop::option::of(1u8..90), prop::option::of(0u8..3))
-            .prop_map(|(which, ttl, hold)| Step::Renew { which, ttl, hold }),
-        1 => small().prop_map(Step::Gone),
-        8 => (small(), small(), 0u8..90)
-            .prop_map(|(which, how, secs)| Step::Settle { which, how, secs }),
-        1 => small().prop_map(Step::Stray),
-        8 => (small(), prop::bool::weighted(0.9))
-            .prop_map(|(which, durable)| Step::Synced { which, durable }),
-        1 => prop::bool::weighted(0.8).prop_map(Step::Journal),
-        1 => Just(Step::Suspect),
-        1 => Just(Step::Jump),
-        1 => Just(Step::Restart),
-        1 => Just(Step::Stop),
-    ]
+impl Step {
+    /// The step that a number stands for: drawing one number for each is what makes thousands of
+    /// sequences cheap, and a shorter sequence of smaller numbers is a simpler one.
+    fn of(number: u64) -> Step {
+        let mut dice = Dice(number);
+        let mut small = || u8::try_from(dice.below(256)).expect("a byte");
+        let (which, how, secs) = (small(), small(), small() % 90);
+        match number % 35 {
+            0..=3 => Step::Pass(u32::from(which) * 120 + u32::from(how) / 2),
+            4..=7 => Step::Acquire {
+                resources: (0..1 + how % 3).map(|_| small() % 3).collect(),
+                ttl: secs.max(1),
+                hold: which % 3,
+                attached: small() % 2 == 1,
+            },
+            8 | 9 => Step::Release(which),
+            10 | 11 => Step::Renew {
+                which,
+                ttl: (how % 2 == 1).then_some(secs.max(1)),
+                hold: (how % 4 > 1).then_some(small() % 3),
+            },
+            12..=19 => Step::Settle { which, how, secs },
+            20..=27 => Step::Synced { which, durable: how % 10 > 0 },
+            28 => Step::Gone(which),
+            29 => Step::Stray(how),
+            30 => Step::Journal(how % 5 > 0),
+            31 => Step::Suspect,
+            32 => Step::Jump,
+            33 => Step::Restart,
+            // Nothing much happens after it.
+            _ if how % 4 == 0 => Step::Stop,
+            _ => Step::Pass(1),
+        }
+    }
 }
 
 /// A table with everything that it waits for.
@@ -74,7 +87,7 @@ struct Run {
     now: Moment,
     next: u64,
     journal: Vec<Record>,
-    calls: Vec<CallId>,
+    calls: Vec<(CallId, Call)>,
     syncs: Vec<SyncId>,
     leases: Vec<LeaseId>,
     /// Questions, and how often each was answered.
@@ -114,7 +127,7 @@ impl Run {
             match effect {
                 Effect::Record(record) => self.journal.push(record),
                 Effect::Sync(sync) => self.syncs.push(sync),
-                Effect::Call { id, .. } => self.calls.push(id),
+                Effect::Call { id, call, .. } => self.calls.push((id, call)),
                 Effect::Answer { ticket, .. } => {
                     let times = self.answers.get_mut(&ticket).expect("it was asked");
                     *times += 1;
@@ -162,7 +175,7 @@ impl Run {
             }
             Step::Gone(session) => self.input(Input::Gone(SessionId(u64::from(session % 4)))),
             Step::Settle { which, how, secs } => {
-                if let Some(call) = take(&mut self.calls, which) {
+                if let Some((call, _)) = take(&mut self.calls, which) {
                     self.input(Input::Settled { call, result: self.result(how, secs) });
                 }
             }
@@ -217,7 +230,8 @@ impl Run {
         self.answers.clear();
         // A start tells of a loss that nobody acknowledged once more, to new subscribers.
         self.lost.retain(|lease, times| *times > 0 && !memory.leases.contains_key(lease));
-        self.table = table(None, self.next);
+        // The die of a new life is another one.
+        self.table = table(None, self.fresh());
         self.input(Input::Recover(Box::new(memory)));
     }
 
@@ -265,47 +279,88 @@ impl Run {
         }
     }
 
-    /// Lets everything come to its end: then no question is without an answer.
+    /// Lets everything come to its end: no question stays without an answer while the store is out
+    /// of reach, and nothing but losses stays once it is back and has none of our leases any more.
     fn settle_all(&mut self) {
         self.input(Input::Journal { works: true });
-        for _ in 0..2000 {
-            let quiet = self.syncs.is_empty() && self.calls.is_empty();
+        self.rounds(
+            |run| run.answers.values().all(|times| *times == 1),
+            |_| CallResult::Refused(RefusedKind::Unreachable),
+        );
+        self.rounds(
+            |run| run.table.calls.is_empty() && run.only_losses_stay(),
+            |call| match call {
+                Call::Acquire(_) => CallResult::Attempted(Attempt::Moved),
+                Call::Renew { .. } | Call::Verify(_) => CallResult::Stands(Standing::NotOurs(None)),
+                Call::Release(_) | Call::Cancel(..) => CallResult::Done,
+            },
+        );
+        assert!(self.table.is_quiet(), "{:?}", self.table);
+        assert!(self.table.groups.is_empty(), "{:?}", self.table);
+    }
+
+    fn rounds(&mut self, is_over: impl Fn(&Run) -> bool, store: impl Fn(&Call) -> CallResult) {
+        for _ in 0..ROUNDS_MAX {
             for sync in std::mem::take(&mut self.syncs) {
                 self.input(Input::Synced { sync, durable: true });
             }
-            for call in std::mem::take(&mut self.calls) {
-                self.input(Input::Settled { call, result: CallResult::Refused(UNREACHABLE) });
+            for (call, what) in std::mem::take(&mut self.calls) {
+                self.input(Input::Settled { call, result: store(&what) });
             }
-            if quiet && self.answers.values().all(|times| *times == 1) {
+            if is_over(self) {
                 return;
             }
-            let Some(at) = self.table.next_wakeup() else { break };
-            self.now = self.now.max(at);
-            self.input(Input::Tick);
+            if let Some(at) = self.table.next_wakeup() {
+                self.now = self.now.max(at);
+                self.input(Input::Tick);
+            }
         }
         let open: Vec<_> = self.answers.iter().filter(|(_, times)| **times == 0).collect();
-        assert!(open.is_empty(), "never answered: {open:?} {:?}", self.table);
+        panic!("it never ends; not answered: {open:?}; {:?}", self.table);
+    }
+
+    fn only_losses_stay(&self) -> bool {
+        self.table.entries.values().all(|entry| matches!(entry.phase, Phase::Lost(_, false)))
     }
 }
 
-const UNREACHABLE: RefusedKind = RefusedKind::Unreachable;
+/// More steps than anything needs to come to its end.
+const ROUNDS_MAX: u32 = 2000;
 
 fn take<T>(from: &mut Vec<T>, which: u8) -> Option<T> {
     let count = from.len();
     (count > 0).then(|| from.remove(usize::from(which) % count))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+/// Sequences that the gate plays: a few seconds' worth. `PROPTEST_CASES` asks for more.
+const CASES: u32 = 10_000;
+/// The gate plays the same sequences each time, so that what fails there fails here too;
+/// `PROPTEST_RNG_SEED` picks others.
+const SEED: u64 = 12;
 
-    #[test]
-    fn any_sequence_of_inputs_keeps_the_table_sound(
-        steps in prop::collection::vec(step(), 1..120)
-    ) {
+#[test]
+fn any_sequence_of_inputs_keeps_the_table_sound() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seed = number("PROPTEST_RNG_SEED").unwrap_or(SEED);
+    let cases = number("PROPTEST_CASES").and_then(|cases| cases.try_into().ok()).unwrap_or(CASES);
+    println!("PROPTEST_RNG_SEED={seed} PROPTEST_CASES={cases} plays these again");
+    let config = ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(seed),
+        // The seed says it all; a test writes nothing beside the sources.
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let steps = prop::collection::vec(any::<u64>().prop_map(Step::of), 1..120);
+    let played = TestRunner::new(config).run(&steps, |steps| {
         let mut run = Run::new();
         for step in steps {
             run.step(step);
         }
         run.settle_all();
+        Ok(())
+    });
+    if let Err(why) = played {
+        panic!("seed {seed}: {why}");
     }
 }
