@@ -1,5 +1,5 @@
-//! Who may do what: pure. Facts about a caller come from the kernel (`server::peer`), rules from the
-//! configuration; nothing here asks anybody.
+//! Who may do what: pure. Facts about a caller come from the kernel (`server::peer`), rules from
+//! the configuration; nothing here asks anybody.
 
 use std::fmt;
 
@@ -403,8 +403,8 @@ mod tests {
         assert_eq!(
             policy.judge(&eve, Act::Acquire, Some(&on("prod/db"))).unwrap_err().0,
             "eve may not acquire prod/db: without rules in the configuration only root and members \
-             of group `stormlock` may (root can add them: usermod -aG stormlock eve; it counts from \
-             the next login)"
+             of group `stormlock` may (root can add them: usermod -aG stormlock eve; it counts \
+             from the next login)"
         );
         assert_eq!(
             policy.judge(&maria, Act::Break, Some(&on("prod/db"))).unwrap_err().0,

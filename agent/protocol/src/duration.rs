@@ -41,7 +41,8 @@ pub enum DurationError {
 /// Reads a duration, in seconds.
 ///
 /// # Errors
-/// [`DurationError`] says what to write instead. Upper case, fractions and bare numbers are refused.
+/// [`DurationError`] says what to write instead. Upper case, fractions and bare numbers are
+/// refused.
 pub fn parse_secs(text: &str) -> Result<u64, DurationError> {
     let mut rest = text.trim();
     if rest.is_empty() {

@@ -170,7 +170,8 @@ fn check_rule(table: &RuleTable) -> Result<Rule, Wrong> {
         let ttl_or_hold = table.max_ttl.as_ref().or(table.max_hold.as_ref()).map(|it| &it.spot);
         if let Some(spot) = ttl_or_hold.or(table.max_leases.as_ref().map(|it| &it.spot)) {
             return Err(spot.wrong(
-                "has no effect: this rule lets nobody acquire; add \"acquire\" to may, or remove it",
+                "has no effect: this rule lets nobody acquire; add \"acquire\" to may, or \
+                 remove it",
             ));
         }
     }
@@ -295,7 +296,8 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Directories other than /etc/passwd have names with spaces, backslashes and `@`; none has a colon.
+/// Directories other than /etc/passwd have names with spaces, backslashes and `@`, but none with a
+/// colon.
 fn is_account(text: &str) -> bool {
     !text.is_empty() && !text.contains(':') && !text.chars().any(char::is_control)
 }

@@ -71,12 +71,12 @@ impl Template {
     }
 
     fn fill(&self, user: &str, uid: &str) -> String {
-        let piece = |piece| match piece {
-            &Piece::Text(ref text) => text.as_str(),
+        let pieces = self.0.iter().map(|piece| match piece {
+            Piece::Text(text) => text.as_str(),
             Piece::User => user,
             Piece::Uid => uid,
-        };
-        self.0.iter().map(piece).collect()
+        });
+        pieces.collect()
     }
 }
 

@@ -89,7 +89,7 @@ fn check_sentinel(table: &RedisTable) -> Result<Option<Sentinel>, Wrong> {
 }
 
 /// Complains without quoting: there may be a password in it.
-fn check_url(url: &str) -> Result<(), String> {
+pub(super) fn check_url(url: &str) -> Result<(), String> {
     let form = || format!("is not an address of a Redis, write {URL_FORMS}");
     let (scheme, rest) = url.split_once("://").ok_or_else(form)?;
     if url.chars().any(|c| c.is_whitespace() || is_invisible(c)) {

@@ -328,8 +328,8 @@ const COMPLAINTS: &[(&str, &str)] = &[
     ),
     (
         "[[rule]]\nwho = [\"maria\"]\nmay = []",
-        "2: key `rule.who`: \"maria\" is nobody, write \"user:maria\", \"group:maria\", \"root\" or \
-         \"everyone\"",
+        "2: key `rule.who`: \"maria\" is nobody, write \"user:maria\", \"group:maria\", \"root\" \
+         or \"everyone\"",
     ),
     (
         "[[rule]]\nwho = [\"user:1000\"]\nmay = []",
