@@ -1,7 +1,7 @@
 //! The bytes of every message, and that no bytes at all can hurt who reads them.
 //!
-//! `golden.txt` is the contract with clients and agents of other versions. A line that a release has
-//! shipped is never edited and never taken away: what must change becomes a new variant.
+//! `golden.txt` is the contract with clients and agents of other versions. A line that a release
+//! has shipped is never edited and never taken away: what must change becomes a new variant.
 
 mod samples;
 

@@ -1,5 +1,5 @@
-//! No bytes make a reader allocate much. A binary of its own with a single test: the count is of the
-//! whole process.
+//! No bytes make a reader allocate much. A binary of its own with a single test: the count is of
+//! the whole process.
 
 mod samples;
 
