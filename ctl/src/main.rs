@@ -1,3 +1,83 @@
-//! stormctl: the client of stormlockd.
+//! stormctl: the client of stormlockd. It reads arguments, asks the agent one thing and prints the
+//! answer.
+//!
+//! It never sees a store or a credential, keeps nothing, and returns from `main`, always.
 
-fn main() {}
+mod args;
+mod command;
+mod connect;
+mod exit;
+mod render;
+mod time;
+
+use std::env;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+use crate::args::{Cli, Command};
+use crate::connect::{Link, PATIENCE, Places, SHORT_PATIENCE};
+use crate::exit::{Answer, Exit, Failure};
+use crate::render::View;
+
+fn main() -> ExitCode {
+    let argv: Vec<OsString> = env::args_os().collect();
+    let exit = match args::parse(argv) {
+        Ok(cli) => run(&cli),
+        Err(error) => told(&error),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn run(cli: &Cli) -> Exit {
+    let globals = &cli.globals;
+    let mut view = View::new(globals.format(), globals.color, time::now());
+    view.is_quiet = globals.quiet;
+    view.is_verbose = globals.verbose;
+    match dispatch(cli, &view) {
+        Ok(answer) => render::answer(&answer, view.is_quiet),
+        Err(failure) => render::failure::failure(&failure, &view),
+    }
+}
+
+fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
+    let explicit = cli.globals.socket.as_deref();
+    let patience = cli.globals.patience.unwrap_or(PATIENCE);
+    if cli.version {
+        return command::version::run(Link::open(explicit, patience.min(SHORT_PATIENCE)), view);
+    }
+    let Some(command) = &cli.command else {
+        return Err(Failure::usage("no command is given").advise("see `stormctl --help`"));
+    };
+    let open = || -> Result<Link, Failure> {
+        let link = Link::open(explicit, patience)?;
+        if view.is_verbose {
+            render::say(&format!("asking the agent on {}", link.socket.display()));
+        }
+        Ok(link)
+    };
+    match command {
+        Command::Acquire(args) => command::acquire::run(args, &mut open()?, view),
+        Command::Release(args) => command::release::run(args, &mut open()?, view),
+        Command::Renew(args) => command::renew::run(args, &mut open()?, view),
+        Command::Current(args) => command::current::run(args, &mut open()?, view),
+        Command::IsHeld(args) => command::is_held::run(args, &mut open()?, view),
+        Command::List(args) => command::list::run(args, &mut open()?, view),
+        Command::Status(_) => command::status::run(&mut open()?, view),
+        Command::Doctor(_) => {
+            command::doctor::run(&Places::of_this_process(explicit), open(), view)
+        }
+        Command::Completions(args) => Ok(command::completions::run(args)),
+    }
+}
+
+/// Help goes to stdout and is success; every other word of clap is a usage error on stderr.
+fn told(error: &clap::Error) -> Exit {
+    // A reader that went away is no failure.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
+        _ => Exit::Usage,
+    }
+}

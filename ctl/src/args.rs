@@ -1,0 +1,447 @@
+//! The command line of `stormctl`: what may be typed, and the help that teaches it.
+//!
+//! Values become their final types here; what they mean is each command's.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::Styles;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use stormlock_protocol::RESOURCES_MAX;
+use stormlock_protocol::message::Hold;
+use stormlock_protocol::name::{LeaseId, NameError, Reason, Resource, Ttl, UnixMs};
+
+use crate::exit::Exit;
+use crate::render::{Colour, Format};
+use crate::time;
+
+/// Longest glob: two patterns around the longest resource.
+const GLOB_MAX: usize = 256;
+
+/// Reads the command line; an error prints itself ([`clap::Error::print`]).
+pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let matches = command().try_get_matches_from(argv)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// The definition of the command line, for parsing and for completions.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().after_help(Exit::table()).styles(Styles::plain())
+}
+
+/// Locks across the fleet, through the agent of this host
+///
+/// stormctl talks to the agent (stormlockd) of this host, which keeps leases in a store that the
+/// whole fleet shares. stdout is data, stderr is talk; nothing waits unless told to.
+#[derive(Debug, Parser)]
+#[command(
+    name = "stormctl",
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) globals: Globals,
+    /// Print the versions and protocols of client and agent
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Globals {
+    /// The agent's socket [default: $STORMLOCK_SOCKET, the system's, the user's]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How the answer is written
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value = "human")]
+    #[arg(hide_default_value = true)]
+    pub(crate) output: Format,
+    /// The same as `-o json`
+    #[arg(long, global = true, conflicts_with = "output")]
+    pub(crate) json: bool,
+    /// Say only what failed
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say also which agent answered
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto")]
+    #[arg(hide_default_value = true)]
+    pub(crate) color: Colour,
+    /// Give up when the agent has not answered for this long
+    #[arg(long, global = true, value_name = "DUR", hide = true, value_parser = patience)]
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Globals {
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Acquire(Acquire),
+    Release(Release),
+    Renew(Renew),
+    Current(Current),
+    IsHeld(IsHeld),
+    List(List),
+    Status(Status),
+    Doctor(Doctor),
+    Completions(Completions),
+}
+
+/// Take resources, all or none; prints one lease id per resource
+///
+/// The agent keeps the lease. Without --for, --until or --keep it is not renewed and ends after its
+/// ttl. If another holds one of the resources, nothing is taken and the exit code is 75.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl acquire prod/db -m 'schema migration' --for 2h
+  stormctl acquire prod/db prod/cache --until 18:00
+  lease=$(stormctl acquire -q prod/db) && migrate; stormctl release prod/db $lease")]
+pub(crate) struct Acquire {
+    /// What to take: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    #[arg(value_name = "RESOURCE")]
+    pub(crate) resources: Vec<Resource>,
+    /// Why, for others to read
+    #[arg(short = 'm', long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: Option<Reason>,
+    /// How long the lock stays behind if this host dies [default: the agent's]
+    #[arg(long, value_name = "DUR", value_parser = ttl)]
+    pub(crate) ttl: Option<Ttl>,
+    #[command(flatten)]
+    pub(crate) hold: TakeHold,
+}
+
+/// How long the agent renews what is taken.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct TakeHold {
+    /// Keep it renewed for this long: 90s, 15m, 2h30m, 2d, '30 minutes'
+    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs)]
+    pub(crate) for_secs: Option<u32>,
+    /// Keep it renewed until then: 18:00, 'tomorrow 9:00', 2026-11-26T09:00, +2h
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    pub(crate) until: Option<UnixMs>,
+    /// Keep it renewed until it is released
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+impl TakeHold {
+    pub(crate) fn hold(&self) -> Hold {
+        match (self.for_secs, self.until, self.keep) {
+            (Some(secs), _, _) => Hold::For(secs),
+            (None, Some(at), _) => Hold::Until(at),
+            (None, None, true) => Hold::Keep,
+            (None, None, false) => Hold::No,
+        }
+    }
+}
+
+/// Give back what you hold
+///
+/// The lease id is optional: the agent knows yours. With it, only that lease is released, so that
+/// a script never gives back what was taken again by another. A lease id may follow exactly one
+/// resource. If the last word could be both, it is a resource when you hold one of that name, else
+/// a lease id. --lease says it without doubt.
+#[derive(Debug, Args)]
+#[command(override_usage = "stormctl release [OPTIONS] RESOURCE [LEASE]
+       stormctl release [OPTIONS] RESOURCE...
+       stormctl release [OPTIONS] --all")]
+#[command(after_help = "Examples:
+  stormctl release prod/db
+  stormctl release prod/db 0af1c2d3e4f50617283940515263748f
+  stormctl release --all")]
+pub(crate) struct Release {
+    /// What to give back, and optionally the lease id
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = resource)]
+    #[arg(value_name = "RESOURCE", num_args = 1..=RESOURCES_MAX)]
+    pub(crate) words: Vec<Resource>,
+    /// Only if this is the lease; goes with exactly one resource
+    #[arg(long, value_name = "ID", conflicts_with = "all")]
+    pub(crate) lease: Option<LeaseId>,
+    /// All that you hold through this agent
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Not holding it is fine
+    #[arg(long)]
+    pub(crate) if_held: bool,
+}
+
+/// Move the end of a lease
+///
+/// Without options its ttl starts again. A lease that ended cannot be renewed: exit code 79.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl renew prod/db
+  stormctl renew prod/db --for 2h
+  stormctl renew prod/db 0af1c2d3e4f50617283940515263748f --ttl 10m")]
+pub(crate) struct Renew {
+    /// What you hold
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// Only if this is the lease
+    pub(crate) lease: Option<LeaseId>,
+    /// A new ttl
+    #[arg(long, value_name = "DUR", value_parser = ttl)]
+    pub(crate) ttl: Option<Ttl>,
+    #[command(flatten)]
+    pub(crate) hold: RenewHold,
+}
+
+/// A new hold.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct RenewHold {
+    /// Keep it renewed for this long from now
+    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs)]
+    pub(crate) for_secs: Option<u32>,
+    /// Keep it renewed until then
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    pub(crate) until: Option<UnixMs>,
+}
+
+impl RenewHold {
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        self.for_secs.map(Hold::For).or(self.until.map(Hold::Until))
+    }
+}
+
+/// Show who holds a resource; exit code 1 when nobody does
+///
+/// Without -f or -o it prints as the Python tool does.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl current prod/db
+  stormctl current prod/db -f oneline
+  stormctl current prod/db -o json | jq -r .lock.reason")]
+pub(crate) struct Current {
+    /// What to look at
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// As the Python tool prints it; wins over -o
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    pub(crate) format: Option<Layout>,
+    /// The same as `-f id`
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) id_only: bool,
+}
+
+impl Current {
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        if self.id_only { Some(Layout::Id) } else { self.format }
+    }
+}
+
+/// The Python tool's layouts of a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Layout {
+    Rows,
+    Oneline,
+    Lines,
+    Cols,
+    Json,
+    Id,
+}
+
+/// Ask whether a resource is held: exit code 0 for yes, 1 for no
+///
+/// Any other code means that nobody knows: treat it as not held. It prints nothing but with -o.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl is-held prod/db && echo busy
+  stormctl is-held prod/db --by me
+  stormctl is-held prod/db 0af1c2d3e4f50617283940515263748f")]
+pub(crate) struct IsHeld {
+    /// What to look at
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// Only by this lease
+    pub(crate) lease: Option<LeaseId>,
+    /// Only by you, through this agent
+    #[arg(long, value_enum, value_name = "WHO")]
+    pub(crate) by: Option<By>,
+}
+
+/// Whom `is-held --by` may ask about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    /// You, through this agent
+    Me,
+}
+
+/// Show all locks in the agent's backends
+///
+/// If a backend cannot be read, what could be read is printed and the exit code is 69.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl list
+  stormctl list 'prod/*' --mine
+  stormctl list --host bastion2 -o tsv")]
+pub(crate) struct List {
+    /// Only resources that match, with * and ?
+    #[arg(value_parser = glob)]
+    pub(crate) glob: Option<String>,
+    /// Only yours, through this agent
+    #[arg(long)]
+    pub(crate) mine: bool,
+    /// Only those held from this host
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+}
+
+/// Show what you hold on this host, and how the agent and its backends are
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl status
+  stormctl status -o json | jq '.leases[].resource'")]
+pub(crate) struct Status {}
+
+/// Find what is wrong, and say how to mend it; exit code 1 when something does not work
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl doctor
+  stormctl --socket /run/stormlock/stormlockd.sock doctor")]
+pub(crate) struct Doctor {}
+
+/// Print completions for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  source <(stormctl completions bash)
+  stormctl completions zsh > ~/.zfunc/_stormctl
+  stormctl completions fish > ~/.config/fish/completions/stormctl.fish")]
+pub(crate) struct Completions {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// The shells that are supported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Reads a duration as a ttl.
+pub(crate) fn ttl(text: &str) -> Result<Ttl, String> {
+    let secs = time::parse_duration(text)?;
+    Ttl::from_secs(secs).map_err(|error| error.to_string())
+}
+
+fn resource(text: &str) -> Result<Resource, NameError> {
+    Resource::new(text)
+}
+
+fn reason(text: &str) -> Result<Reason, NameError> {
+    Reason::new(text)
+}
+
+fn hold_secs(text: &str) -> Result<u32, String> {
+    let secs = time::parse_duration(text)?;
+    u32::try_from(secs).map_err(|_| "it is too long (use --keep to hold without an end)".to_owned())
+}
+
+fn until(text: &str) -> Result<UnixMs, String> {
+    time::parse_until(text, &time::now())
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    time::parse_duration(text).map(Duration::from_secs)
+}
+
+fn glob(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > GLOB_MAX {
+        return Err(format!("it must have 1 to {GLOB_MAX} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &[&str]) -> Result<Cli, clap::Error> {
+        parse(["stormctl"].iter().chain(line).map(OsString::from).collect())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_teaches_by_examples() {
+        for verb in command().get_subcommands_mut() {
+            let help = verb.render_long_help().to_string();
+            let examples = help.lines().filter(|line| line.contains("  stormctl ")).count();
+            assert!(help.contains("Examples:") && examples >= 2, "{}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        for verb in command().get_subcommands() {
+            let examples = verb.get_after_help().unwrap().to_string();
+            for line in examples.lines().filter_map(|line| line.strip_prefix("  stormctl ")) {
+                let line = line.split(['|', '>', '&']).next().unwrap();
+                let words: Vec<&str> =
+                    line.split('\'').enumerate().fold(Vec::new(), |mut words, (nth, part)| {
+                        if nth % 2 == 1 {
+                            words.push(part)
+                        } else {
+                            words.extend(part.split(' '))
+                        }
+                        words
+                    });
+                let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+                // A clock time may have passed today; only its form is under test.
+                let parsed = parsed(&words).map_err(|error| error.to_string());
+                let is_past = parsed.as_ref().is_err_and(|error| error.contains("in the past"));
+                assert!(parsed.is_ok() || is_past, "{line}: {parsed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn help_shows_the_exit_codes() {
+        let help = command().render_help().to_string();
+        assert!(help.contains("75  tempfail") && help.contains("79  lost"), "{help}");
+    }
+
+    #[test]
+    fn a_foreign_resource_is_told_which_characters_are_allowed() {
+        let error = parsed(&["acquire", "a b"]).unwrap_err().to_string();
+        assert!(error.contains("allowed: letters, digits and . _ / : @ + -"), "{error}");
+    }
+
+    #[test]
+    fn holds_exclude_each_other() {
+        assert!(parsed(&["acquire", "a", "--for", "2h", "--keep"]).is_err());
+        assert!(parsed(&["renew", "a", "--for", "2h", "--until", "+1h"]).is_err());
+        assert!(parsed(&["acquire", "a", "--for", "0s"]).is_err());
+        assert!(parsed(&["acquire", "a", "--ttl", "400d"]).is_err());
+        assert!(parsed(&["acquire", "a", "--ttl", "30 minutes", "--for", "2h30m"]).is_ok());
+    }
+
+    #[test]
+    fn what_later_issues_bring_is_not_offered_yet() {
+        for line in [&["acquire", "a", "--wait"][..], &["acquire", "a", "--bind", "1"], &["run"]] {
+            assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `acquire`: take resources, all or none.
+
+use stormlock_protocol::message::{self, Attach, Code, Lease};
+
+use super::{lease_row, told_end, told_scope};
+use crate::args;
+use crate::connect::{Link, if_about};
+use crate::exit::{Answer, Failure};
+use crate::render::json::{Document, LeaseJson, Line};
+use crate::render::{Format, View, tsv};
+
+#[derive(serde::Serialize)]
+struct Leases<'a> {
+    leases: Vec<LeaseJson<'a>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<Answer, Failure> {
+    let doing = check(args)?;
+    let ask = message::Acquire {
+        resources: args.resources.clone(),
+        ttl: args.ttl,
+        hold: args.hold.hold(),
+        reason: args.reason.clone(),
+        attach: Attach::Detached,
+    };
+    let is_ours =
+        |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
+    let leases = link
+        .change(&doing, |client| client.acquire(ask).and_then(|leases| if_about(leases, is_ours)))
+        .map_err(with_next)?;
+    let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
+    Ok(Answer { data: data(&leases, view)?, talk, warnings: scope(&leases, view), exit: None })
+}
+
+fn check(args: &args::Acquire) -> Result<String, Failure> {
+    let mut sorted: Vec<_> = args.resources.iter().collect();
+    sorted.sort();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Failure::usage(format!("{} is named twice", twice[0])));
+    }
+    let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
+    Ok(format!("acquiring {}", names.join(", ")))
+}
+
+fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
+    let as_json = |lease| LeaseJson::new(lease, &view.now);
+    match view.format {
+        Format::Human | Format::Id => {
+            Ok(leases.iter().map(|lease| format!("{}\n", lease.lease)).collect())
+        }
+        Format::Tsv => Ok(tsv(leases.iter().map(|lease| lease_row(lease, view)))),
+        Format::Json => {
+            view.document(&Document::new(Leases { leases: leases.iter().map(as_json).collect() }))
+        }
+        Format::Jsonl => {
+            view.documents(leases.iter().map(|lease| Line::Lease(as_json(lease)).document()))
+        }
+    }
+}
+
+/// Machines read `this_host_only`; people are told, and with `-q` they asked not to be.
+fn scope(leases: &[Lease], view: &View) -> Vec<String> {
+    let is_for_people = !view.is_quiet && view.format == Format::Human;
+    let local: Vec<&Lease> = leases.iter().filter(|lease| lease.this_host_only).collect();
+    match local.first() {
+        Some(first) if is_for_people => {
+            let names: Vec<String> = local.iter().map(|lease| lease.resource.to_string()).collect();
+            vec![told_scope(&names, &first.backend)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What to type after a refusal.
+fn with_next(failure: Failure) -> Failure {
+    let Some(refusal) = failure.refusals.first().filter(|refusal| refusal.code == Code::Held)
+    else {
+        return failure;
+    };
+    let about = refusal.resource.as_ref().or(refusal.holder.as_ref().map(|lock| &lock.resource));
+    let Some(resource) = about.map(ToString::to_string) else {
+        return failure;
+    };
+    if refusal.holder.as_ref().is_some_and(|lock| lock.mine) {
+        failure
+            .then_type(format!("stormctl renew {resource}"), "keep it longer")
+            .then_type(format!("stormctl release {resource}"), "give it back")
+    } else {
+        failure
+            .then_type(format!("stormctl current {resource}"), "who holds it then")
+            .then_type(format!("stormctl is-held {resource}"), "exit code 1 when it is free")
+    }
+}

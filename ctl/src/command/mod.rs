@@ -1,0 +1,62 @@
+//! The verbs, one file each, and what they share: how a lease is told.
+
+pub(crate) mod acquire;
+pub(crate) mod completions;
+pub(crate) mod current;
+pub(crate) mod doctor;
+pub(crate) mod is_held;
+pub(crate) mod list;
+pub(crate) mod release;
+pub(crate) mod renew;
+pub(crate) mod status;
+pub(crate) mod version;
+
+use stormlock_protocol::message::{Hold, Lease};
+
+use crate::render::{View, or_empty};
+use crate::time;
+
+/// A lease as a row of `-o tsv`.
+fn lease_row(lease: &Lease, view: &View) -> [String; 9] {
+    [
+        lease.resource.to_string(),
+        lease.lease.to_string(),
+        or_empty(lease.fence),
+        crate::render::json::state_word(&lease.state).to_owned(),
+        lease.backend.clone(),
+        or_empty(time::rfc3339(time::end(lease.left_ms, &view.now))),
+        (lease.left_ms / 1_000).to_string(),
+        lease.principal.to_string(),
+        or_empty(lease.reason.as_ref()),
+    ]
+}
+
+/// Until when a lease that was just taken or renewed lasts, in a sentence.
+fn told_end(lease: &Lease, view: &View) -> String {
+    let left_secs = lease.left_ms / 1_000;
+    let deadline = time::clock(time::end(lease.left_ms, &view.now), &view.now);
+    let resource = &lease.resource;
+    match lease.hold {
+        Hold::No => format!(
+            "{resource} is yours until {deadline} ({}), not renewed",
+            time::words(left_secs)
+        ),
+        Hold::Keep => format!("{resource} is yours until you release it"),
+        Hold::For(secs) => {
+            let end = time::end(u64::from(secs) * 1_000, &view.now);
+            format!("{resource} is yours until {}, renewed till then", time::clock(end, &view.now))
+        }
+        Hold::Until(at) => {
+            format!("{resource} is yours until {}, renewed till then", time::clock(at, &view.now))
+        }
+    }
+}
+
+/// The warning that belongs to a lock which other hosts do not see.
+fn told_scope(resources: &[String], backend: &str) -> String {
+    let verb = if resources.len() == 1 { "counts" } else { "count" };
+    format!(
+        "{} {verb} on this host only: backend {backend} is shared with no other host",
+        resources.join(", ")
+    )
+}

@@ -1,0 +1,297 @@
+//! Finding the agent, and saying in words why it cannot be talked to.
+//!
+//! It tries each socket once. It starts nothing and retries nothing.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{getegid, geteuid, getgid, getuid};
+use stormlock_protocol::client::{Client, ClientError};
+use stormlock_protocol::frame::{FrameError, Verdict, Welcome};
+use stormlock_protocol::message::{Code, Refusal};
+use stormlock_protocol::{PROTOCOL_MAX, PROTOCOL_MIN, SYSTEM_SOCKET, USER_SOCKET};
+
+use crate::exit::{Exit, Failure};
+
+/// How long an answer may take. The agent bounds its own calls to a store well below this, so a
+/// longer silence is an agent that hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer about the agent itself may take: no store is asked for it.
+pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+
+const PROTOCOL_CODE: &str = "protocol";
+const TREAT_AS_NOT_HELD: &str =
+    "what was asked may have happened: treat it as not held; `stormctl status` shows what is yours";
+
+/// A connection to the agent that explains its errors.
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    pub(crate) socket: PathBuf,
+    pub(crate) patience: Duration,
+}
+
+/// Whether a question changes anything: then a lost answer leaves the outcome unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    Reads,
+    Changes,
+}
+
+impl Link {
+    /// Connects to the first socket of the client's order that is there.
+    pub(crate) fn open(explicit: Option<&Path>, patience: Duration) -> Result<Link, Failure> {
+        open(&Places::of_this_process(explicit), patience)
+    }
+
+    /// Changes how long each later answer may take.
+    pub(crate) fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+        self.client.set_patience(patience);
+    }
+
+    /// Asks what changes nothing.
+    pub(crate) fn read<T>(
+        &mut self,
+        doing: &str,
+        ask: impl FnOnce(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, Failure> {
+        ask(&mut self.client).map_err(|error| explain(error, doing, Asks::Reads))
+    }
+
+    /// Asks for a change.
+    pub(crate) fn change<T>(
+        &mut self,
+        doing: &str,
+        ask: impl FnOnce(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, Failure> {
+        ask(&mut self.client).map_err(|error| explain(error, doing, Asks::Changes))
+    }
+}
+
+/// Passes an answer on if it is about what was asked: anything else is not ours to believe.
+pub(crate) fn if_about<T>(answer: T, is_about: impl Fn(&T) -> bool) -> Result<T, ClientError> {
+    if is_about(&answer) { Ok(answer) } else { Err(ClientError::WrongReply) }
+}
+
+/// Where an agent may listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// The one that was named, by option or environment; nothing else is tried then.
+    pub(crate) named: Option<PathBuf>,
+    /// The agent of the user, tried when the system has none.
+    pub(crate) user: Option<PathBuf>,
+    /// True when the environment names a socket that is not used, because the process runs with
+    /// other rights than its caller's.
+    pub(crate) ignored: bool,
+}
+
+impl Places {
+    pub(crate) fn of_this_process(explicit: Option<&Path>) -> Places {
+        let has_own_rights = getuid() == geteuid() && getgid() == getegid();
+        Places::new(explicit, has_own_rights, |name| env::var_os(name))
+    }
+
+    fn new(
+        explicit: Option<&Path>,
+        has_own_rights: bool,
+        var: impl Fn(&str) -> Option<OsString>,
+    ) -> Places {
+        let path = |name| var(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let from_env = path("STORMLOCK_SOCKET");
+        let ignored = from_env.is_some() && !has_own_rights;
+        let trusted = from_env.filter(|_| has_own_rights);
+        let runtime = path("XDG_RUNTIME_DIR").filter(|dir| has_own_rights && dir.is_absolute());
+        Places {
+            named: explicit.map(Path::to_owned).or(trusted),
+            user: runtime.map(|dir| dir.join(USER_SOCKET)),
+            ignored,
+        }
+    }
+}
+
+fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
+    let connect = |path: &Path| match Client::connect(path, patience) {
+        Ok(client) => Ok(Link { client, socket: path.to_owned(), patience }),
+        Err(error) => Err(error),
+    };
+    let opened = match (&places.named, &places.user) {
+        (Some(named), _) => connect(named),
+        (None, None) => connect(Path::new(SYSTEM_SOCKET)),
+        (None, Some(user)) => match connect(Path::new(SYSTEM_SOCKET)) {
+            Err(error) if is_absent(&error) => match connect(user) {
+                // The system's socket is where an agent is expected: that is what to mend.
+                Err(second) if is_absent(&second) => Err(error),
+                other => other,
+            },
+            other => other,
+        },
+    };
+    opened.map_err(|error| explain(error, "", Asks::Reads))
+}
+
+fn is_absent(error: &ClientError) -> bool {
+    matches!(error, ClientError::NoAgent { source, .. }
+        if source.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
+    let told = chain(&error);
+    let message = if doing.is_empty() { told } else { format!("{doing}: {told}") };
+    let fail = |exit, code| Failure::new(exit, code, message.clone());
+    let in_doubt = |exit, code, otherwise: &str| {
+        let advice = match asks {
+            Asks::Changes => TREAT_AS_NOT_HELD,
+            Asks::Reads => otherwise,
+        };
+        fail(exit, code).advise(advice)
+    };
+    let unavailable = Code::Unavailable.as_str();
+    match error {
+        ClientError::NoAgent { .. } => fail(Exit::Unavailable, unavailable).advise(
+            "start one: `systemctl start stormlockd`, or without root `stormlockd --user`, \
+             or to try it out `stormlockd dev`",
+        ),
+        ClientError::NoAccess { .. } => fail(Exit::NoPerm, Code::Denied.as_str()).advise(
+            "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again",
+        ),
+        ClientError::Mute(_) | ClientError::Closed => {
+            in_doubt(Exit::Unavailable, unavailable, "see `systemctl status stormlockd`")
+        }
+        ClientError::Io(_) => in_doubt(Exit::Unavailable, unavailable, "see `stormctl doctor`"),
+        ClientError::Greeting(welcome) => refused_greeting(welcome, doing),
+        ClientError::Frame(FrameError::Magic) => fail(Exit::Protocol, PROTOCOL_CODE)
+            .advise("something else listens on the agent's socket: see `stormctl doctor`"),
+        ClientError::Frame(FrameError::Encode(_)) => fail(Exit::Usage, Code::BadRequest.as_str()),
+        ClientError::Frame(_) => {
+            in_doubt(Exit::Protocol, PROTOCOL_CODE, "compare the two versions: `stormctl -V`")
+        }
+        ClientError::WrongReply => {
+            in_doubt(Exit::Software, Code::Internal.as_str(), "this is a bug: please report it")
+        }
+        ClientError::Refused(refusal) => refused(refusal, doing),
+    }
+}
+
+/// A failure that the agent worded.
+pub(crate) fn refused(refusal: Refusal, doing: &str) -> Failure {
+    let message = match (&refusal.holder, doing) {
+        (None, "") => refusal.message.clone(),
+        (None, doing) => format!("{doing}: {}", refusal.message),
+        // Who holds it says more than any sentence of the agent: see render::refusal.
+        (Some(_), _) => refusal.message.clone(),
+    };
+    let mut failure = Failure::new(Exit::of(refusal.code), refusal.code.as_str(), message);
+    failure.refusals.push(refusal);
+    failure
+}
+
+fn refused_greeting(welcome: Welcome, doing: &str) -> Failure {
+    let agent = range(welcome.min, welcome.max);
+    let ours = range(PROTOCOL_MIN, PROTOCOL_MAX);
+    let (exit, code, why, advice) = match welcome.verdict {
+        Verdict::ClientTooOld => (
+            Exit::Protocol,
+            PROTOCOL_CODE,
+            format!("the agent speaks protocol {agent}, this stormctl is older and speaks {ours}"),
+            "update stormctl",
+        ),
+        Verdict::AgentTooOld => (
+            Exit::Protocol,
+            PROTOCOL_CODE,
+            format!("this stormctl speaks protocol {ours}, the agent is older and speaks {agent}"),
+            "restart the agent, which runs an older version: `systemctl restart stormlockd` \
+             (no lease is lost by it)",
+        ),
+        Verdict::Speak(chosen) | Verdict::Unknown(chosen) => (
+            Exit::Protocol,
+            PROTOCOL_CODE,
+            format!("the agent refused the greeting with code {chosen}, unknown to this stormctl"),
+            "update stormctl",
+        ),
+        Verdict::Garbage => (
+            Exit::Protocol,
+            PROTOCOL_CODE,
+            "the agent did not understand the greeting".to_owned(),
+            "compare the two versions: `stormctl -V`, `stormlockd --version`",
+        ),
+        Verdict::TooMany => (
+            Exit::TempFail,
+            Code::TooMany.as_str(),
+            "the agent has too many sessions, in all or of yours".to_owned(),
+            "end some of yours, or try again later",
+        ),
+        Verdict::Denied => (
+            Exit::NoPerm,
+            Code::Denied.as_str(),
+            "the agent does not accept who you are".to_owned(),
+            "its log says why: `journalctl -u stormlockd`",
+        ),
+        Verdict::Stopping => (
+            Exit::Unavailable,
+            Code::Stopping.as_str(),
+            "the agent is stopping".to_owned(),
+            "try again when it runs: `systemctl status stormlockd`",
+        ),
+        Verdict::Slow => (
+            Exit::Unavailable,
+            Code::Timeout.as_str(),
+            "the greeting reached the agent too late".to_owned(),
+            "try again; the host may be overloaded",
+        ),
+    };
+    let message = if doing.is_empty() { why } else { format!("{doing}: {why}") };
+    Failure::new(exit, code, message).advise(advice)
+}
+
+/// A range of protocols in words.
+pub(crate) fn range(min: u16, max: u16) -> String {
+    if min == max { min.to_string() } else { format!("{min} to {max}") }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(explicit: Option<&str>, own_rights: bool, vars: &[(&str, &str)]) -> Places {
+        Places::new(explicit.map(Path::new), own_rights, |name| {
+            vars.iter().find(|(var, _)| *var == name).map(|(_, value)| value.into())
+        })
+    }
+
+    #[test]
+    fn the_option_wins_over_the_environment() {
+        let vars = [("STORMLOCK_SOCKET", "/env"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(places(Some("/opt"), true, &vars).named, Some("/opt".into()));
+        let from_env = places(None, true, &vars);
+        assert_eq!(from_env.named, Some("/env".into()));
+        let user = Some("/run/user/7/stormlock/stormlockd.sock".into());
+        assert_eq!(from_env.user, user);
+        assert_eq!(places(None, true, &vars[1..]), Places { named: None, user, ignored: false });
+    }
+
+    #[test]
+    fn the_environment_of_another_user_is_ignored() {
+        let vars = [("STORMLOCK_SOCKET", "/env"), ("XDG_RUNTIME_DIR", "/run/user/7")];
+        assert_eq!(places(None, false, &vars), Places { named: None, user: None, ignored: true });
+        assert_eq!(places(Some("/opt"), false, &vars).named, Some("/opt".into()));
+    }
+
+    #[test]
+    fn an_empty_or_relative_place_is_no_place() {
+        let vars = [("STORMLOCK_SOCKET", ""), ("XDG_RUNTIME_DIR", "run")];
+        assert_eq!(places(None, true, &vars), Places { named: None, user: None, ignored: false });
+    }
+}

@@ -1,0 +1,84 @@
+//! An agent that is broken, mute or somebody else: always an error in bounded time, never success.
+
+use stormlock_protocol::frame;
+use stormlock_protocol::message::{Cursor, Reply};
+
+use crate::fake::{Act, Fake, Greet, id, lease, lock, resource, status};
+
+const DOUBT: &str = "treat it as not held; `stormctl status`";
+
+#[test]
+fn after_a_lost_answer_to_a_change_the_outcome_is_unknown() {
+    for verb in ["acquire", "release", "renew"] {
+        let run = Fake::new(vec![Act::Close]).run(&[verb, "a"]);
+        run.fails(69, &["closed the connection before it answered", DOUBT]);
+    }
+    let run = Fake::new(vec![Act::Close]).run(&["current", "a"]);
+    run.fails(69, &["closed the connection"]);
+    assert!(!run.stderr.contains("may have happened"), "{}", run.stderr);
+}
+
+#[test]
+fn an_answer_cut_in_the_middle_is_no_answer() {
+    let whole = frame::encode(&Reply::Acquired(vec![lease("a", "1")])).unwrap();
+    for end in [1, 4, 5, whole.len() - 1] {
+        let cut = Act::Bytes(whole[..end].to_vec());
+        Fake::new(vec![cut]).run(&["acquire", "a"]).fails(69, &[DOUBT]);
+    }
+}
+
+#[test]
+fn garbage_is_told_as_garbage() {
+    let four_gib = Act::Bytes(vec![0xff; 4]);
+    Fake::new(vec![four_gib]).run(&["acquire", "a"]).fails(76, &["over the limit", DOUBT]);
+    let no_message = Act::Bytes(vec![3, 0, 0, 0, 0xff, 0xff, 0xff]);
+    Fake::new(vec![no_message]).run(&["current", "a"]).fails(76, &["no message", "stormctl -V"]);
+    let mut left_over = frame::encode(&Reply::Current(None)).unwrap();
+    left_over.push(0);
+    left_over[0] += 1;
+    Fake::new(vec![Act::Bytes(left_over)]).run(&["current", "a"]).fails(76, &["left over"]);
+    let foreign = Greet::Bytes(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
+    let run = Fake::greeting(foreign, vec![]).run(&["acquire", "a"]);
+    run.fails(76, &["does not speak the stormlock protocol", "something else listens"]);
+}
+
+#[test]
+fn an_answer_to_another_question_is_a_bug_not_a_success() {
+    for args in [&["acquire", "a"][..], &["release", "a"], &["renew", "a"], &["is-held", "a"]] {
+        let run = Fake::replying(vec![Reply::Current(Some(lock()))]).run(args);
+        run.fails(70, &["another question"]);
+    }
+}
+
+#[test]
+fn a_mute_agent_is_given_up_on() {
+    for args in [&["acquire", "a"][..], &["current", "a"], &["status"]] {
+        let run = Fake::new(vec![Act::Mute]).run(&[&["--patience", "1s"], args].concat());
+        run.fails(69, &["did not answer within 1000 ms"]);
+    }
+    let run = Fake::new(vec![Act::Mute]).run(&["doctor"]);
+    assert_eq!(run.code, 1);
+    assert!(run.stdout.contains("did not answer"), "{}", run.stdout);
+}
+
+#[test]
+fn an_agent_that_repeats_a_page_does_not_keep_us() {
+    let cursor = || Some(Cursor { backend: "main".into(), resource: resource("a") });
+    let page = || Reply::Locks { locks: vec![lock()], next: cursor(), unread: vec![] };
+    Fake::replying(vec![page(), page()]).run(&["list"]).fails(70, &["same page twice"]);
+    let page = || {
+        let mut page = status(vec![]);
+        page.next = Some(id("7"));
+        Reply::Status(page)
+    };
+    Fake::replying(vec![page(), page()]).run(&["status"]).fails(70, &["same page twice"]);
+}
+
+/// An acquire that names other resources than were asked is not ours to print.
+#[test]
+fn an_acquire_answered_for_other_resources_is_no_success() {
+    for leases in [vec![], vec![lease("b", "1")], vec![lease("a", "1"), lease("b", "2")]] {
+        let run = Fake::replying(vec![Reply::Acquired(leases)]).run(&["acquire", "a"]);
+        run.fails(70, &["another question"]);
+    }
+}

@@ -1,0 +1,132 @@
+//! Streams, formats, colour: stdout is data, stderr is talk, a broken pipe is success.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+
+use stormlock_protocol::message::{Lock, Reply};
+use stormlock_protocol::name::Reason;
+
+use crate::fake::{Fake, ID, Run, lease, lock, status, stormctl};
+
+#[test]
+fn a_broken_pipe_is_success() {
+    let commands = [
+        (&["acquire", "a"][..], Reply::Acquired(vec![lease("a", ID)])),
+        (&["status"], Reply::Status(status(vec![]))),
+    ];
+    for (args, reply) in commands {
+        let fake = Fake::replying(vec![reply]);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        let mut command = fake.command(args);
+        command.stdout(Stdio::from(std::os::fd::OwnedFd::from(theirs)));
+        let ended = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(0), "{stderr}");
+        assert!(!stderr.contains("ipe"), "{stderr}");
+    }
+}
+
+#[test]
+fn data_that_cannot_be_written_is_no_success() {
+    let fake = Fake::replying(vec![Reply::Acquired(vec![lease("a", ID)])]);
+    let mut command = fake.command(&["acquire", "a"]);
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let ended = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let ended = ended.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(70));
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("writing the answer to stdout"));
+}
+
+#[test]
+fn colour_needs_a_terminal_or_always() {
+    let coloured = |args: &[&str], vars: &[(&str, &str)]| {
+        let fake = Fake::replying(vec![Reply::Status(status(vec![lease("a", ID)]))]);
+        let mut command = fake.command(&[&["status"], args].concat());
+        command.envs(vars.iter().copied());
+        Run::of(command).stdout.contains('\u{1b}')
+    };
+    assert!(!coloured(&[], &[]));
+    assert!(coloured(&["--color", "always"], &[("NO_COLOR", "1"), ("TERM", "dumb")]));
+    assert!(!coloured(&["--color", "never"], &[]));
+}
+
+#[test]
+fn json_is_stable() {
+    let fake = Fake::replying(vec![Reply::Acquired(vec![lease("prod/db", ID)])]);
+    let mut json = fake.run(&["acquire", "prod/db", "-o", "json"]).json();
+    let until = json["leases"][0]["until"].take();
+    assert!(until.as_str().is_some_and(|until| until.ends_with('Z')), "{until}");
+    let expected = serde_json::json!({
+        "schema": 1,
+        "leases": [{
+            "resource": "prod/db",
+            "lease": ID,
+            "fence": 41,
+            "backend": "main",
+            "this_host_only": false,
+            "state": "held",
+            "lost_reason": null,
+            "lost_to": null,
+            "principal": "maria@bastion2",
+            "reason": "schema migration",
+            "since": "2026-11-25T14:02:31Z",
+            "until": null,
+            "left_secs": 270,
+            "ttl_secs": 300,
+            "hold": "no",
+            "hold_until": null,
+            "attach": "detached",
+        }],
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn json_lines_are_one_document_each_that_says_what_it_is() {
+    let fake = Fake::replying(vec![Reply::Status(status(vec![lease("a", ID)]))]);
+    let run = fake.run(&["status", "-o", "jsonl"]);
+    let lines: Vec<serde_json::Value> =
+        run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told = lines.iter().map(|line| (line["schema"].clone(), line["type"].clone()));
+    let expected = [(1.into(), "agent".into()), (1.into(), "lease".into())];
+    assert_eq!(told.collect::<Vec<(serde_json::Value, serde_json::Value)>>(), expected);
+}
+
+#[test]
+fn tsv_has_one_line_per_lock_whatever_it_contains() {
+    let tricky = Lock { host: Some("a\tb\nc".into()), ..lock() };
+    let reply = Reply::Locks { locks: vec![tricky], next: None, unread: vec![] };
+    let run = Fake::replying(vec![reply]).run(&["list", "-o", "tsv"]);
+    assert_eq!(run.stdout.lines().count(), 1);
+    let fields: Vec<&str> = run.stdout.trim_end().split('\t').collect();
+    assert_eq!((fields.len(), fields[2], fields[7]), (10, "a\\tb\\nc", ID));
+}
+
+#[test]
+fn a_long_reason_is_cut_in_a_table_and_whole_for_programs() {
+    let long = "long ".repeat(40).trim_end().to_owned();
+    let wordy = Lock { reason: Some(Reason::new(&*long).unwrap()), ..lock() };
+    let reply = || Reply::Locks { locks: vec![wordy.clone()], next: None, unread: vec![] };
+    let run = Fake::replying(vec![reply()]).run(&["list"]);
+    assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
+    assert!(run.stdout.contains('…'));
+    for format in ["json", "jsonl", "tsv"] {
+        let run = Fake::replying(vec![reply()]).run(&["list", "-o", format]);
+        assert!(run.stdout.contains(&long), "{format}");
+    }
+}
+
+#[test]
+fn help_is_data_and_shows_the_exit_codes_once() {
+    let help = |args: &[&str]| {
+        let mut command = stormctl();
+        command.args(args);
+        let run = Run::of(command);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+        run.stdout
+    };
+    assert_eq!(help(&["--help"]).matches("75  tempfail").count(), 1);
+    assert!(help(&["acquire", "--help"]).contains("Examples:"));
+}

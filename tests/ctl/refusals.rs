@@ -1,0 +1,156 @@
+//! The agent says no: exit codes, and what a person and a program are told.
+
+use stormlock_protocol::frame::{Verdict, Welcome};
+use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
+
+use crate::fake::{Fake, Greet, ID, Run, held_by, lock, stormctl};
+
+#[test]
+fn every_refusal_has_its_exit_code_and_nothing_on_stdout() {
+    let exits = [75, 79, 1, 77, 69, 64, 75, 75, 69, 78, 70];
+    for (code, exit) in Code::ALL.into_iter().zip(exits) {
+        for verb in ["acquire", "release", "renew", "current", "is-held"] {
+            let fake = Fake::refusing(Refusal::new(code, "the agent's words"));
+            fake.run(&[verb, "prod/db"]).fails(exit, &["prod/db", ": the agent's words"]);
+        }
+        let words = "the agent's words";
+        Fake::refusing(Refusal::new(code, words)).run(&["list"]).fails(exit, &[words]);
+        Fake::refusing(Refusal::new(code, words)).run(&["status"]).fails(exit, &[words]);
+        let run = Fake::refusing(Refusal::new(code, words)).run(&["--json", "acquire", "a"]);
+        assert_eq!((run.code, &run.error_json()["code"]), (exit, &code.as_str().into()));
+    }
+}
+
+#[test]
+fn a_refused_acquire_says_who_where_why_since_until_and_what_to_type() {
+    let run = Fake::refusing(held_by(lock())).run(&["acquire", "prod/db"]);
+    run.fails(
+        75,
+        &[
+            "stormctl: prod/db is held by otto@bastion3\n",
+            "host    bastion3",
+            "why     schema migration",
+            "ago (",
+            "until   in 4 minutes 30 seconds (",
+            "fence   41",
+            ID,
+            "stormctl current prod/db ",
+            "stormctl is-held prod/db ",
+        ],
+    );
+    assert!(!run.stderr.contains("--wait") && !run.stderr.contains("break"), "{}", run.stderr);
+    let quiet = Fake::refusing(held_by(lock())).run(&["-q", "acquire", "prod/db"]);
+    quiet.fails(75, &[]);
+    assert_eq!(quiet.stderr, "stormctl: prod/db is held by otto@bastion3\n");
+}
+
+#[test]
+fn a_refused_acquire_is_one_line_of_json_for_programs() {
+    let error = Fake::refusing(held_by(lock())).run(&["acquire", "prod/db", "--json"]).error_json();
+    assert_eq!((&error["code"], &error["resource"]), (&"held".into(), &"prod/db".into()));
+    let holder = &error["holder"];
+    assert_eq!(holder["principal"], "otto@bastion3");
+    assert_eq!(holder["since"], "2026-11-25T14:02:31Z");
+    assert_eq!(holder["left_secs"], 270);
+    assert_eq!(holder["fence"], 41);
+    let until = holder["until"].as_str().unwrap();
+    assert!(until.len() == 20 && until.ends_with('Z'), "{until}");
+    assert_eq!(error["next"][0], "stormctl current prod/db");
+}
+
+#[test]
+fn your_own_lock_is_told_as_yours() {
+    let mine = Lock { mine: true, ..lock() };
+    let run = Fake::refusing(held_by(mine)).run(&["acquire", "prod/db"]);
+    run.fails(
+        75,
+        &["prod/db is already yours", "stormctl renew prod/db ", "stormctl release prod/db "],
+    );
+}
+
+#[test]
+fn what_another_writer_left_out_is_told_as_unknown() {
+    let sparse = Lock { host: None, fence: None, reason: None, left_ms: None, ..lock() };
+    let run = Fake::refusing(held_by(sparse)).run(&["acquire", "prod/db"]);
+    run.fails(75, &["no reason given", "not told by its writer", "no end of its own"]);
+    let mut nobody = held_by(lock());
+    nobody.holder = None;
+    let run = Fake::refusing(nobody).run(&["acquire", "prod/db"]);
+    run.fails(75, &["acquiring prod/db: held by another", "stormctl current prod/db"]);
+}
+
+#[test]
+fn what_a_store_says_cannot_forge_a_line() {
+    let forged = Lock { host: Some("x\n\u{1b}[2Kok\u{202e}".into()), ..lock() };
+    let run = Fake::refusing(held_by(forged.clone())).run(&["acquire", "prod/db"]);
+    run.fails(75, &["host    x\\u{a}\\u{1b}[2Kok\\u{202e}\n"]);
+    let run =
+        Fake::replying(vec![Reply::Current(Some(forged))]).run(&["current", "prod/db", "--json"]);
+    assert!(run.stdout.contains(r"ok\u202e"), "{}", run.stdout);
+    assert_eq!(run.json()["lock"]["host"], "x\n\u{1b}[2Kok\u{202e}");
+}
+
+#[test]
+fn renew_of_a_dead_lease_is_lost() {
+    let gone = || Refusal::new(Code::NotHeld, "not held");
+    Fake::refusing(gone()).run(&["renew", "prod/db", ID]).fails(79, &["stormctl current prod/db"]);
+    Fake::refusing(gone()).run(&["renew", "prod/db"]).fails(1, &["stormctl acquire prod/db"]);
+}
+
+#[test]
+fn a_missing_agent_is_told_with_the_command_that_starts_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["acquire", "a"][..], &["release", "a"], &["is-held", "a"], &["list"]] {
+        let mut command = stormctl();
+        command.env("STORMLOCK_SOCKET", dir.path().join("none")).args(args);
+        Run::of(command).fails(69, &["no agent listens on", "systemctl start stormlockd"]);
+    }
+}
+
+#[test]
+fn a_dead_socket_is_no_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("stale");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let mut command = stormctl();
+    command.arg("--socket").arg(&path).args(["status", "--json"]);
+    let run = Run::of(command);
+    assert_eq!((run.code, &run.error_json()["code"]), (69, &"unavailable".into()));
+}
+
+#[test]
+fn a_greeting_refused_says_which_side_to_update() {
+    let welcome = |verdict| Welcome { min: 7, max: 9, verdict };
+    for (verdict, exit, told) in [
+        (Verdict::ClientTooOld, 76, "update stormctl"),
+        (Verdict::AgentTooOld, 76, "systemctl restart stormlockd"),
+        (Verdict::Unknown(99), 76, "code 99"),
+        (Verdict::Garbage, 76, "did not understand"),
+        (Verdict::TooMany, 75, "too many sessions"),
+        (Verdict::Denied, 77, "journalctl -u stormlockd"),
+        (Verdict::Stopping, 69, "is stopping"),
+        (Verdict::Slow, 69, "too late"),
+    ] {
+        let fake = Fake::greeting(Greet::With(welcome(verdict)), vec![]);
+        let run = fake.run(&["acquire", "a"]);
+        run.fails(exit, &[told]);
+        assert!(!run.stderr.contains("may have happened"), "{}", run.stderr);
+    }
+    let fake = Fake::greeting(Greet::With(welcome(Verdict::ClientTooOld)), vec![]);
+    let run = fake.run(&["-V"]);
+    assert!(run.stdout.contains("stormlockd (unknown version) (protocol 7 to 9"), "{run:?}");
+}
+
+#[test]
+fn bad_arguments_are_told_before_anything_is_asked() {
+    let fake = Fake::new(vec![]);
+    Run::of(stormctl()).fails(64, &["Usage: stormctl", "75  tempfail"]);
+    fake.run(&["-q"]).fails(64, &["no command is given"]);
+    fake.run(&["acquire", "a", "b", "a"]).fails(64, &["a is named twice"]);
+    fake.run(&["acquire", "/a"]).fails(64, &["begins with a letter or a digit"]);
+    fake.run(&["acquire", "a b"]).fails(64, &["allowed: letters, digits and . _ / : @ + -"]);
+    fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);
+    fake.run(&["acquire", "a", "--ttl", "90"]).fails(64, &["90 has no unit"]);
+    fake.run(&["renew", "a", "nonsense!"]).fails(64, &["it is not a lease id"]);
+    assert!(fake.was_asked_nothing_more());
+}
