@@ -635,6 +635,13 @@ fn only_a_file_that_is_not_there_is_a_fresh_configuration() {
 }
 
 #[test]
+fn a_name_that_no_variable_can_have_is_not_set() {
+    for name in ["", "A=B", "A\0B"] {
+        assert_eq!(from_env(name), None);
+    }
+}
+
+#[test]
 fn a_user_has_a_configuration_below_home() {
     let path = PathBuf::from;
     let home = |name: &str| (name == "HOME").then(|| OsString::from("/home/maria"));

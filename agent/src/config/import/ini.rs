@@ -133,13 +133,19 @@ impl Reading {
     }
 
     fn open_section(&mut self, line: usize, name: &str) -> Result<(), ImportError> {
-        if let Some(first) = self.sections.iter().find(|section| section.name == name) {
+        self.has_key = false;
+        if let Some(at) = self.sections.iter().position(|section| section.name == name) {
+            let first = self.sections.remove(at);
+            // The only one that Python lets stand more than once.
+            if name == INHERITED {
+                self.sections.push(first);
+                return Ok(());
+            }
             return Err(ImportError::new(
                 line,
                 format!("section {name:?} stands on line {} already", first.line),
             ));
         }
-        self.has_key = false;
         self.sections.push(Section { name: name.to_owned(), line, entries: Vec::new() });
         Ok(())
     }
@@ -246,6 +252,7 @@ mod tests {
             ("[s]\nk =\n  a\n  x = b", "\na\nx = b"),
             ("[DEFAULT]\nk = v\n[s]", "v"),
             ("[DEFAULT]\nk = v\n[s]\nk = w", "w"),
+            ("[DEFAULT]\nk = v\n[DEFAULT]\nh = w\n[s]", "v"),
             ("[s]\nk = 100%%", "100%"),
             ("[s]\nh = x\nk = %(H)s-%(h)s", "x-x"),
             ("[DEFAULT]\nh = x\n[s]\nk = <%(a)s>\na = %(h)s%%", "<x%>"),

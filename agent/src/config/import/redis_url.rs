@@ -26,18 +26,26 @@ pub(super) fn take_apart(url: &str) -> Result<Parts, String> {
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let mut parts = Parts::default();
     let mut db = None;
-    for option in query.split('&').filter(|option| !option.is_empty()) {
-        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+    // As in Python: an option without a value counts as none, and of several the first counts.
+    let options = query.split('&').filter_map(|option| option.split_once('='));
+    for (name, value) in options.filter(|(_, value)| !value.is_empty()) {
         let value = decode(&value.replace('+', " "))?;
-        match name {
-            "db" => db = Some(value),
-            "username" => parts.username = Some(value),
-            "password" => parts.has_password = true,
-            "ssl_ca_certs" => parts.ca_file = Some(value),
-            "ssl_certfile" => parts.cert_file = Some(value),
-            "ssl_keyfile" => parts.key_file = Some(value),
-            other => parts.left_out.push(other.to_owned()),
-        }
+        let part = match name {
+            "db" => &mut db,
+            "username" => &mut parts.username,
+            "ssl_ca_certs" => &mut parts.ca_file,
+            "ssl_certfile" => &mut parts.cert_file,
+            "ssl_keyfile" => &mut parts.key_file,
+            "password" => {
+                parts.has_password = true;
+                continue;
+            }
+            other => {
+                parts.left_out.push(other.to_owned());
+                continue;
+            }
+        };
+        part.get_or_insert(value);
     }
     let (authority, path) = match place.find('/') {
         Some(at) => place.split_at(at),
@@ -50,7 +58,7 @@ pub(super) fn take_apart(url: &str) -> Result<Parts, String> {
     if let Some(login) = login {
         let (username, password) = login.split_once(':').unwrap_or((login, ""));
         let username = decode(username)?;
-        parts.username = parts.username.or(Some(username).filter(|username| !username.is_empty()));
+        parts.username = Some(username).filter(|name| !name.is_empty()).or(parts.username);
         parts.has_password |= !password.is_empty();
     }
     let path = decode(path)?;
@@ -114,7 +122,9 @@ mod tests {
         check("redis://h/", parts("redis://h", |_| ()));
         check("redis://h/3", parts("redis://h/3", |_| ()));
         check("redis://h/x", parts("redis://h", |_| ()));
-        check("redis://h/3?db=4", parts("redis://h/4", |_| ()));
+        check("redis://h/3?db=4&db=5", parts("redis://h/4", |_| ()));
+        check("redis://h/3?db=&x", parts("redis://h/3", |_| ()));
+        check("redis://u@h?username=other", parts("redis://h", |it| it.username = user()));
         check("rediss://:pw@h:1/2", parts("rediss://h:1/2", |it| it.has_password = true));
         check("redis://u@h", parts("redis://h", |it| it.username = user()));
         check(
