@@ -1,0 +1,4 @@
+//! The agent's socket.
+
+pub mod listen;
+pub mod peer;

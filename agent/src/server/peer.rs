@@ -1,0 +1,261 @@
+//! Who is at the other end of a connection, from the kernel alone. Nothing that the client says
+//! counts, and names are only words for the kernel's numbers.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use interprocess::local_socket::traits::StreamCommon as _;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::{Gid, Group, User};
+use tokio::sync::Semaphore;
+
+use super::listen::Stream;
+use crate::clock;
+use crate::lease::{Moment, Uid};
+use crate::policy::Who;
+
+/// Most supplementary groups that the kernel gives a process (`NGROUPS_MAX`).
+const GROUPS_MAX: usize = 65_536;
+/// Room for the groups of nearly everybody, so that one question is enough.
+const GROUPS_USUAL: usize = 32;
+/// Whom the kernel shows for a user that this namespace does not know, unless it says otherwise.
+const OVERFLOW_UID: u32 = 65_534;
+const OVERFLOW_UID_FILE: &str = "/proc/sys/kernel/overflowuid";
+/// How long names may take to look up, since a directory service can hang for minutes.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
+/// Lookups at once: a service that hangs holds no more threads than this.
+const LOOKUPS_MAX: usize = 4;
+/// How long names are believed without asking again. It is for names only: which groups a client is
+/// in comes from the kernel each time.
+const NAMES_FRESH: Duration = Duration::from_secs(60);
+/// Sets of names remembered, far more than a host has people at work.
+const NAMES_MAX: usize = 1024;
+
+/// Why a connection has to be closed unheard.
+#[derive(Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The kernel does not say who it is.
+    #[error("asking the kernel who connected")]
+    Credentials(#[source] io::Error),
+    /// The kernel does not say in which groups they are.
+    #[error("asking the kernel for the groups of uid {}", uid.0)]
+    Groups {
+        /// Whose.
+        uid: Uid,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// A user from outside of this user namespace: many different people have this number.
+    #[error(
+        "uid {} stands for every user that this namespace does not know; run the client in the \
+         agent's user namespace (no PrivateUsers= on either side)", .0.0
+    )]
+    Overflow(Uid),
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub struct Peer {
+    /// What rules look at.
+    pub who: Who,
+    /// The process that connected, when it did; for audit and binding only. Numbers are used again.
+    pub pid: i32,
+    /// The same process for certain; `None` before Linux 6.5, or when it has gone already.
+    pub pidfd: Option<OwnedFd>,
+    /// False when a directory service did not answer, and numbers stand in `who` for names that may
+    /// exist. A rule that takes a right away by name would not match then: grant nothing that an
+    /// earlier rule could deny.
+    pub is_named: bool,
+}
+
+/// Turns connections into [`Peer`]s and remembers names for a while.
+#[derive(Debug)]
+pub struct Names {
+    overflow: Uid,
+    lookups: Arc<Semaphore>,
+    known: Arc<Mutex<HashMap<Ids, Known>>>,
+}
+
+impl Names {
+    /// Nothing remembered.
+    #[must_use]
+    pub fn new() -> Names {
+        Names {
+            overflow: Uid(overflow_uid()),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            known: Arc::default(),
+        }
+    }
+
+    /// Asks the kernel who is there, once, and looks up what they are called: at most for two
+    /// seconds, and not on the caller's thread.
+    ///
+    /// # Errors
+    /// [`PeerError`]: close the connection.
+    pub async fn identify(&self, stream: &Stream) -> Result<Peer, PeerError> {
+        let creds = stream.peer_creds().map_err(PeerError::Credentials)?;
+        let (Some(uid), Some(gid), Some(pid)) = (creds.euid(), creds.egid(), creds.pid()) else {
+            return Err(PeerError::Credentials(io::ErrorKind::Unsupported.into()));
+        };
+        let uid = Uid(uid);
+        if uid == self.overflow || uid.0 == OVERFLOW_UID || uid.0 == u32::MAX {
+            return Err(PeerError::Overflow(uid));
+        }
+        let fd = local_fd(stream);
+        let groups = peer_groups(fd);
+        let mut gids = groups.map_err(|e| PeerError::Groups { uid, source: e.into() })?;
+        gids.push(gid);
+        gids.sort_unstable();
+        gids.dedup();
+        let pidfd = getsockopt(&fd, sockopt::PeerPidfd).ok();
+        let (who, is_named) = self.names(Ids { uid: uid.0, gids }).await;
+        Ok(Peer { who, pid, pidfd, is_named })
+    }
+
+    async fn names(&self, ids: Ids) -> (Who, bool) {
+        if let Some(known) = locked(&self.known).get(&ids)
+            && clock::now() < known.until
+        {
+            return (known.who.clone(), true);
+        }
+        let numbers = ids.numbers();
+        match tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(ids)).await {
+            Ok(Some(who)) => (who, true),
+            Ok(None) | Err(_) => (numbers, false),
+        }
+    }
+
+    /// What comes too late for its asker is still there for the next.
+    async fn look_up(&self, ids: Ids) -> Option<Who> {
+        let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
+        let known = Arc::clone(&self.known);
+        let looked_up = tokio::task::spawn_blocking(move || {
+            let who = ids.named();
+            if let Ok(who) = &who {
+                remember(&known, ids, who.clone());
+            }
+            drop(permit);
+            who
+        });
+        match looked_up.await {
+            Ok(Ok(who)) => Some(who),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "names of users or groups cannot be looked up");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+impl Default for Names {
+    fn default() -> Names {
+        Names::new()
+    }
+}
+
+/// The kernel's numbers, groups sorted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Ids {
+    uid: u32,
+    gids: Vec<u32>,
+}
+
+impl Ids {
+    fn numbers(&self) -> Who {
+        let groups = self.gids.iter().map(u32::to_string).collect();
+        Who { uid: Uid(self.uid), user: self.uid.to_string(), groups }
+    }
+
+    /// Blocks for as long as the host's name services like.
+    fn named(&self) -> Result<Who, Errno> {
+        let user = User::from_uid(self.uid.into())?;
+        let user = user.map_or_else(|| self.uid.to_string(), |user| user.name);
+        let mut groups = Vec::with_capacity(self.gids.len());
+        for gid in &self.gids {
+            let group = Group::from_gid(Gid::from_raw(*gid))?;
+            groups.push(group.map_or_else(|| gid.to_string(), |group| group.name));
+        }
+        Ok(Who { uid: Uid(self.uid), user, groups })
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    who: Who,
+    until: Moment,
+}
+
+fn remember(known: &Mutex<HashMap<Ids, Known>>, ids: Ids, who: Who) {
+    let now = clock::now();
+    let mut known = locked(known);
+    if known.len() >= NAMES_MAX {
+        known.retain(|_, one| now < one.until);
+    }
+    if known.len() >= NAMES_MAX {
+        known.clear();
+    }
+    known.insert(ids, Known { who, until: now + NAMES_FRESH });
+}
+
+/// A panic elsewhere leaves a map that is as good as before.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn overflow_uid() -> u32 {
+    let text = fs::read_to_string(OVERFLOW_UID_FILE).unwrap_or_default();
+    text.trim().parse().unwrap_or(OVERFLOW_UID)
+}
+
+fn local_fd(stream: &Stream) -> BorrowedFd<'_> {
+    let Stream::UdSocket(stream) = stream;
+    stream.as_fd()
+}
+
+/// The supplementary groups that the other end had when it connected.
+fn peer_groups(socket: BorrowedFd<'_>) -> Result<Vec<u32>, Errno> {
+    let mut groups = vec![0; GROUPS_USUAL];
+    loop {
+        match read_peer_groups(socket, &mut groups) {
+            Ok(count) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err(Errno::ERANGE) if groups.len() < GROUPS_MAX => {
+                groups.resize((groups.len() * 2).min(GROUPS_MAX), 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Fills `groups` and says how many there are; `ERANGE` when they do not fit.
+#[expect(unsafe_code, reason = "no crate reads SO_PEERGROUPS, and groups decide who may do what")]
+fn read_peer_groups(socket: BorrowedFd<'_>, groups: &mut [u32]) -> Result<usize, Errno> {
+    let mut bytes = libc::socklen_t::try_from(size_of_val(groups)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: the kernel writes at most `bytes` bytes to `groups`, which is that long, writable and
+    // of a type for which any bytes are a value; it writes the count to `bytes`, which is ours.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    Errno::result(result)?;
+    let count = usize::try_from(bytes).unwrap_or(0) / size_of::<u32>();
+    Ok(count.min(groups.len()))
+}
+
+#[cfg(test)]
+mod tests;
