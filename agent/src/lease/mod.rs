@@ -107,6 +107,12 @@ impl LeaseTable {
         }
     }
 
+    /// Names further backends whose locks stand in this agent's own journal, before any claim on
+    /// them comes in.
+    pub fn also_in_journal(&mut self, backends: BTreeSet<BackendName>) {
+        self.in_journal.extend(backends);
+    }
+
     /// Takes one input at `now`. Effects are to be fetched before the next one.
     pub fn handle(&mut self, now: Moment, input: Input) {
         match input {
@@ -150,6 +156,12 @@ impl LeaseTable {
     pub fn view(&self, now: Moment, lease: LeaseId) -> Option<View> {
         let checks = self.obeys(Law::CheckAtUse);
         self.entries.get(&lease).map(|entry| entry.view(now, self.journal_works, checks))
+    }
+
+    /// Every lease, in any state.
+    #[must_use]
+    pub fn leases(&self) -> Vec<LeaseId> {
+        self.entries.keys().copied().collect()
     }
 
     /// A user's leases, by id, those after `after`; [`State::Asking`] ones included.

@@ -1,4 +1,131 @@
-//! The agent's socket.
+//! The socket: accepts connections, asks the kernel who they are, and gives each its session.
 
 pub mod listen;
+mod overview;
 pub mod peer;
+pub mod service;
+mod session;
+mod told;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use stormlock_protocol::frame::Verdict;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::lease::{SessionId, Uid};
+use listen::{Listener, Stream};
+use peer::Names;
+use service::{Caller, Service};
+
+/// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd limit.
+const SESSIONS_MAX: usize = 1024;
+/// Most connections of one user, so that no user can lock out the others.
+const SESSIONS_PER_UID_MAX: usize = 64;
+/// How long a stopping agent lets sessions write their last replies.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long to wait after an accept failed for want of descriptors or memory, when trying again at
+/// once would only burn the processor that might free some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The open connections, counted by user.
+#[derive(Debug, Default)]
+struct Guests {
+    by_uid: Mutex<BTreeMap<Uid, usize>>,
+}
+
+/// A place among the guests; given up when dropped.
+#[derive(Debug)]
+struct Seat {
+    guests: Arc<Guests>,
+    uid: Uid,
+}
+
+impl Guests {
+    /// A seat, unless there are too many, in all or of this user.
+    fn admit(self: &Arc<Guests>, uid: Uid) -> Option<Seat> {
+        let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = by_uid.values().sum();
+        let own = by_uid.entry(uid).or_default();
+        if all >= SESSIONS_MAX || *own >= SESSIONS_PER_UID_MAX {
+            return None;
+        }
+        *own += 1;
+        Some(Seat { guests: Arc::clone(self), uid })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut by_uid = self.guests.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = by_uid.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                by_uid.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// Accepts until `stopping` says so; then waits a little for the sessions to say their last word.
+pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watch::Receiver<bool>) {
+    let sessions = TaskTracker::new();
+    let guests = Arc::new(Guests::default());
+    let names = Arc::new(Names::new());
+    let mut last_session = 0;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stopping.wait_for(|stops| *stops) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok(stream) => {
+                last_session += 1;
+                let id = SessionId(last_session);
+                let (names, guests) = (Arc::clone(&names), Arc::clone(&guests));
+                let (service, stopping) = (Arc::clone(&service), stopping.clone());
+                sessions.spawn(async move {
+                    match admit(&stream, id, &names, &guests).await {
+                        Ok((caller, _seat)) => {
+                            session::serve(stream, caller, service, stopping).await;
+                        }
+                        Err(verdict) => session::turn_away(stream, verdict).await,
+                    }
+                });
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+    // No new connection is refused by a silent queue: the socket is gone before the last words.
+    drop(listener);
+    sessions.close();
+    let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
+}
+
+/// Who connected, and their seat, unless they are to be turned away.
+async fn admit(
+    stream: &Stream,
+    session: SessionId,
+    names: &Names,
+    guests: &Arc<Guests>,
+) -> Result<(Caller, Seat), Verdict> {
+    let peer = names.identify(stream).await.map_err(|error| {
+        tracing::warn!(%error, "a client was turned away");
+        Verdict::Denied
+    })?;
+    let Some(seat) = guests.admit(peer.who.uid) else {
+        tracing::warn!(uid = peer.who.uid.0, "a client was turned away: too many sessions");
+        return Err(Verdict::TooMany);
+    };
+    Ok((Caller { who: peer.who, is_named: peer.is_named, session }, seat))
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "accepting a connection");
+    #[expect(clippy::disallowed_methods, reason = "nothing tells when descriptors are free again")]
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}

@@ -1,0 +1,181 @@
+//! How the rest of the agent talks to the driver.
+
+use std::collections::BTreeSet;
+
+use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Leaving;
+use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
+
+/// Commands that wait while the driver is at work; more callers than that wait their turn.
+const COMMANDS_MAX: usize = 1024;
+
+/// A way to the driver; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// An acquire: see [`crate::lease::Ask`].
+#[derive(Debug)]
+pub struct Wish {
+    /// Who waits for the answer.
+    pub session: SessionId,
+    /// The claims, in the order to be taken; never empty.
+    pub claims: Vec<Claim>,
+    /// The kernel's uid of who asks.
+    pub owner: Uid,
+    /// How long they are renewed.
+    pub hold: Hold,
+    /// Whose end ends them.
+    pub attach: Attach,
+    /// Most leases that `owner` may have, these included.
+    pub leases_max: usize,
+}
+
+/// The driver in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Leases in any state.
+    pub leases: usize,
+    /// The journal can be written.
+    pub journal_works: bool,
+}
+
+/// The driver is gone: the agent is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is stopping")]
+pub struct Stopping;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Acquire { wish: Wish, answer: oneshot::Sender<Answer> },
+    Release { lease: LeaseId, answer: oneshot::Sender<Answer> },
+    Renew { lease: LeaseId, ttl: Option<Ttl>, hold: Option<Hold>, answer: oneshot::Sender<Answer> },
+    Gone(SessionId),
+    Views { leases: Vec<LeaseId>, answer: oneshot::Sender<Vec<View>> },
+    Owned { owner: Uid, after: Option<LeaseId>, limit: usize, answer: oneshot::Sender<Vec<View>> },
+    Find { owner: Uid, on: Resource, answer: oneshot::Sender<Option<View>> },
+    Subscribe { owner: Uid, answer: oneshot::Sender<(Vec<View>, mpsc::Receiver<View>)> },
+    Snapshot(oneshot::Sender<Snapshot>),
+    InJournal(BTreeSet<BackendName>),
+    Stop(Leaving, oneshot::Sender<()>),
+}
+
+impl Handle {
+    pub(super) fn new() -> (Handle, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        (Handle { commands }, receiver)
+    }
+
+    /// Takes resources, all or none.
+    ///
+    /// # Errors
+    /// [`Stopping`], also when the driver stopped before it answered.
+    pub async fn acquire(&self, wish: Wish) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Acquire { wish, answer }).await
+    }
+
+    /// Gives a lease back.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn release(&self, lease: LeaseId) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Release { lease, answer }).await
+    }
+
+    /// Moves a lease's end.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn renew(
+        &self,
+        lease: LeaseId,
+        ttl: Option<Ttl>,
+        hold: Option<Hold>,
+    ) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Renew { lease, ttl, hold, answer }).await
+    }
+
+    /// A session ended.
+    pub async fn gone(&self, session: SessionId) {
+        // A driver that is gone has no leases left to end.
+        let _ = self.commands.send(Command::Gone(session)).await;
+    }
+
+    /// Those of the leases that this agent has.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn views(&self, leases: Vec<LeaseId>) -> Result<Vec<View>, Stopping> {
+        self.ask(|answer| Command::Views { leases, answer }).await
+    }
+
+    /// One lease, if this agent has it.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn view(&self, lease: LeaseId) -> Result<Option<View>, Stopping> {
+        Ok(self.views(vec![lease]).await?.pop())
+    }
+
+    /// A user's leases, by id, those after `after`.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn owned(
+        &self,
+        owner: Uid,
+        after: Option<LeaseId>,
+        limit: usize,
+    ) -> Result<Vec<View>, Stopping> {
+        self.ask(|answer| Command::Owned { owner, after, limit, answer }).await
+    }
+
+    /// The lease that a user means who names only the resource.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn find(&self, owner: Uid, on: Resource) -> Result<Option<View>, Stopping> {
+        self.ask(|answer| Command::Find { owner, on, answer }).await
+    }
+
+    /// A user's leases now, and each change from then on.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn subscribe(
+        &self,
+        owner: Uid,
+    ) -> Result<(Vec<View>, mpsc::Receiver<View>), Stopping> {
+        self.ask(|answer| Command::Subscribe { owner, answer }).await
+    }
+
+    /// The driver in numbers.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn snapshot(&self) -> Result<Snapshot, Stopping> {
+        self.ask(Command::Snapshot).await
+    }
+
+    /// Names further stores whose locks stand in this agent's journal, before any claim on them.
+    pub async fn in_journal(&self, backends: BTreeSet<BackendName>) {
+        let _ = self.commands.send(Command::InJournal(backends)).await;
+    }
+
+    /// Stops the driver and waits until its journal is closed.
+    pub async fn stop(&self, leaving: Leaving) {
+        let _ = self.ask(|done| Command::Stop(leaving, done)).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopping> {
+        let (sender, answer) = oneshot::channel();
+        self.commands.send(command(sender)).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+}

@@ -1,0 +1,312 @@
+//! The only owner of the [`LeaseTable`]: hands it every input with the time, performs its effects,
+//! and tells what changed. One task, no lock; everybody else talks to it through a [`Handle`].
+//!
+//! Not here: what a lease is (`lease`), what a request means (`server::service`).
+
+mod handle;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use stormlock_protocol::name::{LeaseId, Resource};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+pub use handle::{Handle, Snapshot, Stopping, Wish};
+
+use crate::clock::{self, Alarm, JumpWatch};
+use crate::journal::{Journal, Said};
+use crate::lease::{
+    Answer, Ask, BackendName, CallId, Effect, Input, LeaseTable, Memory, State, Ticket, Uid, View,
+};
+use crate::stores::{Outcome, Stores};
+use crate::systemd;
+use handle::Command;
+use watch::Watchers;
+
+/// Longest time that a stopping agent waits for the calls that are out, and for what it gives back.
+/// Below systemd's stop timeout of the unit, above the longest patience of one call.
+const STOP_MAX: Duration = Duration::from_secs(8);
+
+/// What happens to the leases when the agent stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// They stay: a restart or an upgrade takes them up again.
+    Keep,
+    /// They are given back first: a private agent goes together with its journal.
+    Release,
+}
+
+/// Everything that the driver works with.
+#[derive(Debug)]
+pub struct Driver {
+    table: LeaseTable,
+    stores: Arc<Stores>,
+    journal: Journal,
+    said: mpsc::UnboundedReceiver<Said>,
+    commands: mpsc::Receiver<Command>,
+    calls: JoinSet<(CallId, BackendName, Outcome)>,
+    questions: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    last_ticket: u64,
+    watchers: Watchers,
+}
+
+impl Driver {
+    /// A driver that has taken up what the journal remembers, and the handle to it.
+    ///
+    /// `in_journal` names the stores whose locks stand in the agent's own journal.
+    pub fn new(
+        stores: Arc<Stores>,
+        journal: Journal,
+        said: mpsc::UnboundedReceiver<Said>,
+        in_journal: BTreeSet<BackendName>,
+        memory: Memory,
+    ) -> (Driver, Handle) {
+        let (handle, commands) = Handle::new();
+        let mut driver = Driver {
+            table: LeaseTable::new(in_journal, die),
+            stores,
+            journal,
+            said,
+            commands,
+            calls: JoinSet::new(),
+            questions: BTreeMap::new(),
+            last_ticket: 0,
+            watchers: Watchers::default(),
+        };
+        driver.input(Input::Recover(Box::new(memory)));
+        (driver, handle)
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the kernel gives no timers: without them no deadline can be kept.
+    pub async fn run(mut self) -> std::io::Result<()> {
+        let mut alarm = Alarm::new()?;
+        let mut jumps = JumpWatch::new()?;
+        let mut dog = Dog::new()?;
+        loop {
+            alarm.set(self.table.next_wakeup());
+            tokio::select! {
+                Some(command) = self.commands.recv() => match self.obey(command) {
+                    Next::GoOn => {}
+                    Next::Stop(leaving, done) => {
+                        self.stop(leaving, &mut alarm, &mut dog).await;
+                        drop(self.journal);
+                        let _ = done.send(());
+                        return Ok(());
+                    }
+                },
+                Some(settled) = self.calls.join_next(), if !self.calls.is_empty() => {
+                    self.settle(settled);
+                }
+                Some(said) = self.said.recv() => self.input(heard(said)),
+                () = alarm.rings() => self.input(Input::Tick),
+                jump = jumps.jumps() => {
+                    tracing::warn!(?jump, "the clocks moved apart: every lease is read back");
+                    self.input(Input::ClockJumped);
+                }
+                () = dog.barks() => {}
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Next {
+        match command {
+            Command::Acquire { wish, answer } => self.acquire(wish, answer),
+            Command::Release { lease, answer } => {
+                let ticket = self.question(answer);
+                self.input(Input::Release { ticket, lease });
+            }
+            Command::Renew { lease, ttl, hold, answer } => {
+                let ticket = self.question(answer);
+                self.input(Input::Renew { ticket, lease, ttl, hold });
+            }
+            Command::Gone(session) => self.input(Input::Gone(session)),
+            Command::Views { leases, answer } => {
+                let now = clock::now();
+                let view = |lease: &LeaseId| self.table.view(now, *lease);
+                let _ = answer.send(leases.iter().filter_map(view).collect());
+            }
+            Command::Owned { owner, after, limit, answer } => {
+                let owned = self.table.owned(clock::now(), owner, after);
+                let _ = answer.send(owned.take(limit).collect());
+            }
+            Command::Find { owner, on, answer } => {
+                let _ = answer.send(self.find(owner, &on));
+            }
+            Command::Subscribe { owner, answer } => {
+                let owned = self.table.owned(clock::now(), owner, None).collect();
+                let _ = answer.send((owned, self.watchers.add(owner)));
+            }
+            Command::Snapshot(answer) => {
+                let leases = self.table.len();
+                let journal_works = self.table.journal_works();
+                let _ = answer.send(Snapshot { leases, journal_works });
+            }
+            Command::InJournal(backends) => self.table.also_in_journal(backends),
+            Command::Stop(leaving, done) => return Next::Stop(leaving, done),
+        }
+        Next::GoOn
+    }
+
+    fn acquire(&mut self, wish: Wish, answer: oneshot::Sender<Answer>) {
+        let ticket = self.question(answer);
+        let Wish { session, claims, owner, hold, attach, leases_max } = wish;
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max };
+        self.input(Input::Acquire(Box::new(ask)));
+    }
+
+    /// The lease of `owner` on a resource that a command without a lease id means: the one that is
+    /// held, else the one that may be, else the last one that was lost.
+    fn find(&self, owner: Uid, on: &Resource) -> Option<View> {
+        let rank = |view: &View| match view.state {
+            State::Held | State::AtRisk => 0,
+            State::Unknown => 1,
+            State::Lost(_) => 2,
+            State::Asking => 3,
+            State::Released => 4,
+        };
+        let owned = self.table.owned(clock::now(), owner, None);
+        owned
+            .filter(|view| view.claim.resource == *on)
+            .filter(|view| rank(view) < 3)
+            .min_by_key(|view| (rank(view), std::cmp::Reverse(view.deadline)))
+    }
+
+    fn settle(&mut self, settled: Result<(CallId, BackendName, Outcome), tokio::task::JoinError>) {
+        let (call, backend, outcome) = match settled {
+            Ok(settled) => settled,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return,
+        };
+        if outcome.is_doubtful {
+            self.input(Input::Suspect(backend));
+        }
+        self.input(Input::Settled { call, result: outcome.result });
+    }
+
+    fn input(&mut self, input: Input) {
+        self.table.handle(clock::now(), input);
+        while let Some(effect) = self.table.next_effect() {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record(record) => self.journal.record(record),
+            Effect::Sync(sync) => self.journal.sync(sync),
+            Effect::Call { id, backend, call, patience } => {
+                tracing::debug!(%backend, ?call, "calls");
+                let stores = Arc::clone(&self.stores);
+                self.calls.spawn(async move {
+                    let outcome = stores.perform(&backend, call, patience).await;
+                    (id, backend, outcome)
+                });
+            }
+            Effect::Answer { ticket, answer } => {
+                if let Some(asker) = self.questions.remove(&ticket) {
+                    // Whoever asked may be gone; the core hears of that as a session's end.
+                    let _ = asker.send(answer);
+                }
+            }
+            Effect::Changed(view) => self.watchers.tell(&view),
+        }
+    }
+
+    fn question(&mut self, answer: oneshot::Sender<Answer>) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.questions.insert(ticket, answer);
+        ticket
+    }
+
+    /// Takes nothing new, waits for what is out, gives back what shall not stay; all bounded.
+    async fn stop(&mut self, leaving: Leaving, alarm: &mut Alarm, dog: &mut Dog) {
+        if leaving == Leaving::Release {
+            for lease in self.table.leases() {
+                let (answer, _) = oneshot::channel();
+                let ticket = self.question(answer);
+                self.input(Input::Release { ticket, lease });
+            }
+        }
+        self.input(Input::Stop);
+        let end = clock::now() + STOP_MAX;
+        loop {
+            let is_done = match leaving {
+                Leaving::Keep => self.table.is_quiet(),
+                Leaving::Release => self.table.is_empty(),
+            };
+            if is_done {
+                return;
+            }
+            if clock::now() >= end {
+                tracing::warn!("stopped before every call was answered; the next start settles it");
+                return;
+            }
+            alarm.set(self.table.next_wakeup().map_or(Some(end), |at| Some(at.min(end))));
+            tokio::select! {
+                Some(settled) = self.calls.join_next(), if !self.calls.is_empty() => {
+                    self.settle(settled);
+                }
+                Some(said) = self.said.recv() => self.input(heard(said)),
+                () = alarm.rings() => self.input(Input::Tick),
+                () = dog.barks() => {}
+            }
+        }
+    }
+}
+
+/// Feeds systemd's watchdog from the loop that renews, so that a loop that hangs is noticed.
+struct Dog {
+    alarm: Alarm,
+    every: Option<Duration>,
+}
+
+impl Dog {
+    fn new() -> std::io::Result<Dog> {
+        let mut dog = Dog { alarm: Alarm::new()?, every: systemd::watchdog_every() };
+        dog.feed();
+        Ok(dog)
+    }
+
+    fn feed(&mut self) {
+        self.alarm.set(self.every.map(|every| clock::now() + every));
+    }
+
+    async fn barks(&mut self) {
+        self.alarm.rings().await;
+        systemd::watchdog();
+        self.feed();
+    }
+}
+
+/// What the loop does after a command.
+enum Next {
+    GoOn,
+    Stop(Leaving, oneshot::Sender<()>),
+}
+
+fn heard(said: Said) -> Input {
+    match said {
+        Said::Synced { sync, durable } => Input::Synced { sync, durable },
+        Said::Works(works) => {
+            if works {
+                tracing::info!("the journal can be written again");
+            } else {
+                tracing::error!("the journal cannot be written: no new lease is taken");
+            }
+            Input::Journal { works }
+        }
+    }
+}
+
+/// Chance that no copy of this host gets again: from the kernel, each time.
+fn die() -> u64 {
+    // Without the kernel's random numbers no lease id could be minted either.
+    getrandom::u64().unwrap_or_else(|error| panic!("the kernel gives no random numbers: {error}"))
+}

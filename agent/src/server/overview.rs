@@ -1,0 +1,163 @@
+//! The questions about many things at once: all locks, the caller's leases, what a doctor would say.
+
+use stormlock_protocol::message::{
+    self, Agent, Cursor, Finding, Level, List, Reply, Status, Unread,
+};
+use stormlock_protocol::name::LeaseId;
+
+use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
+use super::told;
+use crate::lease::{BackendName, Holder};
+use crate::policy::{Act, Glob};
+
+/// Locks or leases on one page: with the longest names this stays below the longest frame.
+const PAGE: usize = 64;
+
+impl Service {
+    /// One page of the locks that the caller may see. A page may be short or empty and yet have a
+    /// next one: what does not match is left out after it was read.
+    pub(super) async fn list(&self, caller: &Caller, ask: List) -> Answered<Reply> {
+        let mut unread = Vec::new();
+        for backend in self.stores.names() {
+            let after = match &ask.after {
+                Some(cursor) if cursor.backend.as_str() > backend.as_str() => continue,
+                Some(cursor) if cursor.backend == backend.as_str() => Some(cursor.resource.clone()),
+                _ => None,
+            };
+            let Some(store) = self.stores.get(&backend) else { continue };
+            let reading = store.list(after.as_ref(), PAGE);
+            let read = self.stores.within(&backend, QUESTION_PATIENCE, reading).await;
+            let holders = match read {
+                Ok(holders) => holders,
+                Err(error) => {
+                    let why = told::describe_error(&error).to_owned();
+                    unread.push(Unread { backend: backend.to_string(), why });
+                    continue;
+                }
+            };
+            let Some(last) = holders.last() else { continue };
+            // The next page begins after the last one of this; when it was the store's last, the
+            // next one finds the next store.
+            let cursor = Cursor { backend: backend.to_string(), resource: last.resource.clone() };
+            let locks = self.seen(caller, &ask, &backend, holders).await?;
+            return Ok(Reply::Locks { locks, next: Some(cursor), unread });
+        }
+        Ok(Reply::Locks { locks: Vec::new(), next: None, unread })
+    }
+
+    /// Those of a store's locks that were asked for and that the caller may see.
+    async fn seen(
+        &self,
+        caller: &Caller,
+        ask: &List,
+        backend: &BackendName,
+        holders: Vec<Holder>,
+    ) -> Answered<Vec<message::Lock>> {
+        let config = self.config();
+        let leases = holders.iter().map(|holder| holder.lease).collect();
+        let views = self.driver.views(leases).await?;
+        let this_host_only = self.this_host_only(backend);
+        let glob = ask.glob.as_ref().map(Glob::new);
+        let mut locks = Vec::with_capacity(holders.len());
+        for holder in holders {
+            let known = views.iter().find(|view| view.claim.lease == holder.lease);
+            let mine = known.is_some_and(|view| is_mine(caller, view));
+            let is_asked = (!ask.mine || mine)
+                && glob.as_ref().is_none_or(|glob| glob.matches(&holder.resource));
+            let may = config.policy.judge(&caller.who, Act::Read, Some(&holder.resource)).is_ok();
+            if is_asked && may {
+                locks.push(told::lock(backend, this_host_only, holder, mine));
+            }
+        }
+        Ok(locks)
+    }
+
+    /// One page of the caller's own leases, and the agent's health.
+    pub(super) async fn status(&self, caller: &Caller, after: Option<LeaseId>) -> Answered<Reply> {
+        let config = self.config();
+        let views = self.driver.owned(caller.who.uid, after, PAGE + 1).await?;
+        let snapshot = self.driver.snapshot().await?;
+        let next = (views.len() > PAGE).then(|| views[PAGE - 1].claim.lease);
+        Ok(Reply::Status(Status {
+            agent: Agent {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                host: config.host.clone(),
+                pid: std::process::id(),
+                since: self.about.since,
+                you: config.principal(&caller.who),
+                journal_works: snapshot.journal_works,
+            },
+            leases: views.iter().take(PAGE).map(|view| self.told(view)).collect(),
+            next,
+            backends: self.stores.health(),
+        }))
+    }
+
+    /// What is worth saying about the agent, the caller's rights and each store.
+    pub(super) async fn doctor(&self, caller: &Caller) -> Answered<Reply> {
+        let mut findings = vec![self.finding_of_rights(caller)];
+        let works = self.driver.snapshot().await?.journal_works;
+        findings.push(if works {
+            finding(Level::Good, "journal", "can be written")
+        } else {
+            let mut bad =
+                finding(Level::Bad, "journal", "cannot be written: no new lease is taken");
+            bad.mend = Some("free space on, or remount, the state directory's disk".to_owned());
+            bad
+        });
+        for note in &self.about.notes {
+            findings.push(finding(Level::Warning, "journal", note));
+        }
+        for backend in self.stores.names() {
+            let Some(store) = self.stores.get(&backend) else { continue };
+            let about = format!("backend {backend}");
+            match self.stores.within(&backend, QUESTION_PATIENCE, store.examine()).await {
+                Ok(remarks) => findings.extend(remarks.into_iter().map(|remark| Finding {
+                    level: remark.level,
+                    about: about.clone(),
+                    text: remark.text,
+                    mend: remark.mend,
+                })),
+                Err(error) => {
+                    let mut bad = finding(Level::Bad, &about, told::describe_error(&error));
+                    bad.mend = Some("see the agent's log for what the store said".to_owned());
+                    findings.push(bad);
+                }
+            }
+        }
+        Ok(Reply::Findings(findings))
+    }
+
+    fn finding_of_rights(&self, caller: &Caller) -> Finding {
+        let config = self.config();
+        let may = |act| config.policy.judge(&caller.who, act, None);
+        let acts = [
+            (Act::Read, "see locks"),
+            (Act::Acquire, "acquire"),
+            (Act::ReleaseAny, "release and renew what others took"),
+            (Act::Break, "break"),
+        ];
+        let allowed: Vec<&str> =
+            acts.iter().filter(|(act, _)| may(*act).is_ok()).map(|(_, words)| *words).collect();
+        let you = config.principal(&caller.who);
+        match may(Act::Acquire) {
+            Ok(_) => finding(Level::Good, "you", &format!("{you} may {}", allowed.join(", "))),
+            Err(denial) => {
+                let can = if allowed.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    format!("{} only", allowed.join(", "))
+                };
+                let text = format!("{you} may {can}: {denial}");
+                Finding {
+                    mend: Some("ask an administrator for a rule, or to join the group".to_owned()),
+                    ..finding(Level::Note, "you", &text)
+                }
+            }
+        }
+    }
+}
+
+fn finding(level: Level, about: &str, text: &str) -> Finding {
+    Finding { level, about: about.to_owned(), text: text.to_owned(), mend: None }
+}

@@ -1,0 +1,477 @@
+//! What a request means: policy first, then the driver or the store, then words for people.
+//!
+//! Not here: bytes and connections (`session`), what a lease is (`lease`).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use stormlock_protocol::RESOURCES_MAX;
+use stormlock_protocol::duration::format_secs;
+use stormlock_protocol::message::{
+    self, Acquire, Code, IsHeld, Refusal, Release, Released, Renew, Reply, Request, Target,
+};
+use stormlock_protocol::name::{LeaseId, Resource, Ttl, UnixMs};
+use tokio::sync::watch;
+
+use super::told;
+use crate::backend::Traits;
+use crate::clock;
+use crate::config::Config;
+use crate::driver::{Handle, Stopping, Wish};
+use crate::lease::{
+    Answer, Attach, BackendName, Claim, Hold, Holder, Nonce, Proof, SessionId, Standing, View,
+};
+use crate::policy::{Act, Permit, Who};
+use crate::stores::{AskError, Stores};
+
+/// How long a question to a store may take that is about no lease of ours. No longer than a call of
+/// the core, and a person waits.
+pub(super) const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything that an answer needs; one for all sessions.
+#[derive(Debug)]
+pub struct Service {
+    pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) stores: Arc<Stores>,
+    pub(super) driver: Handle,
+    pub(super) about: About,
+}
+
+/// About this agent.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// When it started.
+    pub since: UnixMs,
+    /// What its start found wrong with the journal.
+    pub notes: Vec<String>,
+}
+
+/// Who asks, through which connection.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The kernel's word.
+    pub who: Who,
+    /// False when no names were to be had for the kernel's numbers: see [`Service::permit`].
+    pub is_named: bool,
+    /// The connection.
+    pub session: SessionId,
+}
+
+/// An answer, or the refusal that is one.
+pub(super) type Answered<T> = Result<T, Refusal>;
+
+impl Service {
+    /// A service for all sessions of an agent.
+    #[must_use]
+    pub fn new(
+        config: watch::Receiver<Arc<Config>>,
+        stores: Arc<Stores>,
+        driver: Handle,
+        about: About,
+    ) -> Service {
+        Service { config, stores, driver, about }
+    }
+
+    /// Answers one request; [`Request::Subscribe`] is the session's own business.
+    pub async fn answer(&self, caller: &Caller, request: Request) -> Reply {
+        let answered = match request {
+            Request::Acquire(ask) => self.acquire(caller, ask).await,
+            Request::Release(ask) => self.release(caller, ask).await,
+            Request::Renew(ask) => self.renew(caller, ask).await,
+            Request::Current(on) => self.current(caller, &on).await,
+            Request::IsHeld(ask) => self.is_held(caller, ask).await,
+            Request::List(ask) => self.list(caller, ask).await,
+            Request::Status { after } => self.status(caller, after).await,
+            Request::Doctor => self.doctor(caller).await,
+            Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
+        };
+        answered.unwrap_or_else(Reply::Refused)
+    }
+
+    async fn acquire(&self, caller: &Caller, ask: Acquire) -> Answered<Reply> {
+        let config = self.config();
+        let wish = self.wish(&config, caller, &ask)?;
+        match self.driver.acquire(wish).await? {
+            Answer::Acquired(views) => {
+                let in_order = |on: &Resource| views.iter().find(|view| view.claim.resource == *on);
+                let taken = ask.resources.iter().filter_map(in_order);
+                Ok(Reply::Acquired(taken.map(|view| self.told(view)).collect()))
+            }
+            Answer::No(no) => Err(self.refusal(caller, no).await),
+            Answer::Renewed(_) | Answer::Released => Err(told::bug("an acquire")),
+        }
+    }
+
+    /// What the driver is asked for: every rule of policy and configuration applied.
+    fn wish(&self, config: &Config, caller: &Caller, ask: &Acquire) -> Answered<Wish> {
+        let sorted: BTreeSet<&Resource> = ask.resources.iter().collect();
+        if sorted.is_empty() || sorted.len() > RESOURCES_MAX {
+            let why = format!("name 1 to {RESOURCES_MAX} resources, not {}", sorted.len());
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
+        if sorted.len() < ask.resources.len() {
+            return Err(Refusal::new(Code::BadRequest, "a resource is named twice"));
+        }
+        let mut claims = Vec::with_capacity(sorted.len());
+        let mut leases_max = usize::MAX;
+        for on in sorted {
+            let permit = self.permit(config, caller, Act::Acquire, Some(on))?;
+            leases_max = leases_max.min(permit.max_leases);
+            if permit.require_reason && ask.reason.is_none() {
+                let why = format!("{on} is taken with a reason only; say why with --reason");
+                return Err(Refusal::new(Code::Denied, why).about(on));
+            }
+            let defaults = config.defaults(on);
+            let ttl = ask.ttl.unwrap_or_else(|| permit.unasked_ttl(defaults.ttl));
+            check_ttl(&permit, ttl, on)?;
+            check_hold(&permit, ask.hold, on)?;
+            claims.push(self.claim(config, caller, ask, on, (defaults.backend, ttl))?);
+        }
+        Ok(Wish {
+            session: caller.session,
+            claims,
+            owner: caller.who.uid,
+            hold: hold_from_now(ask.hold)?,
+            attach: match ask.attach {
+                message::Attach::Detached => Attach::Detached,
+                message::Attach::Session => Attach::Session(caller.session),
+            },
+            leases_max,
+        })
+    }
+
+    fn claim(
+        &self,
+        config: &Config,
+        caller: &Caller,
+        ask: &Acquire,
+        on: &Resource,
+        (backend, ttl): (BackendName, Ttl),
+    ) -> Answered<Claim> {
+        let Some(traits) = self.stores.traits(&backend) else {
+            let why = format!("{on} belongs to backend {backend}, which is not configured");
+            return Err(Refusal::new(Code::Config, why).about(on));
+        };
+        Ok(Claim {
+            resource: on.clone(),
+            lease: mint(&traits)?,
+            backend,
+            principal: config.principal(&caller.who),
+            host: config.host.clone(),
+            reason: ask.reason.clone(),
+            ttl,
+            created: clock::wall(),
+            nonce: Nonce(random()?),
+        })
+    }
+
+    async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
+        let targets = match ask {
+            Release::These(targets) if targets.len() > RESOURCES_MAX => {
+                let why = format!("at most {RESOURCES_MAX} leases at once");
+                return Err(Refusal::new(Code::TooMany, why));
+            }
+            Release::These(targets) => targets,
+            Release::All => return self.release_all(caller).await,
+        };
+        let mut outcomes = Vec::with_capacity(targets.len());
+        for target in targets {
+            let resource = target.resource.clone();
+            let (lease, refusal) = match self.release_one(caller, &target).await {
+                Ok(lease) => (Some(lease), None),
+                Err(refusal) => (target.lease, Some(refusal)),
+            };
+            outcomes.push(Released { resource, lease, refusal });
+        }
+        Ok(Reply::Released(outcomes))
+    }
+
+    async fn release_all(&self, caller: &Caller) -> Answered<Reply> {
+        let mut outcomes = Vec::new();
+        let owned = self.driver.owned(caller.who.uid, None, usize::MAX).await?;
+        for view in owned.into_iter().filter(told::is_current) {
+            let resource = view.claim.resource.clone();
+            let answer = self.driver.release(view.claim.lease).await?;
+            let refusal = match answer {
+                Answer::No(no) => Some(self.refusal(caller, no).await.about(&resource)),
+                Answer::Released | Answer::Acquired(_) | Answer::Renewed(_) => None,
+            };
+            outcomes.push(Released { resource, lease: Some(view.claim.lease), refusal });
+        }
+        Ok(Reply::Released(outcomes))
+    }
+
+    async fn release_one(&self, caller: &Caller, target: &Target) -> Answered<LeaseId> {
+        let on = &target.resource;
+        let lease = match self.find(caller, target).await? {
+            Found::Here(view) => view.claim.lease,
+            Found::Elsewhere(backend, holder) => {
+                let proof = foreign(&holder);
+                let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
+                let released =
+                    self.stores.within(&backend, QUESTION_PATIENCE, store.release(&proof));
+                released.await.map_err(|error| told::no_answer(&backend, on, &error))?;
+                return Ok(holder.lease);
+            }
+        };
+        match self.driver.release(lease).await? {
+            Answer::Released => Ok(lease),
+            Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
+            Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
+        }
+    }
+
+    async fn renew(&self, caller: &Caller, ask: Renew) -> Answered<Reply> {
+        let on = &ask.target.resource;
+        let config = self.config();
+        let found = self.find(caller, &ask.target).await?;
+        let permit = self.permit(&config, caller, Act::Acquire, Some(on))?;
+        if let Some(ttl) = ask.ttl {
+            check_ttl(&permit, ttl, on)?;
+        }
+        let hold = ask.hold.map(|hold| check_hold(&permit, hold, on).map(|()| hold)).transpose()?;
+        let hold = hold.map(hold_from_now).transpose()?;
+        let view = match found {
+            Found::Here(view) => view,
+            Found::Elsewhere(backend, holder) => {
+                if hold.is_some_and(|hold| hold != Hold::No) {
+                    let why = "a lease that this agent did not take can be renewed, not held";
+                    return Err(Refusal::new(Code::BadRequest, why).about(on));
+                }
+                let ttl = ask.ttl.unwrap_or_else(|| permit.unasked_ttl(config.defaults(on).ttl));
+                return self.renew_elsewhere(&backend, *holder, ttl).await;
+            }
+        };
+        match self.driver.renew(view.claim.lease, ask.ttl, hold).await? {
+            Answer::Renewed(view) => Ok(Reply::Renewed(self.told(&view))),
+            Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
+            Answer::Acquired(_) | Answer::Released => Err(told::bug("a renewal")),
+        }
+    }
+
+    /// Renews what another writer took, by its id, as the Python tool lets anybody do.
+    async fn renew_elsewhere(
+        &self,
+        backend: &BackendName,
+        holder: Holder,
+        ttl: Ttl,
+    ) -> Answered<Reply> {
+        let proof = foreign(&holder);
+        let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
+        let renewing = store.renew(&proof, ttl, Nonce(random()?));
+        let renewed = self.stores.within(backend, QUESTION_PATIENCE, renewing).await;
+        match renewed.map_err(|error| told::no_answer(backend, &holder.resource, &error))? {
+            Standing::Ours { remaining } => {
+                Ok(Reply::Renewed(told::foreign_lease(backend, &holder, ttl, remaining)))
+            }
+            Standing::NotOurs(_) | Standing::Cloned => Err(told::not_current(&holder)),
+        }
+    }
+
+    /// The lease that a caller means, if the caller may end or renew it.
+    async fn find(&self, caller: &Caller, target: &Target) -> Answered<Found> {
+        let on = &target.resource;
+        let config = self.config();
+        let Some(lease) = target.lease else {
+            return match self.driver.find(caller.who.uid, on.clone()).await? {
+                Some(view) => Ok(Found::Here(Box::new(view))),
+                None => Err(told::not_yours(on)),
+            };
+        };
+        if let Some(view) = self.driver.view(lease).await?
+            && view.claim.resource == *on
+        {
+            if view.owner != caller.who.uid {
+                self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
+            }
+            return Ok(Found::Here(Box::new(view)));
+        }
+        // Nobody learns here what stands in the store without the right to read it.
+        self.permit(&config, caller, Act::Read, Some(on))?;
+        let backend = config.defaults(on).backend;
+        match self.holder(&backend, on).await? {
+            Some(holder) if holder.lease == lease => {
+                self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
+                Ok(Found::Elsewhere(backend, Box::new(holder)))
+            }
+            _ => Err(told::no_such_lease(on, lease)),
+        }
+    }
+
+    async fn current(&self, caller: &Caller, on: &Resource) -> Answered<Reply> {
+        let config = self.config();
+        self.permit(&config, caller, Act::Read, Some(on))?;
+        let backend = config.defaults(on).backend;
+        let holder = self.holder(&backend, on).await?;
+        Ok(Reply::Current(self.lock(caller, &backend, holder).await?))
+    }
+
+    async fn is_held(&self, caller: &Caller, ask: IsHeld) -> Answered<Reply> {
+        let config = self.config();
+        self.permit(&config, caller, Act::Read, Some(&ask.resource))?;
+        let backend = config.defaults(&ask.resource).backend;
+        let holder = self.holder(&backend, &ask.resource).await?;
+        let lock = self.lock(caller, &backend, holder).await?;
+        let held = lock.as_ref().is_some_and(|lock| {
+            ask.lease.is_none_or(|lease| lease == lock.lease) && (!ask.by_me || lock.mine)
+        });
+        Ok(Reply::Verdict { held, lock })
+    }
+
+    async fn holder(&self, backend: &BackendName, on: &Resource) -> Answered<Option<Holder>> {
+        let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
+        let asked = self.stores.within(backend, QUESTION_PATIENCE, store.holder(on)).await;
+        asked.map_err(|error: AskError| told::no_answer(backend, on, &error))
+    }
+
+    /// A lock for `caller`, who is told whether it is their own.
+    async fn lock(
+        &self,
+        caller: &Caller,
+        backend: &BackendName,
+        holder: Option<Holder>,
+    ) -> Answered<Option<message::Lock>> {
+        let Some(holder) = holder else { return Ok(None) };
+        let view = self.driver.view(holder.lease).await?;
+        let mine = view.is_some_and(|view| is_mine(caller, &view));
+        Ok(Some(told::lock(backend, self.this_host_only(backend), holder, mine)))
+    }
+
+    /// The words for a no of the core.
+    pub(super) async fn refusal(&self, caller: &Caller, no: crate::lease::No) -> Refusal {
+        let crate::lease::No::Held(on, Some(holder)) = no else {
+            return told::refusal(no);
+        };
+        let backend = self.config().defaults(&on).backend;
+        match self.lock(caller, &backend, Some(*holder)).await {
+            Ok(lock) => told::held(&on, lock),
+            Err(stopping) => stopping,
+        }
+    }
+
+    /// What policy says. A rule that takes a right away by name would not match somebody whose name
+    /// is not known; so nothing but reading is granted then.
+    pub(super) fn permit(
+        &self,
+        config: &Config,
+        caller: &Caller,
+        act: Act,
+        on: Option<&Resource>,
+    ) -> Answered<Permit> {
+        if !caller.is_named && act != Act::Read {
+            let why = format!(
+                "the names of user {} and their groups cannot be looked up now, and rules go by \
+                 name; try again in a moment",
+                caller.who.uid.0
+            );
+            return Err(Refusal::new(Code::Denied, why));
+        }
+        config.policy.judge(&caller.who, act, on).map_err(|denial| {
+            let refusal = Refusal::new(Code::Denied, denial.to_string());
+            match on {
+                Some(on) => refusal.about(on),
+                None => refusal,
+            }
+        })
+    }
+
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    pub(super) fn this_host_only(&self, backend: &BackendName) -> bool {
+        self.stores.traits(backend).is_some_and(|traits| traits.this_host_only)
+    }
+
+    /// A lease as the wire tells it.
+    pub(super) fn told(&self, view: &View) -> message::Lease {
+        told::lease(view, self.this_host_only(&view.claim.backend))
+    }
+}
+
+/// Where the lease is that a caller means.
+enum Found {
+    Here(Box<View>),
+    /// In the store, taken by another writer; the caller may nevertheless.
+    Elsewhere(BackendName, Box<Holder>),
+}
+
+impl From<Stopping> for Refusal {
+    fn from(stopping: Stopping) -> Refusal {
+        Refusal::new(Code::Stopping, format!("{stopping}; try again in a moment"))
+    }
+}
+
+/// True when this agent believes for `caller` that the lease is held.
+pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
+    use crate::lease::State;
+    view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
+}
+
+fn foreign(holder: &Holder) -> Proof {
+    Proof { resource: holder.resource.clone(), lease: holder.lease, nonces: Vec::new() }
+}
+
+fn check_ttl(permit: &Permit, ttl: Ttl, on: &Resource) -> Answered<()> {
+    match permit.max_ttl {
+        Some(max) if ttl > max => {
+            let (asked, max) = (format_secs(secs(ttl)), format_secs(secs(max)));
+            let why = format!("a ttl of {asked} for {on} is over the {max} that are allowed");
+            Err(Refusal::new(Code::Denied, why).about(on))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_hold(permit: &Permit, hold: message::Hold, on: &Resource) -> Answered<()> {
+    let Some(max) = permit.max_hold_secs else { return Ok(()) };
+    let asked = match hold {
+        message::Hold::No => return Ok(()),
+        message::Hold::For(secs) => Some(i64::from(secs)),
+        message::Hold::Until(end) => Some(end.0.saturating_sub(clock::wall().0) / 1000),
+        message::Hold::Keep => None,
+    };
+    if asked.is_some_and(|secs| secs <= i64::from(max)) {
+        return Ok(());
+    }
+    let max = format_secs(max.into());
+    let why = format!("{on} may be held for at most {max}; say --for {max}");
+    Err(Refusal::new(Code::Denied, why).about(on))
+}
+
+fn secs(ttl: Ttl) -> u64 {
+    ttl.as_secs().into()
+}
+
+/// A person's hold on the boot clock.
+fn hold_from_now(hold: message::Hold) -> Answered<Hold> {
+    let left = match hold {
+        message::Hold::No => return Ok(Hold::No),
+        message::Hold::Keep => return Ok(Hold::Keep),
+        message::Hold::For(secs) => Duration::from_secs(secs.into()),
+        message::Hold::Until(end) => {
+            let left = end.0.saturating_sub(clock::wall().0);
+            Duration::from_millis(u64::try_from(left).unwrap_or(0))
+        }
+    };
+    if left.is_zero() {
+        return Err(Refusal::new(Code::BadRequest, "the hold would be over before it begins"));
+    }
+    Ok(Hold::Until(clock::now() + left))
+}
+
+/// A fresh lease id. Ids with an empty upper half are those of stores with narrow ones.
+fn mint(traits: &Traits) -> Answered<LeaseId> {
+    let mut number = u128::from(random()?) << 64 | u128::from(random()?);
+    if traits.narrow_ids {
+        number &= u128::from(u64::MAX >> 1);
+    } else {
+        number |= 1 << 127;
+    }
+    Ok(LeaseId::from_bytes(number.to_be_bytes()))
+}
+
+fn random() -> Answered<u64> {
+    getrandom::u64().map_err(|_| Refusal::new(Code::Internal, "the kernel gives no random numbers"))
+}

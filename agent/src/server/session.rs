@@ -1,0 +1,229 @@
+//! One connection: greeting, then one request and one reply at a time, or a stream of events.
+//!
+//! A client can be slow, mute, gone or hostile; it costs this task and nobody else.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use stormlock_protocol::HELLO_SECS;
+use stormlock_protocol::frame::{self, FrameError, HELLO_LEN, Hello, Verdict, Welcome};
+use stormlock_protocol::message::{Event, Refusal, Reply, Request};
+use stormlock_protocol::name::LeaseId;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::bytes::{Buf, BytesMut};
+use tokio_util::codec::{Decoder, Encoder, Framed};
+
+use super::service::{Caller, Service};
+
+/// How long a client may take to read what it asked for, before it is dropped.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// Requests that a client may send ahead of their answers; it is not read further until then.
+const AHEAD_MAX: usize = 16;
+
+/// Serves one connection until either side ends it, or `stopping` says so between two requests.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    caller: Caller,
+    service: Arc<Service>,
+    stopping: watch::Receiver<bool>,
+) {
+    if greet(&mut stream).await {
+        let frames = Framed::new(stream, Codec);
+        let ahead = Vec::new();
+        let mut session = Session { frames, ahead, caller, service, stopping, fresh: Vec::new() };
+        let ended = session.run().await;
+        session.end(ended).await;
+    }
+}
+
+/// Says no to a client before it said anything.
+pub(super) async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, verdict: Verdict) {
+    let _ = timeout(WRITE_PATIENCE, stream.write_all(&Welcome::refusal(verdict).encode())).await;
+}
+
+/// True when both sides speak the same protocol.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
+    let mut hello = [0; HELLO_LEN];
+    let read = timeout(Duration::from_secs(HELLO_SECS), stream.read_exact(&mut hello)).await;
+    let welcome = match read {
+        Ok(Ok(_)) => match Hello::decode(&hello) {
+            Ok(hello) => hello.answer(),
+            Err(_) => Welcome::refusal(Verdict::Garbage),
+        },
+        Ok(Err(_)) => return false,
+        Err(_) => Welcome::refusal(Verdict::Slow),
+    };
+    let written = timeout(WRITE_PATIENCE, stream.write_all(&welcome.encode())).await;
+    matches!(written, Ok(Ok(()))) && matches!(welcome.verdict, Verdict::Speak(_))
+}
+
+struct Session<S> {
+    frames: Framed<S, Codec>,
+    /// Requests that came before the answer to the one in work.
+    ahead: Vec<Request>,
+    caller: Caller,
+    service: Arc<Service>,
+    stopping: watch::Receiver<bool>,
+    /// What the last reply gave; given back if the client was gone before it could read that.
+    fresh: Vec<LeaseId>,
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+enum Ended {
+    /// The client closed, spoke no protocol of ours, or lagged behind.
+    Closed,
+    /// The client was gone before it read the last reply.
+    Unread,
+    /// The agent stops; that concludes nothing about any lease.
+    Stopping,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
+    async fn run(&mut self) -> Ended {
+        loop {
+            let request = match self.next_request().await {
+                Ok(request) => request,
+                Err(ended) => return ended,
+            };
+            self.fresh.clear();
+            if request == Request::Subscribe {
+                return self.stream().await;
+            }
+            let Some(reply) = self.work(request).await else { return Ended::Closed };
+            if let Reply::Acquired(leases) = &reply {
+                self.fresh = leases.iter().map(|lease| lease.lease).collect();
+            }
+            if !self.send(reply).await {
+                return Ended::Unread;
+            }
+        }
+    }
+
+    /// The next request. A stopping agent answers what it has begun, no more.
+    async fn next_request(&mut self) -> Result<Request, Ended> {
+        if !self.ahead.is_empty() {
+            return Ok(self.ahead.remove(0));
+        }
+        tokio::select! {
+            biased;
+            _ = self.stopping.wait_for(|stops| *stops) => Err(Ended::Stopping),
+            next = self.frames.next() => match next {
+                Some(Ok(request)) => Ok(request),
+                // So the kernel says that the other side closed without reading all of it.
+                Some(Err(CodecError::Io(error)))
+                    if error.kind() == io::ErrorKind::ConnectionReset => Err(Ended::Unread),
+                Some(Err(_)) | None => Err(Ended::Closed),
+            },
+        }
+    }
+
+    /// Answers a request; `None` when the client went away meanwhile, so that nobody is left to
+    /// read it. An acquire is then undone by the driver, which hears of the session's end.
+    async fn work(&mut self, request: Request) -> Option<Reply> {
+        let service = Arc::clone(&self.service);
+        let caller = self.caller.clone();
+        let answering = service.answer(&caller, request);
+        tokio::pin!(answering);
+        loop {
+            tokio::select! {
+                reply = &mut answering => return Some(reply),
+                next = self.frames.next(), if self.ahead.len() < AHEAD_MAX => match next {
+                    Some(Ok(request)) => self.ahead.push(request),
+                    Some(Err(_)) | None => return None,
+                },
+            }
+        }
+    }
+
+    /// The caller's whole state, then each change, until the client closes or lags behind.
+    async fn stream(&mut self) -> Ended {
+        let subscribed = self.service.driver.subscribe(self.caller.who.uid).await;
+        let (state, mut changes) = match subscribed {
+            Ok(subscribed) => subscribed,
+            Err(stopping) => {
+                self.send(Reply::Refused(Refusal::from(stopping))).await;
+                return Ended::Stopping;
+            }
+        };
+        let state = state.iter().map(|view| Event::Lease(self.service.told(view)));
+        let first: Vec<Event> = state.chain([Event::Caught]).collect();
+        for event in first {
+            if !self.send(Reply::Event(event)).await {
+                return Ended::Closed;
+            }
+        }
+        loop {
+            let change = tokio::select! {
+                change = changes.recv() => change,
+                // A stream takes no questions; other connections do.
+                _ = self.frames.next() => return Ended::Closed,
+                _ = self.stopping.wait_for(|stops| *stops) => return Ended::Stopping,
+            };
+            let Some(view) = change else { return Ended::Closed };
+            let event = Event::Lease(self.service.told(&view));
+            if !self.send(Reply::Event(event)).await {
+                return Ended::Closed;
+            }
+        }
+    }
+
+    async fn send(&mut self, reply: Reply) -> bool {
+        matches!(timeout(WRITE_PATIENCE, self.frames.send(reply)).await, Ok(Ok(())))
+    }
+
+    /// The connection is over. A client that was gone before it could read that it has a lease does
+    /// not know of it, and nobody would release it.
+    async fn end(self, ended: Ended) {
+        let driver = &self.service.driver;
+        match ended {
+            Ended::Stopping => return,
+            Ended::Unread => {
+                for lease in self.fresh {
+                    let _ = driver.release(lease).await;
+                }
+            }
+            Ended::Closed => {}
+        }
+        driver.gone(self.caller.session).await;
+    }
+}
+
+/// Frames on an async stream; the bytes are [`frame`]'s.
+#[derive(Debug)]
+struct Codec;
+
+/// Why a conversation cannot go on.
+#[derive(Debug, thiserror::Error)]
+enum CodecError {
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Decoder for Codec {
+    type Item = Request;
+    type Error = CodecError;
+
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Request>, CodecError> {
+        let Some(body) = frame::split(bytes)? else { return Ok(None) };
+        let length = frame::HEADER_LEN + body.len();
+        let request = frame::decode(body)?;
+        bytes.advance(length);
+        Ok(Some(request))
+    }
+}
+
+impl Encoder<Reply> for Codec {
+    type Error = CodecError;
+
+    fn encode(&mut self, reply: Reply, into: &mut BytesMut) -> Result<(), CodecError> {
+        into.extend_from_slice(&frame::encode(&reply)?);
+        Ok(())
+    }
+}

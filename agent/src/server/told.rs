@@ -1,0 +1,249 @@
+//! What the agent knows, in the words of the wire: leases, locks, and refusals that say what to do.
+
+use std::time::Duration;
+
+use stormlock_protocol::message::{self, Code, LostReason, Refusal};
+use stormlock_protocol::name::{LeaseId, Principal, Resource, Ttl, UnixMs};
+
+use crate::clock;
+use crate::lease::{
+    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, RefusedKind, State, View,
+};
+use crate::stores::AskError;
+
+/// Longest host name that is passed on, in bytes: another writer may have put anything there.
+const HOST_MAX: usize = 64;
+
+/// A lease of this agent.
+pub(super) fn lease(view: &View, this_host_only: bool) -> message::Lease {
+    let now = clock::now();
+    let claim = &view.claim;
+    message::Lease {
+        resource: claim.resource.clone(),
+        lease: claim.lease,
+        fence: view.fence,
+        backend: claim.backend.to_string(),
+        this_host_only,
+        state: state(&view.state),
+        principal: claim.principal.clone(),
+        reason: claim.reason.clone(),
+        since: claim.created,
+        left_ms: millis(now.until(view.deadline)),
+        ttl: claim.ttl,
+        hold: match view.hold {
+            Hold::No => message::Hold::No,
+            Hold::Keep => message::Hold::Keep,
+            Hold::Until(end) => message::Hold::Until(on_the_wall(now, end)),
+        },
+        attach: match view.attach {
+            Attach::Detached => message::Attach::Detached,
+            Attach::Session(_) => message::Attach::Session,
+        },
+    }
+}
+
+/// A lease of another writer that was renewed by its id.
+pub(super) fn foreign_lease(
+    backend: &BackendName,
+    holder: &Holder,
+    ttl: Ttl,
+    remaining: Duration,
+) -> message::Lease {
+    message::Lease {
+        resource: holder.resource.clone(),
+        lease: holder.lease,
+        fence: holder.fence,
+        backend: backend.to_string(),
+        this_host_only: false,
+        state: message::State::Held,
+        principal: holder.principal.clone(),
+        reason: holder.reason.clone(),
+        since: holder.since,
+        left_ms: millis(remaining),
+        ttl,
+        hold: message::Hold::No,
+        attach: message::Attach::Detached,
+    }
+}
+
+/// A lock as the store shows it.
+pub(super) fn lock(
+    backend: &BackendName,
+    this_host_only: bool,
+    holder: Holder,
+    mine: bool,
+) -> message::Lock {
+    message::Lock {
+        resource: holder.resource,
+        backend: backend.to_string(),
+        this_host_only,
+        principal: holder.principal,
+        host: holder.host.map(tame_host),
+        lease: holder.lease,
+        fence: holder.fence,
+        reason: holder.reason,
+        since: holder.since,
+        left_ms: holder.remaining.map(millis),
+        mine,
+    }
+}
+
+/// True for a lease that can still be given back: not lost, not ended.
+pub(super) fn is_current(view: &View) -> bool {
+    matches!(view.state, State::Held | State::AtRisk | State::Unknown)
+}
+
+/// Another has it.
+pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
+    let why = match &lock {
+        Some(lock) if lock.mine => format!("you hold {on} already, as lease {}", lock.lease),
+        Some(lock) => format!("{on} is held by {}", lock.principal),
+        None => format!("{on} changes hands too fast; try again"),
+    };
+    let mut refusal = Refusal::new(Code::Held, why).about(on);
+    refusal.holder = lock.map(Box::new);
+    refusal
+}
+
+/// The words for a no of the core.
+pub(super) fn refusal(no: No) -> Refusal {
+    match no {
+        No::Held(on, _) => held(&on, None),
+        No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {}", why(&loss))),
+        No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
+        No::TooMany(max) => {
+            let why = format!("you may have {max} leases at once; release some first");
+            Refusal::new(Code::TooMany, why)
+        }
+        No::Store { backend, resource, kind, after } => {
+            let what = kind.map_or("did not answer in time", describe);
+            let then = match after {
+                After::Nothing => "",
+                After::Cancelling => {
+                    "; it may have been taken: the agent goes on until that is undone"
+                }
+                After::Releasing => "; the agent goes on giving it back",
+            };
+            let why = format!("backend {backend} {what} ({resource}){then}");
+            Refusal::new(code(kind), why).about(&resource)
+        }
+        No::Journal => {
+            let why = "the agent cannot write its journal, so nothing new can be promised; \
+                       see `stormctl doctor`";
+            Refusal::new(Code::Unavailable, why)
+        }
+        No::Fence(on, fence) => {
+            let why = format!(
+                "the store gave fence {fence} for {on}, which is no greater than one before it: \
+                 it lost its memory, and {on} was given back"
+            );
+            Refusal::new(Code::Unavailable, why).about(&on)
+        }
+        No::TooLate(on) => {
+            let why = format!("the answer for {on} came too late to be believed; try again");
+            Refusal::new(Code::Unavailable, why).about(&on)
+        }
+        No::Stopping => Refusal::from(crate::driver::Stopping),
+    }
+}
+
+/// A store did not answer a question about a resource.
+pub(super) fn no_answer(backend: &BackendName, on: &Resource, error: &AskError) -> Refusal {
+    let why = format!("backend {backend} {} ({on})", describe_error(error));
+    Refusal::new(code(error.kind()), why).about(on)
+}
+
+/// What a store's failure means; its own text stays in the agent's log.
+pub(super) fn describe_error(error: &AskError) -> &'static str {
+    error.kind().map_or("did not answer in time", describe)
+}
+
+/// A configuration that names no such store.
+pub(super) fn no_store(backend: &BackendName) -> Refusal {
+    Refusal::new(Code::Config, format!("no backend is called {backend}"))
+}
+
+/// Nothing of the caller's is there.
+pub(super) fn not_yours(on: &Resource) -> Refusal {
+    Refusal::new(Code::NotHeld, format!("you do not hold {on} through this agent")).about(on)
+}
+
+/// A lease id that nobody has on this resource.
+pub(super) fn no_such_lease(on: &Resource, lease: LeaseId) -> Refusal {
+    let why = format!("lease {lease} is not the current one on {on}");
+    Refusal::new(Code::NotHeld, why).about(on)
+}
+
+/// Another writer's lease that ended while it was being renewed.
+pub(super) fn not_current(holder: &Holder) -> Refusal {
+    let why = format!("lease {} on {} is over", holder.lease, holder.resource);
+    Refusal::new(Code::Lost, why).about(&holder.resource)
+}
+
+/// The driver answered another question than was asked.
+pub(super) fn bug(what: &str) -> Refusal {
+    Refusal::new(Code::Internal, format!("{what} was answered with something else: a bug"))
+}
+
+fn code(kind: Option<RefusedKind>) -> Code {
+    match kind {
+        Some(RefusedKind::Foreign) => Code::Config,
+        Some(RefusedKind::Unreachable | RefusedKind::NotWritable | RefusedKind::Credentials)
+        | None => Code::Unavailable,
+    }
+}
+
+fn describe(kind: RefusedKind) -> &'static str {
+    match kind {
+        RefusedKind::Unreachable => "cannot be reached",
+        RefusedKind::NotWritable => "is up and cannot be written",
+        RefusedKind::Credentials => "refuses the agent's credentials",
+        RefusedKind::Foreign => "has something under that name that is no lock",
+    }
+}
+
+fn why(loss: &Loss) -> String {
+    match loss {
+        Loss::Expired => "its time ran out".to_owned(),
+        Loss::TakenBy(who) => format!("{who} has it"),
+        Loss::BrokenBy(who) => format!("{who} broke it"),
+        Loss::StoreLostIt => "the store no longer has it".to_owned(),
+        Loss::Clone => "a copy of this host's journal renewed it".to_owned(),
+        Loss::Revoked => "policy took it away".to_owned(),
+    }
+}
+
+fn state(state: &State) -> message::State {
+    match state {
+        State::Asking => message::State::Asking,
+        State::Held => message::State::Held,
+        State::AtRisk => message::State::AtRisk,
+        State::Unknown => message::State::Unknown,
+        State::Released => message::State::Released,
+        State::Lost(loss) => message::State::Lost(match loss {
+            Loss::Expired => LostReason::Expired,
+            Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
+            Loss::BrokenBy(who) => LostReason::BrokenBy(who.clone()),
+            Loss::StoreLostIt => LostReason::StoreLostIt,
+            Loss::Clone => LostReason::Clone,
+            Loss::Revoked => LostReason::Revoked,
+        }),
+    }
+}
+
+fn on_the_wall(now: Moment, then: Moment) -> UnixMs {
+    let ahead = i64::try_from(millis(now.until(then))).unwrap_or(i64::MAX);
+    UnixMs(clock::wall().0.saturating_add(ahead))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn tame_host(host: String) -> String {
+    let mut tamed = Principal::foreign(&host).as_str().to_owned();
+    while tamed.len() > HOST_MAX {
+        tamed.pop();
+    }
+    tamed
+}

@@ -1,0 +1,249 @@
+//! The agent's stores by name: one call at a time is made here, timed, and turned into what the
+//! core understands. Retries are the core's; nothing here decides anything about a lease.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use stormlock_protocol::message;
+use stormlock_protocol::name::UnixMs;
+
+use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
+use crate::clock;
+use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Remembered};
+
+/// Every store of the configuration, and those that an earlier one named: a lease is never dropped
+/// because a reload no longer mentions its store.
+#[derive(Debug, Default)]
+pub struct Stores {
+    // Held for a look-up only, never across a call.
+    known: Mutex<BTreeMap<BackendName, Store>>,
+}
+
+#[derive(Debug)]
+struct Store {
+    options: Options,
+    backend: Arc<dyn Backend>,
+    /// False once the configuration no longer names it.
+    is_configured: bool,
+    health: message::Health,
+    since: Option<UnixMs>,
+    identity: Option<String>,
+    /// It answered after it had been down, and no call of the core was told yet.
+    came_back: bool,
+}
+
+impl Store {
+    fn new(options: Options, backend: Arc<dyn Backend>) -> Store {
+        let (health, since, identity) = (message::Health::Unused, None, None);
+        Store { options, backend, is_configured: true, health, since, identity, came_back: false }
+    }
+}
+
+/// What one call came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// For the core.
+    pub result: CallResult,
+    /// The store answers again after it was down, or is not the one it was: every lease in it is to
+    /// be read back (law 11).
+    pub is_doubtful: bool,
+}
+
+/// Why a question to a store has no answer; texts are without secrets.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The configuration has no such store.
+    #[error("no backend is called {0}")]
+    NoSuch(BackendName),
+    /// The store said so, or could not be asked.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// No answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Mute(Duration),
+}
+
+impl AskError {
+    /// What is certain about it; `None` when nothing is.
+    #[must_use]
+    pub fn kind(&self) -> Option<RefusedKind> {
+        match self {
+            AskError::Backend(BackendError::Refused { kind, .. }) => Some(*kind),
+            AskError::Backend(BackendError::Unknown { .. })
+            | AskError::NoSuch(_)
+            | AskError::Mute(_) => None,
+        }
+    }
+}
+
+impl Stores {
+    /// Opens what the configuration names, keeps what did not change, and keeps the retired ones
+    /// for the leases in them.
+    ///
+    /// # Errors
+    /// [`OpenError`] with the name of the store; then nothing has changed.
+    pub fn configure(
+        &self,
+        wanted: &BTreeMap<BackendName, Options>,
+    ) -> Result<(), (BackendName, OpenError)> {
+        let mut opened = Vec::new();
+        for (name, options) in wanted {
+            let is_same = self.known().get(name).is_some_and(|store| store.options.same(options));
+            if !is_same {
+                let backend =
+                    backend::open(options, clock::now).map_err(|error| (name.clone(), error))?;
+                opened.push((name.clone(), backend));
+            }
+        }
+        let mut known = self.known();
+        for (name, backend) in opened {
+            let options = wanted[&name].clone();
+            known.insert(name, Store::new(options, backend));
+        }
+        for (name, store) in known.iter_mut() {
+            store.is_configured = wanted.contains_key(name);
+        }
+        Ok(())
+    }
+
+    /// Hands each store that lives in the journal what the journal says of it.
+    pub fn recall(&self, memory: &Memory) {
+        for (name, store) in self.known().iter() {
+            let leases: Vec<&Remembered> = memory
+                .leases
+                .values()
+                .filter(|known| known.intent.claim.backend == *name)
+                .collect();
+            store.backend.recall(memory.floor, &leases);
+        }
+    }
+
+    /// A store; also a retired one.
+    #[must_use]
+    pub fn get(&self, name: &BackendName) -> Option<Arc<dyn Backend>> {
+        self.known().get(name).map(|store| Arc::clone(&store.backend))
+    }
+
+    /// What a store can do; of a store that nobody knows, nothing.
+    #[must_use]
+    pub fn traits(&self, name: &BackendName) -> Option<Traits> {
+        self.get(name).map(|backend| backend.traits())
+    }
+
+    /// The names in the configuration, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<BackendName> {
+        let known = self.known();
+        known
+            .iter()
+            .filter(|(_, store)| store.is_configured)
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Every store's health, for `status`.
+    #[must_use]
+    pub fn health(&self) -> Vec<message::Backend> {
+        let as_told = |(name, store): (&BackendName, &Store)| message::Backend {
+            name: name.to_string(),
+            kind: store.backend.traits().kind.to_owned(),
+            health: store.health,
+            since: store.since,
+        };
+        self.known().iter().map(as_told).collect()
+    }
+
+    /// Makes one call of the core, for at most `patience`. What had no answer by then is unknown
+    /// (law 3). The timer is tokio's, which sleeps with the host: it bounds the wait, and no
+    /// deadline depends on it.
+    pub async fn perform(&self, name: &BackendName, call: Call, patience: Duration) -> Outcome {
+        let result = match self.get(name) {
+            Some(backend) => self.within(name, patience, make(&*backend, &call)).await,
+            None => Err(AskError::NoSuch(name.clone())),
+        };
+        let is_doubtful = self.is_doubtful(name);
+        let result = result.unwrap_or_else(|error| match error.kind() {
+            Some(kind) => CallResult::Refused(kind),
+            None => CallResult::Unknown,
+        });
+        Outcome { result, is_doubtful }
+    }
+
+    /// Asks a store something, for at most `patience`, and notes whether it answered.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn within<T>(
+        &self,
+        name: &BackendName,
+        patience: Duration,
+        question: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, AskError> {
+        let answer = match tokio::time::timeout(patience, question).await {
+            Ok(answer) => answer.map_err(AskError::from),
+            Err(_) => Err(AskError::Mute(patience)),
+        };
+        self.note_health(name, answer.as_ref().err());
+        answer
+    }
+
+    fn note_health(&self, name: &BackendName, error: Option<&AskError>) {
+        let is_up = match error {
+            None => true,
+            // It answered, if only to say no.
+            Some(error) => matches!(error.kind(), Some(RefusedKind::Foreign)),
+        };
+        let health = if is_up { message::Health::Up } else { message::Health::Down };
+        let was = {
+            let mut known = self.known();
+            let Some(store) = known.get_mut(name) else { return };
+            let was = store.health;
+            if was != health {
+                store.health = health;
+                store.came_back |= is_up && was == message::Health::Down;
+                store.since = Some(clock::wall());
+            }
+            was
+        };
+        match error {
+            Some(why) if was != health => tracing::warn!(backend = %name, %why, "backend is down"),
+            Some(why) => tracing::debug!(backend = %name, %why, "a call failed"),
+            None if was == message::Health::Down => {
+                tracing::info!(backend = %name, "backend answers again");
+            }
+            None => {}
+        }
+    }
+
+    /// True when the store is not the one it was, or was away: once for each time.
+    fn is_doubtful(&self, name: &BackendName) -> bool {
+        let mut known = self.known();
+        let Some(store) = known.get_mut(name) else { return false };
+        let came_back = std::mem::take(&mut store.came_back);
+        let Some(now) = store.backend.identity() else { return came_back };
+        let is_stranger = store.identity.as_ref().is_some_and(|before| *before != now);
+        if is_stranger {
+            tracing::warn!(backend = %name, "backend has another identity than before");
+        }
+        store.identity = Some(now);
+        came_back || is_stranger
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<BackendName, Store>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn make(backend: &dyn Backend, call: &Call) -> Result<CallResult, BackendError> {
+    Ok(match call {
+        Call::Acquire(claim) => CallResult::Attempted(backend.acquire(claim).await?),
+        Call::Renew { proof, ttl, next } => {
+            CallResult::Stands(backend.renew(proof, *ttl, *next).await?)
+        }
+        Call::Verify(proof) => CallResult::Stands(backend.verify(proof).await?),
+        Call::Release(proof) => backend.release(proof).await.map(|()| CallResult::Done)?,
+        Call::Cancel(on, lease) => backend.cancel(on, *lease).await.map(|()| CallResult::Done)?,
+    })
+}
