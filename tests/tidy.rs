@@ -306,7 +306,8 @@ fn tests_are_run_and_wait_for_the_thing_itself() {
 
 #[test]
 fn a_sleeping_an_ignored_or_a_nameless_test_is_seen() {
-    let good = "#[test]\nfn a_lease_ends() {}\n// #[ignore] thread::sleep\n#[expect(dead_code)]";
+    let good = "#[test]\nfn a_lease_ends() {}\n// #[ignore] thread::sleep\n#[expect(dead_code)]\n\
+                #![allow(dead_code, reason = \"each binary uses its part\")]";
     catches(
         rules::tests,
         "tests/agent/main.rs",

@@ -1,0 +1,185 @@
+//! A real `stormlockd` on a folder of its own, and the client beside it.
+
+#![allow(dead_code, reason = "each test binary uses its own part of the support")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use stormlock_protocol::client::{Client, ClientError};
+use tempfile::TempDir;
+
+use crate::program::{Ran, ends_within, run};
+
+/// How often an agent that starts is asked, and how long its end is watched for in between.
+const START_TRIES: u32 = 1000;
+const START_PAUSE: Duration = Duration::from_millis(10);
+/// How long an agent may take to stop: it gives attached leases back first.
+const STOP_MAX: Duration = Duration::from_secs(20);
+/// How long one run of the client may take.
+const CTL_MAX: Duration = Duration::from_secs(30);
+/// How long a test waits for one reply.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// One agent. Its folder and its process end with this value.
+pub(crate) struct Agent {
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// Starts an agent with this configuration and waits until it answers.
+    pub(crate) fn start(config: &str) -> Agent {
+        let dir = tempfile::tempdir().expect("a folder for an agent");
+        fs::create_dir(dir.path().join("state")).expect("a folder for its journal");
+        symlink(program("stormctl"), dir.path().join("stormlock")).expect("the second name");
+        let mut agent = Agent { dir, child: None };
+        agent.configure(config);
+        agent.restart();
+        agent
+    }
+
+    /// Starts an agent called `host` on the Redis at `url`, where the user of this test may do all.
+    pub(crate) fn on_redis(host: &str, url: &str) -> Agent {
+        let uid = geteuid().as_raw();
+        Agent::start(&format!(
+            "host = \"{host}\"\n\n[backend.main]\nkind = \"redis\"\nurl = \"{url}\"\n\n\
+             [[rule]]\nwho = [\"uid:{uid}\"]\n\
+             may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n"
+        ))
+    }
+
+    /// Writes another configuration; the agent is not told.
+    pub(crate) fn configure(&self, config: &str) {
+        use std::io::Write;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(self.file("stormlockd.toml")).expect("its configuration");
+        file.write_all(config.as_bytes()).expect("its configuration can be written");
+    }
+
+    /// Starts it on the folder it had, and waits until it answers.
+    pub(crate) fn restart(&mut self) {
+        self.restart_with(|_| {});
+    }
+
+    /// The same, with a change to its command (its environment, say).
+    pub(crate) fn restart_with(&mut self, change: impl FnOnce(&mut Command)) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = File::options().append(true).create(true).open(self.file("log"));
+        let mut command = Command::new(program("stormlockd"));
+        command.arg("--config").arg(self.file("stormlockd.toml"));
+        command.arg("--socket").arg(self.socket());
+        command.arg("--state").arg(self.file("state"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log.expect("a file for its log"));
+        change(&mut command);
+        self.child = Some(command.spawn().expect("stormlockd can be started"));
+        for _ in 0..START_TRIES {
+            if self.client().is_ok_and(|mut client| client.status(None).is_ok()) {
+                return;
+            }
+            let child = self.child.as_ref().expect("it was started");
+            assert!(!ends_within(child, START_PAUSE), "it ended at once:\n{}", self.log());
+        }
+        panic!("it does not answer:\n{}", self.log());
+    }
+
+    /// A connection to it.
+    pub(crate) fn client(&self) -> Result<Client, ClientError> {
+        Client::connect(&self.socket(), PATIENCE)
+    }
+
+    /// Runs `stormctl ARGS` against it.
+    pub(crate) fn ctl(&self, args: &[&str]) -> Ran {
+        let mut command = Command::new(program("stormctl"));
+        run(command.arg("--socket").arg(self.socket()).args(args), CTL_MAX)
+    }
+
+    /// Runs `stormlock ARGS`, the Python tool's command line, against it.
+    pub(crate) fn stormlock(&self, args: &[&str]) -> Ran {
+        let mut command = Command::new(self.file("stormlock"));
+        run(command.args(args).env("STORMLOCK_SOCKET", self.socket()), CTL_MAX)
+    }
+
+    /// `kill -9`: nothing is put away.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("our own child can be killed");
+        child.wait().expect("our own child can be waited for");
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        let mut child = self.child.take().expect("it runs");
+        let ended = ends_within(&child, STOP_MAX);
+        if !ended {
+            child.kill().expect("our own child can be killed");
+        }
+        let status = child.wait().expect("our own child can be waited for");
+        assert!(ended, "it did not stop within {STOP_MAX:?}:\n{}", self.log());
+        status
+    }
+
+    /// SIGSTOP: it is there and does nothing, until [`Agent::resume`].
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).expect("our own child takes a signal");
+    }
+
+    /// All that it ever wrote to stderr.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.file("socket")
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.file("state")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("what the agent in {} said:\n{}", self.dir.path().display(), self.log());
+        }
+    }
+}
+
+/// A binary of the project. Cargo tells a test where those of its own package are; the other
+/// package's stand beside them once the whole workspace was built.
+fn program(name: &str) -> PathBuf {
+    let ours = option_env!("CARGO_BIN_EXE_stormlockd").or(option_env!("CARGO_BIN_EXE_stormctl"));
+    let beside = ours.map(Path::new).and_then(Path::parent).expect("cargo builds this test");
+    let program = beside.join(name);
+    assert!(
+        program.exists(),
+        "{} is not built: run `cargo build --workspace` first, as tests/run does",
+        program.display()
+    );
+    program
+}
