@@ -20,16 +20,21 @@ use source::{Source, project, project_root};
 const AGENT: &Arrows = &[
     ("main", &["lib", "protocol"]),
     ("lib", &["*"]),
-    ("server", &["driver", "policy", "config", "lease", "clock", "audit", "systemd", "protocol"]),
-    ("driver", &["lease", "backend", "journal", "clock", "config", "audit", "protocol"]),
+    (
+        "server",
+        &["driver", "policy", "config", "lease", "clock", "audit", "systemd", "fd", "protocol"],
+    ),
+    ("driver", &["lease", "backend", "journal", "clock", "config", "audit", "fd", "protocol"]),
     ("config", &["backend", "policy", "lease", "protocol"]),
     ("place", &["journal", "clock", "protocol::name"]),
-    ("journal", &["lease", "protocol::name"]),
+    ("journal", &["lease", "clock", "protocol::name"]),
     ("audit", &["lease", "clock", "protocol"]),
     ("backend", &["lease", "clock", "protocol"]),
     ("policy", &["lease", "protocol::name"]),
-    ("clock", &["lease", "protocol::name"]),
+    ("clock", &["lease", "fd", "protocol::name"]),
+    ("reload", &[]),
     ("systemd", &[]),
+    ("fd", &[]),
     ("lease", &["protocol::name"]),
 ];
 
@@ -192,7 +197,8 @@ fn a_long_function_and_a_long_file_are_seen() {
     let file = |lines| "const A: u8 = 1;\n".repeat(lines);
     let tested = file(400) + "#[cfg(test)]\nmod tests {\n" + &file(100) + "}\n";
     catches(rules::sizes, "agent/src/lib.rs", &tested, &[&file(401)]);
-    catches(rules::sizes, "tests/agent/main.rs", &file(401), &[&file(801)]);
+    let tests = file(401) + &function(148);
+    catches(rules::sizes, "tests/agent/main.rs", &tests, &[&file(801), &function(149)]);
 }
 
 #[test]
@@ -306,7 +312,8 @@ fn tests_are_run_and_wait_for_the_thing_itself() {
 
 #[test]
 fn a_sleeping_an_ignored_or_a_nameless_test_is_seen() {
-    let good = "#[test]\nfn a_lease_ends() {}\n// #[ignore] thread::sleep\n#[expect(dead_code)]\n\
+    let good = "#[test]\nfn a_lease_ends() {}\n#[test]\nfn $name() {}\n\
+                // #[ignore] thread::sleep\n#[expect(dead_code)]\n\
                 #![allow(dead_code, reason = \"each binary uses its part\")]";
     catches(
         rules::tests,
