@@ -32,7 +32,7 @@ const AGENT: &Arrows = &[
     ("backend", &["lease", "clock", "protocol"]),
     ("policy", &["lease", "protocol::name"]),
     ("clock", &["lease", "fd", "protocol::name"]),
-    ("reload", &[]),
+    ("reload", &["config", "clock", "systemd"]),
     ("systemd", &[]),
     ("fd", &[]),
     ("lease", &["protocol::name"]),

@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use crate::agent::Agent;
 use crate::program::Ran;
 use crate::python::PythonTool;
-use crate::store::Store;
+use crate::redis_server::{Answer, RedisServer};
 
 /// How far apart the ends of the same two leases may be: the seconds between the two runs.
 const LEFT_MS_APART: u64 = 8_000;
@@ -150,6 +150,14 @@ fn type_all(run: &dyn Fn(&[&str]) -> Ran, left_ms: &dyn Fn(&str) -> Option<u64>)
     all
 }
 
+/// How long a lock still lives in a store; `None` when it is not there, or would live for ever.
+fn left_ms(store: &RedisServer, resource: &str) -> Option<u64> {
+    match store.command(&["PTTL", resource]) {
+        Answer::Int(ms) => u64::try_from(ms).ok(),
+        other => panic!("PTTL of {resource}: {other:?}"),
+    }
+}
+
 enum Said {
     Ran(Ran),
     Left(Option<u64>),
@@ -241,18 +249,18 @@ fn differs(theirs: &Ran, ours: &Ran, (them, us): (&str, &str)) -> Option<String>
 
 #[test]
 fn our_stormlock_answers_as_the_python_tool_does() {
-    let store = Store::start();
+    let (their_store, our_store) = (RedisServer::start(), RedisServer::start());
     let them = "peer@elsewhere";
-    let tool = PythonTool::new(&store.url(1), them);
-    let theirs = type_all(&|args| tool.run(args), &|name| store.left_ms(1, name));
+    let tool = PythonTool::new(&their_store.url(), them);
+    let theirs = type_all(&|args| tool.run(args), &|name| left_ms(&their_store, name));
     let codes: BTreeSet<_> = theirs.iter().filter_map(Said::code).collect();
     assert_eq!(codes, BTreeSet::from([0, 1, 2, 3]), "the lines reach every exit code of the tool");
-    let agent = Agent::on_redis("alpha", &store.url(2));
+    let agent = Agent::on_redis("alpha", &our_store.url());
     let status = agent.client().and_then(|mut client| client.status(None));
     let us = status.expect("the agent answers").agent.you.to_string();
     let config = tool.config().to_str().expect("a path in UTF-8");
     let ours = |args: &[&str]| agent.stormlock(&[&["-c", config], args].concat());
-    let ours = type_all(&ours, &|name| store.left_ms(2, name));
+    let ours = type_all(&ours, &|name| left_ms(&our_store, name));
 
     let mut wrong = Vec::new();
     for ((line, theirs), ours) in LINES.iter().zip(&theirs).zip(&ours) {

@@ -12,7 +12,7 @@ use stormlock_protocol::message::{Release, Target};
 
 use crate::agent::Agent;
 use crate::python::{Peer, PythonTool, Said};
-use crate::store::Store;
+use crate::redis_server::RedisServer;
 use crate::{Taken, acquire, now_ms, resource};
 
 const RESOURCE: &str = "prod/db";
@@ -105,9 +105,9 @@ fn rounds() -> (usize, u64) {
 
 #[test]
 fn of_two_agents_and_the_python_tool_exactly_one_wins_each_round() {
-    let store = Store::start();
-    let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url(0)));
-    let tool = PythonTool::new(&store.url(0), "peer@elsewhere");
+    let store = RedisServer::start();
+    let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url()));
+    let tool = PythonTool::new(&store.url(), "peer@elsewhere");
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(tool.peer())];
     for agent in &agents {
         contenders.push(Box::new(agent.client().expect("the agent answers")));

@@ -4,7 +4,7 @@ use stormlock_protocol::message::{State, Status};
 
 use crate::agent::Agent;
 use crate::python::{PythonTool, Said};
-use crate::store::Store;
+use crate::redis_server::RedisServer;
 use crate::{Taken, acquire, now_ms};
 
 /// Short enough to be waited for by asking.
@@ -18,10 +18,10 @@ fn believes(status: &Status) -> bool {
 
 #[test]
 fn an_expired_lease_of_the_python_tool_is_ours_to_take_and_not_before() {
-    let store = Store::start();
-    let agent = Agent::on_redis("alpha", &store.url(0));
+    let store = RedisServer::start();
+    let agent = Agent::on_redis("alpha", &store.url());
     let mut client = agent.client().expect("the agent answers");
-    let mut peer = PythonTool::new(&store.url(0), "peer@elsewhere").peer();
+    let mut peer = PythonTool::new(&store.url(), "peer@elsewhere").peer();
     let asked = now_ms();
     let Said::Granted(theirs) = peer.acquire("prod/db", TTL_SECS) else {
         panic!("a free resource is granted");
@@ -53,10 +53,10 @@ fn an_expired_lease_of_the_python_tool_is_ours_to_take_and_not_before() {
 
 #[test]
 fn our_agent_says_lost_before_the_python_tool_is_granted() {
-    let store = Store::start();
-    let agent = Agent::on_redis("alpha", &store.url(0));
+    let store = RedisServer::start();
+    let agent = Agent::on_redis("alpha", &store.url());
     let mut client = agent.client().expect("the agent answers");
-    let mut peer = PythonTool::new(&store.url(0), "peer@elsewhere").peer();
+    let mut peer = PythonTool::new(&store.url(), "peer@elsewhere").peer();
     let Taken::Granted(ours) = acquire(&mut client, "prod/db", TTL_SECS) else {
         panic!("a free resource is granted");
     };

@@ -7,7 +7,7 @@ use stormlock_protocol::name::{LeaseId, Ttl};
 
 use crate::agent::Agent;
 use crate::python::{Peer, PythonTool, Said};
-use crate::store::Store;
+use crate::redis_server::RedisServer;
 use crate::{Dice, Taken, acquire, resource};
 
 const RUNS: usize = 200;
@@ -132,10 +132,10 @@ fn target(name: &str, lease: &str) -> Target {
 #[test]
 fn two_agents_and_the_python_tool_never_hold_the_same_resource() {
     let mut dice = Dice::seeded("interleaving");
-    let store = Store::start();
-    let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url(0)));
+    let store = RedisServer::start();
+    let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url()));
     let mut clients = agents.each_ref().map(|agent| agent.client().expect("the agent answers"));
-    let mut peer = PythonTool::new(&store.url(0), "peer@elsewhere").peer();
+    let mut peer = PythonTool::new(&store.url(), "peer@elsewhere").peer();
     let mut fences = [0; RESOURCES.len()];
     let mut grants = [0; ALL];
     for _ in 0..RUNS {

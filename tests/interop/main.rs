@@ -9,12 +9,13 @@ mod agent;
 mod program;
 #[path = "../support/python.rs"]
 mod python;
+#[path = "../support/redis.rs"]
+mod redis_server;
 
 mod command_line;
 mod contention;
 mod expiry;
 mod interleaving;
-mod store;
 
 use rustix::time::{ClockId, clock_gettime};
 use stormlock_protocol::client::{Client, ClientError};
