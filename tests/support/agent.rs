@@ -2,8 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of the support")]
 
-use std::fs::{self, File};
-use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::fs::{self, DirBuilder, File};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -34,7 +35,8 @@ impl Agent {
     /// Starts an agent with this configuration and waits until it answers.
     pub(crate) fn start(config: &str) -> Agent {
         let dir = tempfile::tempdir().expect("a folder for an agent");
-        fs::create_dir(dir.path().join("state")).expect("a folder for its journal");
+        let state = dir.path().join("state");
+        DirBuilder::new().mode(0o700).create(state).expect("a folder for its journal");
         symlink(program("stormctl"), dir.path().join("stormlock")).expect("the second name");
         let mut agent = Agent { dir, child: None };
         agent.configure(config);
@@ -54,7 +56,6 @@ impl Agent {
 
     /// Writes another configuration; the agent is not told.
     pub(crate) fn configure(&self, config: &str) {
-        use std::io::Write;
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
         let mut file = options.open(self.file("stormlockd.toml")).expect("its configuration");
