@@ -2,7 +2,6 @@
 //! atomic operation for each verb.
 
 #[cfg(test)]
-#[allow(dead_code, unused_macros, unused_imports, reason = "redis comes next")]
 pub(crate) mod contract;
 pub mod local;
 pub mod redis;
@@ -115,7 +114,7 @@ impl Options {
 pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenError> {
     match options {
         Options::Local => Ok(Arc::new(local::Local::new(clock))),
-        Options::Redis(_) => Err(OpenError::Setting("no redis yet".to_owned())),
+        Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
     }
 }
 
