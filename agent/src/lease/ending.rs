@@ -115,7 +115,7 @@ impl LeaseTable {
     pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let renewing = matches!(entry.busy, Busy::Call { purpose: Purpose::Renew(_), .. });
-        let sweeps = loss == Loss::Expired && (entry.unsure || renewing);
+        let sweeps = loss == Loss::Expired && (entry.unsure || renewing || entry.is_cut(now));
         let wishes = entry.take_wishes();
         if matches!(entry.busy, Busy::Sync(_)) {
             entry.busy = Busy::No;

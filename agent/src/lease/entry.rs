@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Ttl};
 
 use super::port::{After, CallId, No, State, SyncId, Ticket, View};
 use super::schedule::{self, length};
@@ -18,6 +18,8 @@ pub(super) const MARKS_MAX: usize = 8;
 /// A release that nobody acknowledged is given up this long after the store must have ended the
 /// lease by itself.
 const RELEASE_SLACK: Duration = Duration::from_secs(60);
+/// The part of a ttl by which the store's clock may be slower than ours: as in law 1.
+const DRIFT_PART: u32 = 500;
 
 /// One lease.
 #[derive(Debug)]
@@ -30,12 +32,21 @@ pub(super) struct Entry {
     pub(super) fence: Option<Fence>,
     /// The latest proof: when its call left, what the store said remained.
     pub(super) proven: Option<(Moment, Duration)>,
-    /// When belief in that proof ends (law 1).
+    /// When belief ends: of that proof (law 1), or where a renewal for less may make it end.
     pub(super) deadline: Moment,
+    /// The renewal that is about to leave or under way: since when, for how long.
+    planned: Option<(Moment, Ttl)>,
+    /// The least that a renewal of unknown outcome asked for: a copy of it may yet come late.
+    doubt: Option<Ttl>,
+    /// The earliest end that such a renewal can have brought about.
+    doubt_end: Moment,
     /// Every mark that the store may have; the first is the last one acknowledged.
     pub(super) marks: Vec<Nonce>,
     /// The mark of a renewal whose outcome is unknown, and the ttl it carried.
     pub(super) pending: Option<(Nonce, Ttl)>,
+    /// The ttl of renewals under the first mark: while the mark stays it never grows, so that a late
+    /// copy of one cuts nothing that a later one gave.
+    pub(super) carried: Ttl,
     /// Changes of its end that were asked for and not yet tried.
     pub(super) wishes: VecDeque<Wish>,
     /// The change that the renewal under way carries.
@@ -50,6 +61,8 @@ pub(super) struct Entry {
     pub(super) tries: u32,
     /// The store may have become another one since the last proof.
     pub(super) suspect: bool,
+    /// Only a call that left since then says that all is well.
+    doubted_at: Moment,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
     pub(super) kept_until: Moment,
     /// A renewal since the last proof may have come through.
@@ -124,6 +137,9 @@ pub(super) struct Wish {
     pub(super) hold: Option<Hold>,
 }
 
+/// The longest that any renewal can have asked for.
+const TTL_MAX: Duration = Duration::from_secs(TTL_MAX_SECS as u64);
+
 impl Entry {
     pub(super) fn asked(intent: Intent, group: Ticket) -> Entry {
         let marks = vec![intent.claim.nonce];
@@ -133,7 +149,7 @@ impl Entry {
     }
 
     /// Law 12: nothing that a journal says is held.
-    pub(super) fn remembered(known: Remembered, orphan_at: Moment) -> Entry {
+    pub(super) fn remembered(known: Remembered, now: Moment, orphan_at: Moment) -> Entry {
         let attached = known.intent.attach != Attach::Detached;
         let phase = match known.stage {
             Stage::Asked => Phase::Ending(Ending::Cancel, Vec::new()),
@@ -141,19 +157,25 @@ impl Entry {
                 Phase::Ending(Ending::Release, Vec::new())
             }
             Stage::Held => Phase::Unproven,
+            // Without a proof nobody knows how long the store keeps it: not a thing to give up.
+            Stage::Ending(_) if known.proven.is_none() => Phase::Ending(Ending::Cancel, Vec::new()),
             Stage::Ending(how) => Phase::Ending(how, Vec::new()),
             Stage::Lost(loss) => {
                 let sweeps = loss == Loss::Expired;
                 Phase::Lost(loss, sweeps)
             }
         };
+        let in_doubt = known.nonces.len() > 1;
         let mut entry = Entry::new(known.intent, phase, known.nonces);
         entry.fence = known.fence;
         entry.unsure = true;
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
             entry.deadline = schedule::deadline(sent, remaining);
-            entry.kept_until = sent + remaining + length(entry.claim.ttl);
+            // The last renewals of the agent before us may be missing in the journal; of those in
+            // doubt it does not say how long they asked for.
+            let longest = if in_doubt { TTL_MAX } else { length(entry.claim.ttl) };
+            entry.kept_until = now.max(sent + remaining) + longest;
         }
         if attached {
             entry.attach = Attach::Session(SessionId::NOBODY);
@@ -164,6 +186,7 @@ impl Entry {
 
     fn new(intent: Intent, phase: Phase, marks: Vec<Nonce>) -> Entry {
         Entry {
+            carried: intent.claim.ttl,
             claim: intent.claim,
             owner: intent.owner,
             hold: intent.hold,
@@ -172,6 +195,9 @@ impl Entry {
             fence: None,
             proven: None,
             deadline: Moment::BOOT,
+            planned: None,
+            doubt: None,
+            doubt_end: Moment::NEVER,
             marks,
             pending: None,
             wishes: VecDeque::new(),
@@ -182,6 +208,7 @@ impl Entry {
             retry_at: Moment::BOOT,
             tries: 0,
             suspect: false,
+            doubted_at: Moment::BOOT,
             kept_until: Moment::BOOT,
             unsure: false,
             orphan_at: Moment::NEVER,
@@ -251,23 +278,83 @@ impl Entry {
     fn is_at_risk(&self, now: Moment, journal_works: bool) -> bool {
         // Nobody asked for a lease without a hold to be renewed: that it runs down is no news.
         let renewed = self.hold != Hold::No;
-        renewed && (self.tries > 0 || self.suspect || !journal_works || now >= self.half())
+        self.suspect || !journal_works || renewed && (self.tries > 0 || now >= self.half())
     }
 
-    /// Takes a new proof: belief counts from the moment its call left (law 1).
+    /// Takes a new proof by a write: belief counts from the moment its call left (law 1), and no
+    /// copy of a call before it fits any more.
     pub(super) fn prove(&mut self, sent: Moment, remaining: Duration) {
-        self.proven = Some((sent, remaining));
-        self.deadline = schedule::deadline(sent, remaining);
-        self.verify_at = sent + schedule::VERIFY_EVERY;
+        (self.planned, self.doubt, self.doubt_end) = (None, None, Moment::NEVER);
         self.tries = 0;
-        self.suspect = false;
+        self.take(sent, remaining);
+    }
+
+    /// Takes a new proof by a read: a renewal of unknown outcome may come through after it, and
+    /// reading says nothing about whether renewals do.
+    pub(super) fn read_back(&mut self, sent: Moment, remaining: Duration) {
+        self.doubt_end =
+            self.doubt.map_or(Moment::NEVER, |ttl| schedule::deadline(sent, length(ttl)));
+        self.take(sent, remaining);
+    }
+
+    fn take(&mut self, sent: Moment, remaining: Duration) {
+        self.proven = Some((sent, remaining));
+        if sent >= self.doubted_at {
+            self.verify_at = sent + schedule::VERIFY_EVERY;
+            self.suspect = false;
+        }
+        self.set_deadline();
+    }
+
+    /// Something happened after which the store has to be asked again, at once.
+    pub(super) fn is_doubted(&mut self, now: Moment, suspect: bool) {
+        self.suspect |= suspect;
+        self.verify_at = now;
+        self.doubted_at = now;
+    }
+
+    /// A renewal for `ttl` is about to leave: whoever counts on a later end than it may bring
+    /// hears so before.
+    pub(super) fn plan(&mut self, now: Moment, ttl: Ttl) {
+        self.planned = Some((now, ttl));
+        self.set_deadline();
+    }
+
+    /// The planned renewal certainly did not happen and never will.
+    pub(super) fn never_left(&mut self) {
+        self.planned = None;
+        self.set_deadline();
+    }
+
+    /// The planned renewal may have happened, or may yet happen (law 3).
+    pub(super) fn may_have_come_through(&mut self) {
+        if let Some((sent, ttl)) = self.planned.take() {
+            self.doubt = Some(self.doubt.map_or(ttl, |least| least.min(ttl)));
+            self.doubt_end = self.doubt_end.min(schedule::deadline(sent, length(ttl)));
+        }
+        self.unsure = true;
+        self.set_deadline();
+    }
+
+    /// True while only a shorter renewal, asked for or in doubt, ends belief: not the proof itself.
+    pub(super) fn is_cut(&self, now: Moment) -> bool {
+        self.proven.is_some_and(|(sent, remaining)| now < schedule::deadline(sent, remaining))
+    }
+
+    fn set_deadline(&mut self) {
+        let end = |(sent, length)| schedule::deadline(sent, length);
+        let planned = self.planned.map(|(sent, ttl)| (sent, length(ttl)));
+        self.deadline = self.proven.map_or(Moment::BOOT, end);
+        self.deadline = self.deadline.min(self.doubt_end).min(planned.map_or(Moment::NEVER, end));
     }
 
     /// Schedules the next renewal after a grant or a renewal that left at `sent`.
     pub(super) fn renew_next(&mut self, sent: Moment, roll: u64) {
+        // A store may give less than was asked for (etcd keeps the ttl of the grant).
+        let given = self.proven.map_or(Duration::MAX, |(_, remaining)| remaining);
         self.renew_at = match self.hold {
             Hold::No => Moment::NEVER,
-            _ => schedule::renewal(sent, length(self.claim.ttl), roll),
+            _ => schedule::renewal(sent, length(self.claim.ttl).min(given), roll),
         };
     }
 
@@ -288,7 +375,7 @@ impl Entry {
 
     /// When a release that nobody acknowledges is given up: long after the store's own end.
     pub(super) fn release_until(&self) -> Moment {
-        self.kept_until + RELEASE_SLACK
+        self.kept_until + RELEASE_SLACK + length(self.claim.ttl) / DRIFT_PART
     }
 
     /// When something is to be done though nothing comes in.

@@ -28,7 +28,7 @@ impl LeaseTable {
     pub(super) fn recover(&mut self, now: Moment, memory: Memory) {
         for known in memory.leases.into_values() {
             let lease = known.intent.claim.lease;
-            let mut entry = Entry::remembered(known, now + ORPHAN_AFTER);
+            let mut entry = Entry::remembered(known, now, now + ORPHAN_AFTER);
             if !self.obeys(Law::RestartRenews) && matches!(entry.phase, Phase::Unproven) {
                 entry.phase = Phase::Held;
                 entry.renew_at = now + length(entry.claim.ttl) / 3;
@@ -93,11 +93,20 @@ impl LeaseTable {
     }
 
     fn renew(&mut self, now: Moment, lease: LeaseId) {
+        let (works, in_journal) = (self.journal_works, &self.in_journal);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         entry.trying = entry.trying.take().or_else(|| entry.wishes.pop_front());
+        if !works {
+            // What the next start would not know of is not promised; what was due goes on.
+            let wish = entry.trying.take();
+            let is_due = matches!(entry.phase, Phase::Unproven) || entry.renew_at <= now;
+            self.refuse_some(wish.map(|wish| wish.ticket), &No::Journal);
+            return if is_due {
+                self.renew_unrecorded(now, lease)
+            };
+        }
         let ttl = entry.next_ttl(now);
-        let rotates = self.journal_works && !self.in_journal.contains(&entry.claim.backend);
-        if !rotates {
+        if in_journal.contains(&entry.claim.backend) {
             let mark = entry.marks[0];
             return self.renew_with(now, lease, ttl, mark);
         }
@@ -120,10 +129,7 @@ impl LeaseTable {
         self.record(Record::Marking { lease, next: mark, ceiling });
         let sync = self.sync(Awaiting::Mark(lease, mark));
         if let Some(entry) = self.entries.get_mut(&lease) {
-            if ceiling.is_some() {
-                // Whoever counts on the later end hears of the earlier one before it can be true.
-                entry.cap(now, ttl);
-            }
+            entry.plan(now, ttl);
             entry.marks.push(mark);
             entry.pending = Some((mark, ttl));
             entry.busy = Busy::Sync(sync);
@@ -141,12 +147,30 @@ impl LeaseTable {
             return self.renew_with(now, lease, ttl, mark);
         }
         // The mark never left, so the store cannot have it; and it must not get it, for the next
-        // start would not know it. The renewal itself must go on.
+        // start would not know it. A renewal that was due must go on.
         entry.marks.retain(|known| *known != mark);
         entry.pending = None;
+        entry.never_left();
         let wish = entry.trying.take();
-        let (ttl, mark) = (entry.next_ttl(now), entry.marks[0]);
+        let is_due = matches!(entry.phase, Phase::Unproven) || entry.renew_at <= now;
         self.refuse_some(wish.map(|wish| wish.ticket), &No::Journal);
+        if is_due {
+            self.renew_unrecorded(now, lease);
+        }
+    }
+
+    /// Renews without the journal: under a mark that the next start knows, and for no longer than
+    /// any renewal under that mark before.
+    fn renew_unrecorded(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let (mark, ttl) = match (entry.pending, &entry.phase) {
+            (Some((mark, carried)), _) => (mark, carried),
+            (None, Phase::Held) => {
+                entry.carried = entry.carried.min(entry.claim.ttl);
+                (entry.marks[0], entry.carried)
+            }
+            (None, _) => (entry.marks[0], entry.next_ttl(now)),
+        };
         self.renew_with(now, lease, ttl, mark);
     }
 
@@ -154,7 +178,7 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let proof = entry.proof();
         // From here on the store may count the new ttl, also if it is shorter and no answer comes.
-        entry.cap(now, ttl);
+        entry.plan(now, ttl);
         entry.kept_until = entry.kept_until.max(now + schedule::patience(ttl) + length(ttl));
         self.call(now, lease, Call::Renew { proof, ttl, next });
     }
@@ -175,9 +199,11 @@ impl LeaseTable {
                     return self.kept_unproven(now, lease, sent, remaining);
                 }
                 let wish = entry.trying.take();
+                if let Some((_, carried)) = entry.pending.take() {
+                    entry.carried = carried;
+                }
                 entry.marks = vec![mark];
-                entry.pending = None;
-                entry.unsure = false;
+                entry.unsure = waits;
                 self.land(now, lease, Landing { sent, remaining, wish, waits });
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
@@ -198,11 +224,14 @@ impl LeaseTable {
     /// one sent, and forgot in its crash, may yet arrive and fit. The store keeps the lease, but it
     /// is believed only under a new mark, which has to wait for the journal.
     fn kept_unproven(&mut self, now: Moment, lease: LeaseId, sent: Moment, remaining: Duration) {
-        let roll = self.roll();
+        let (roll, stopping) = (self.roll(), self.stopping);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let tries = entry.tries;
         entry.prove(sent, remaining);
-        entry.tries += 1;
+        entry.tries = tries + 1;
+        let unanswered = if stopping { entry.trying.take() } else { None };
         entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
+        self.refuse_some(unanswered.map(|wish| wish.ticket), &No::Stopping);
     }
 
     fn renewal_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
@@ -212,16 +241,24 @@ impl LeaseTable {
             CallResult::Refused(kind) => Some(*kind),
             _ => None,
         };
-        entry.unsure |= kind.is_none();
+        if kind.is_some() {
+            entry.never_left();
+        } else {
+            entry.may_have_come_through();
+        }
+        let no = entry.store_no(kind, After::Nothing);
+        let wish = entry.trying.take();
+        self.try_again(now, lease, roll);
+        self.refuse_some(wish.map(|wish| wish.ticket), &no);
+    }
+
+    fn try_again(&mut self, now: Moment, lease: LeaseId, roll: u64) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
         let wait = schedule::retry(entry.tries, length(entry.claim.ttl), roll);
         entry.tries += 1;
         entry.retry_at = now + wait;
         if entry.hold != Hold::No {
             entry.renew_at = now + wait;
-        }
-        if let Some(wish) = entry.trying.take() {
-            let no = entry.store_no(kind, After::Nothing);
-            self.refuse(wish.ticket, no);
         }
     }
 
@@ -264,8 +301,11 @@ impl LeaseTable {
         }
         if !durable {
             // The store may keep it for longer than we now believe: harmless.
-            entry.unsure = true;
-            entry.renew_next(now, 0);
+            entry.may_have_come_through();
+            if landing.waits {
+                let roll = self.roll();
+                self.try_again(now, lease, roll);
+            }
             return self.refuse_some(ticket, &No::Journal);
         }
         if let Some(wish) = landing.wish {
@@ -312,10 +352,7 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         match result {
             CallResult::Stands(Standing::Ours { remaining }) => {
-                let tries = entry.tries;
-                entry.prove(sent, remaining);
-                // Reading it back says nothing about whether renewals come through.
-                entry.tries = tries;
+                entry.read_back(sent, remaining);
                 entry.renew_no_later(sent, remaining, roll);
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
@@ -357,11 +394,6 @@ impl Entry {
     fn ceiling(&self, now: Moment, ttl: Ttl) -> Option<(Moment, Duration)> {
         let (sent, remaining) = self.proven?;
         (now + length(ttl) < sent + remaining).then_some((now, length(ttl)))
-    }
-
-    /// Ends belief where a renewal for `ttl` that leaves now may make the store end the lease.
-    fn cap(&mut self, now: Moment, ttl: Ttl) {
-        self.deadline = self.deadline.min(schedule::deadline(now, length(ttl)));
     }
 
     /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed

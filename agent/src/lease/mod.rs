@@ -224,8 +224,7 @@ impl LeaseTable {
             if let Some(entry) = self.entries.get_mut(&lease)
                 && backend.is_none_or(|backend| *backend == entry.claim.backend)
             {
-                entry.suspect |= backend.is_some();
-                entry.verify_at = now;
+                entry.is_doubted(now, backend.is_some());
             }
             self.advance(now, lease);
         }

@@ -1,6 +1,8 @@
 //! The laws, one scenario each; random sequences of inputs; and a simulated world of agents.
 
 mod laws;
+mod play;
+mod scenarios;
 mod sequences;
 mod store;
 mod world;
