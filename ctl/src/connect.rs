@@ -80,6 +80,8 @@ pub(crate) fn if_about<T>(answer: T, is_about: impl Fn(&T) -> bool) -> Result<T,
 pub(crate) struct Places {
     /// The one that was named, by option or environment; nothing else is tried then.
     pub(crate) named: Option<PathBuf>,
+    /// The agent of the system.
+    pub(crate) system: PathBuf,
     /// The agent of the user, tried when the system has none.
     pub(crate) user: Option<PathBuf>,
     /// True when the environment names a socket that is not used, because the process runs with
@@ -105,6 +107,7 @@ impl Places {
         let runtime = path("XDG_RUNTIME_DIR").filter(|dir| has_own_rights && dir.is_absolute());
         Places {
             named: explicit.map(Path::to_owned).or(trusted),
+            system: SYSTEM_SOCKET.into(),
             user: runtime.map(|dir| dir.join(USER_SOCKET)),
             ignored,
         }
@@ -118,8 +121,8 @@ fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
     };
     let opened = match (&places.named, &places.user) {
         (Some(named), _) => connect(named),
-        (None, None) => connect(Path::new(SYSTEM_SOCKET)),
-        (None, Some(user)) => match connect(Path::new(SYSTEM_SOCKET)) {
+        (None, None) => connect(&places.system),
+        (None, Some(user)) => match connect(&places.system) {
             Err(error) if is_absent(&error) => match connect(user) {
                 // The system's socket is where an agent is expected: that is what to mend.
                 Err(second) if is_absent(&second) => Err(error),
@@ -263,6 +266,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     fn places(explicit: Option<&str>, own_rights: bool, vars: &[(&str, &str)]) -> Places {
@@ -271,27 +277,63 @@ mod tests {
         })
     }
 
+    fn expected(named: Option<&str>, user: Option<&str>, ignored: bool) -> Places {
+        let system = "/run/stormlock/stormlockd.sock".into();
+        Places { named: named.map(Into::into), system, user: user.map(Into::into), ignored }
+    }
+
     #[test]
     fn the_option_wins_over_the_environment() {
         let vars = [("STORMLOCK_SOCKET", "/env"), ("XDG_RUNTIME_DIR", "/run/user/7")];
-        assert_eq!(places(Some("/opt"), true, &vars).named, Some("/opt".into()));
-        let from_env = places(None, true, &vars);
-        assert_eq!(from_env.named, Some("/env".into()));
-        let user = Some("/run/user/7/stormlock/stormlockd.sock".into());
-        assert_eq!(from_env.user, user);
-        assert_eq!(places(None, true, &vars[1..]), Places { named: None, user, ignored: false });
+        let user = Some("/run/user/7/stormlock/stormlockd.sock");
+        assert_eq!(places(Some("/opt"), true, &vars), expected(Some("/opt"), user, false));
+        assert_eq!(places(None, true, &vars), expected(Some("/env"), user, false));
+        assert_eq!(places(None, true, &vars[1..]), expected(None, user, false));
     }
 
     #[test]
     fn the_environment_of_another_user_is_ignored() {
         let vars = [("STORMLOCK_SOCKET", "/env"), ("XDG_RUNTIME_DIR", "/run/user/7")];
-        assert_eq!(places(None, false, &vars), Places { named: None, user: None, ignored: true });
-        assert_eq!(places(Some("/opt"), false, &vars).named, Some("/opt".into()));
+        assert_eq!(places(None, false, &vars), expected(None, None, true));
+        assert_eq!(places(Some("/opt"), false, &vars), expected(Some("/opt"), None, true));
     }
 
     #[test]
     fn an_empty_or_relative_place_is_no_place() {
         let vars = [("STORMLOCK_SOCKET", ""), ("XDG_RUNTIME_DIR", "run")];
-        assert_eq!(places(None, true, &vars), Places { named: None, user: None, ignored: false });
+        assert_eq!(places(None, true, &vars), expected(None, None, false));
+    }
+
+    #[test]
+    fn the_users_agent_is_asked_only_when_the_system_has_no_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (system, user) = (dir.path().join("system"), dir.path().join("user"));
+        let places = Places {
+            system: system.clone(),
+            user: Some(user.clone()),
+            ..expected(None, None, false)
+        };
+        let opened = || open(&places, SHORT_PATIENCE).map(|link| link.socket);
+        let nobody = opened().unwrap_err();
+        assert_eq!(nobody.exit, Exit::Unavailable);
+        assert!(nobody.message.contains("system"), "{}", nobody.message);
+        let _users = UnixListener::bind(&user).unwrap();
+        assert_eq!(opened().unwrap(), user);
+        let systems = UnixListener::bind(&system).unwrap();
+        assert_eq!(opened().unwrap(), system);
+        // A dead agent of the system is to be mended, not to be replaced behind one's back.
+        drop(systems);
+        assert_eq!(opened().unwrap_err().exit, Exit::Unavailable);
+    }
+
+    #[test]
+    fn a_forbidden_socket_says_which_group_to_join() {
+        let source = io::Error::from(io::ErrorKind::PermissionDenied);
+        let error = ClientError::NoAccess { path: "/run/x".into(), source };
+        let failure = explain(error, "", Asks::Changes);
+        assert_eq!((failure.exit, failure.code), (Exit::NoPerm, "denied"));
+        assert!(failure.message.starts_with("may not use the agent's socket /run/x: "));
+        let advice = failure.advice.unwrap();
+        assert!(advice.contains("stormlock") && advice.contains("log in again"), "{advice}");
     }
 }

@@ -1,10 +1,11 @@
 //! stormctl: the client of stormlockd. It reads arguments, asks the agent one thing and prints the
-//! answer.
+//! answer; called as `stormlock` it is the Python tool's command line.
 //!
 //! It never sees a store or a credential, keeps nothing, and returns from `main`, always.
 
 mod args;
 mod command;
+mod compat;
 mod connect;
 mod exit;
 mod render;
@@ -23,6 +24,9 @@ use crate::render::View;
 
 fn main() -> ExitCode {
     let argv: Vec<OsString> = env::args_os().collect();
+    if compat::is_called(argv.first()) {
+        return ExitCode::from(compat::run(argv));
+    }
     let exit = match args::parse(argv) {
         Ok(cli) => run(&cli),
         Err(error) => told(&error),

@@ -1,8 +1,9 @@
 //! A scripted agent on a socket of its own, and the real client run against it.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -82,6 +83,26 @@ impl Fake {
         let mut command = stormctl();
         command.arg("--socket").arg(self.socket()).args(args);
         command
+    }
+
+    /// Runs the client under its second name.
+    pub(crate) fn run_stormlock(&self, args: &[&str]) -> Run {
+        Run::of(self.stormlock(args))
+    }
+
+    pub(crate) fn stormlock(&self, args: &[&str]) -> Command {
+        let name = self.dir.path().join("stormlock");
+        if !name.exists() {
+            symlink(env!("CARGO_BIN_EXE_stormctl"), &name).unwrap();
+        }
+        let mut command = clean(Command::new(name));
+        command.env("STORMLOCK_SOCKET", self.socket()).current_dir(self.dir.path());
+        command.env("HOME", self.dir.path()).args(args);
+        command
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The next question that the agent was asked.

@@ -1,6 +1,7 @@
 //! The real `stormctl` against a scripted agent: exit codes, what is on which stream, and an agent
 //! that misbehaves. What a real agent does is tested elsewhere.
 
+mod compat;
 mod fake;
 mod misbehaving;
 mod output;

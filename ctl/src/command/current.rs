@@ -138,9 +138,8 @@ mod tests {
             (Layout::Lines, format!("märia\n{created}\n70d5f\n")),
             (
                 Layout::Json,
-                format!(
-                    "{{\"id\": \"70d5f\", \"created\": \"{created}\", \"principal\": \"m\\u00e4ria\"}}"
-                ),
+                format!("{{\"id\": \"70d5f\", \"created\": \"{created}\", ")
+                    + "\"principal\": \"m\\u00e4ria\"}",
             ),
             (
                 Layout::Cols,

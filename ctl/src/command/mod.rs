@@ -53,7 +53,7 @@ fn told_end(lease: &Lease, view: &View) -> String {
 }
 
 /// The warning that belongs to a lock which other hosts do not see.
-fn told_scope(resources: &[String], backend: &str) -> String {
+pub(crate) fn told_scope(resources: &[String], backend: &str) -> String {
     let verb = if resources.len() == 1 { "counts" } else { "count" };
     format!(
         "{} {verb} on this host only: backend {backend} is shared with no other host",
