@@ -109,7 +109,7 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:
   stormctl acquire prod/db -m 'schema migration' --for 2h
   stormctl acquire prod/db prod/cache --until 18:00
-  lease=$(stormctl acquire -q prod/db) && migrate; stormctl release prod/db $lease")]
+  lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
 pub(crate) struct Acquire {
     /// What to take: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
@@ -154,9 +154,9 @@ impl TakeHold {
 /// Give back what you hold
 ///
 /// The lease id is optional: the agent knows yours. With it, only that lease is released, so that
-/// a script never gives back what was taken again by another. A lease id may follow exactly one
-/// resource. If the last word could be both, it is a resource when you hold one of that name, else
-/// a lease id. --lease says it without doubt.
+/// a script never gives back what was taken again since. It may follow exactly one resource. If the
+/// last of two words could be both, it is a resource when you hold one of that name, else a lease
+/// id; --lease says it without doubt.
 #[derive(Debug, Args)]
 #[command(override_usage = "stormctl release [OPTIONS] RESOURCE [LEASE]
        stormctl release [OPTIONS] RESOURCE...

@@ -34,10 +34,13 @@ pub(crate) fn parse_until(text: &str, now: &Zoned) -> Result<UnixMs, String> {
         },
     };
     if at <= now.timestamp() {
-        let was = at.to_zoned(now.time_zone().clone()).strftime("%Y-%m-%d %H:%M %Z");
-        return Err(format!("{was} is in the past (for the next day write `tomorrow {}`)", {
-            at.to_zoned(now.time_zone().clone()).strftime("%-H:%M")
-        }));
+        let was = at.to_zoned(now.time_zone().clone());
+        let told = format!("{} is in the past", was.strftime("%Y-%m-%d %H:%M %Z"));
+        return Err(if was.date() == now.date() {
+            format!("{told} (for the next day write `tomorrow {}`)", was.strftime("%-H:%M"))
+        } else {
+            told
+        });
     }
     Ok(UnixMs(at.as_millisecond()))
 }

@@ -120,6 +120,11 @@ fn the_config_file_gives_the_ttl_and_nothing_else() {
     Run::of(command).succeeds(&format!("{ID}\n"));
     assert_eq!(ttl_asked(&fake), Some(5));
     let fake = taken("a");
+    let mut command = fake.stormlock(&["acquire", "a"]);
+    command.env("STORMLOCK_CONFIG", "gone.cfg");
+    Run::of(command).succeeds(&format!("{ID}\n"));
+    assert_eq!(ttl_asked(&fake), None);
+    let fake = taken("a");
     fake.run_stormlock(&["acquire", "a"]).succeeds(&format!("{ID}\n"));
     assert_eq!(ttl_asked(&fake), None);
 }

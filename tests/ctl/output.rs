@@ -1,9 +1,12 @@
 //! Streams, formats, colour: stdout is data, stderr is talk, a broken pipe is success.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 use stormlock_protocol::message::{Lock, Reply};
 use stormlock_protocol::name::Reason;
 
@@ -49,7 +52,58 @@ fn colour_needs_a_terminal_or_always() {
     };
     assert!(!coloured(&[], &[]));
     assert!(coloured(&["--color", "always"], &[("NO_COLOR", "1"), ("TERM", "dumb")]));
+}
+
+#[test]
+fn a_terminal_gets_colour_unless_it_or_the_user_wants_none() {
+    let coloured = |args: &[&str], vars: &[(&str, &str)]| {
+        let fake = Fake::replying(vec![Reply::Status(status(vec![lease("a", ID)]))]);
+        let mut command = fake.command(&[&["status"], args].concat());
+        command.env("TERM", "xterm").envs(vars.iter().copied());
+        let shown = on_terminal(command, 120);
+        assert!(shown.contains("maria@bastion2"), "{shown}");
+        shown.contains('\u{1b}')
+    };
+    assert!(coloured(&[], &[]));
+    assert!(coloured(&[], &[("NO_COLOR", "")]));
+    assert!(!coloured(&[], &[("NO_COLOR", "1")]));
+    assert!(!coloured(&[], &[("TERM", "dumb")]));
     assert!(!coloured(&["--color", "never"], &[]));
+}
+
+#[test]
+fn a_wide_terminal_shows_more_of_a_reason() {
+    let long = "long ".repeat(12).trim_end().to_owned();
+    let wordy = Lock { reason: Some(Reason::new(&*long).unwrap()), ..lock() };
+    let shown = |columns| {
+        let reply = Reply::Locks { locks: vec![wordy.clone()], next: None, unread: vec![] };
+        let fake = Fake::replying(vec![reply]);
+        on_terminal(fake.command(&["list"]), columns)
+    };
+    assert!(shown(200).contains(&long));
+    let narrow = shown(70);
+    assert!(narrow.lines().all(|line| line.trim_end().chars().count() <= 70), "{narrow}");
+}
+
+/// What the client writes to a terminal of this width.
+fn on_terminal(mut command: Command, columns: u16) -> String {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&ours, size).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut child = command.stdout(theirs).spawn().unwrap();
+    // The last handle on the other end goes with the child: then reading ends, with EIO.
+    drop(command);
+    let mut ours = File::from(ours);
+    let (mut shown, mut part) = (Vec::new(), [0; 4_096]);
+    while let Ok(count @ 1..) = ours.read(&mut part) {
+        shown.extend_from_slice(&part[..count]);
+    }
+    assert!(child.wait().unwrap().success());
+    String::from_utf8(shown).unwrap()
 }
 
 #[test]

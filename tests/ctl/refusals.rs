@@ -59,6 +59,12 @@ fn a_refused_acquire_is_one_line_of_json_for_programs() {
 }
 
 #[test]
+fn a_refused_acquire_of_several_says_that_none_was_taken() {
+    let run = Fake::refusing(held_by(lock())).run(&["acquire", "a", "prod/db"]);
+    run.fails(75, &["prod/db is held by otto@bastion3", "so none was taken"]);
+}
+
+#[test]
 fn your_own_lock_is_told_as_yours() {
     let mine = Lock { mine: true, ..lock() };
     let run = Fake::refusing(held_by(mine)).run(&["acquire", "prod/db"]);
@@ -147,6 +153,7 @@ fn bad_arguments_are_told_before_anything_is_asked() {
     Run::of(stormctl()).fails(64, &["Usage: stormctl", "75  tempfail"]);
     fake.run(&["-q"]).fails(64, &["no command is given"]);
     fake.run(&["acquire", "a", "b", "a"]).fails(64, &["a is named twice"]);
+    fake.run(&["release", "a", "b", "a"]).fails(64, &["a is named twice"]);
     fake.run(&["acquire", "/a"]).fails(64, &["begins with a letter or a digit"]);
     fake.run(&["acquire", "a b"]).fails(64, &["allowed: letters, digits and . _ / : @ + -"]);
     fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);

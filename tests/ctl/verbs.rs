@@ -125,6 +125,20 @@ fn release_of_two_resources_works_when_the_second_could_be_a_lease_id() {
     assert_eq!(fake.asked(), Request::Release(these));
 }
 
+/// Nothing is released by a wrong guess: the agent compares the lease.
+#[test]
+fn a_word_taken_for_a_lease_id_is_told() {
+    let not_held = Refusal::new(Code::NotHeld, "db1 is not your lease on it");
+    let outcome = released("prod/db", Some(not_held));
+    let held = Reply::Status(status(vec![lease("prod/db", ID)]));
+    let fake = Fake::replying(vec![held, Reply::Released(vec![outcome])]);
+    let run = fake.run(&["release", "prod/db", "db1"]);
+    run.fails(1, &["db1 was read as a lease id"]);
+    assert_eq!(fake.asked(), Request::Status { after: None });
+    let these = Release::These(vec![target("prod/db", Some("db1"))]);
+    assert_eq!(fake.asked(), Request::Release(these));
+}
+
 #[test]
 fn release_never_guesses_when_a_word_is_both_a_resource_and_the_lease() {
     let held = vec![lease("prod/db", "db1"), lease("db1", OTHER_ID)];

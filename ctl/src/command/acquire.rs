@@ -2,7 +2,7 @@
 
 use stormlock_protocol::message::{self, Attach, Code, Lease};
 
-use super::{lease_row, told_end, told_scope};
+use super::{each_once, lease_row, told_end, told_scope};
 use crate::args;
 use crate::connect::{Link, if_about};
 use crate::exit::{Answer, Failure};
@@ -28,17 +28,14 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
     let leases = link
         .change(&doing, |client| client.acquire(ask).and_then(|leases| if_about(leases, is_ours)))
-        .map_err(with_next)?;
+        .map_err(|failure| with_next(failure, args.resources.len()))?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
     Ok(Answer { data: data(&leases, view)?, talk, warnings: scope(&leases, view), exit: None })
 }
 
+/// Says what is done, if the arguments make sense together.
 fn check(args: &args::Acquire) -> Result<String, Failure> {
-    let mut sorted: Vec<_> = args.resources.iter().collect();
-    sorted.sort();
-    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(Failure::usage(format!("{} is named twice", twice[0])));
-    }
+    each_once(&args.resources)?;
     let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
     Ok(format!("acquiring {}", names.join(", ")))
 }
@@ -73,7 +70,7 @@ fn scope(leases: &[Lease], view: &View) -> Vec<String> {
 }
 
 /// What to type after a refusal.
-fn with_next(failure: Failure) -> Failure {
+fn with_next(failure: Failure, asked: usize) -> Failure {
     let Some(refusal) = failure.refusals.first().filter(|refusal| refusal.code == Code::Held)
     else {
         return failure;
@@ -82,7 +79,9 @@ fn with_next(failure: Failure) -> Failure {
     let Some(resource) = about.map(ToString::to_string) else {
         return failure;
     };
-    if refusal.holder.as_ref().is_some_and(|lock| lock.mine) {
+    let is_mine = refusal.holder.as_ref().is_some_and(|lock| lock.mine);
+    let failure = if asked > 1 { failure.advise("so none was taken") } else { failure };
+    if is_mine {
         failure
             .then_type(format!("stormctl renew {resource}"), "keep it longer")
             .then_type(format!("stormctl release {resource}"), "give it back")

@@ -11,10 +11,23 @@ pub(crate) mod renew;
 pub(crate) mod status;
 pub(crate) mod version;
 
-use stormlock_protocol::message::{Hold, Lease};
+use std::collections::HashSet;
 
+use stormlock_protocol::message::{Hold, Lease};
+use stormlock_protocol::name::Resource;
+
+use crate::exit::Failure;
 use crate::render::{View, or_empty};
 use crate::time;
+
+/// Refuses a resource that is named twice: more likely a slip than a wish.
+fn each_once(resources: &[Resource]) -> Result<(), Failure> {
+    let mut seen = HashSet::new();
+    match resources.iter().find(|resource| !seen.insert(*resource)) {
+        Some(twice) => Err(Failure::usage(format!("{twice} is named twice"))),
+        None => Ok(()),
+    }
+}
 
 /// A lease as a row of `-o tsv`.
 fn lease_row(lease: &Lease, view: &View) -> [String; 9] {

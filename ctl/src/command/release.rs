@@ -9,6 +9,7 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{Document, Line, ReleasedJson};
 use crate::render::{Format, View, or_empty, tsv};
 
+use super::each_once;
 use super::status::all_leases;
 
 /// Digits of a lease id that is certainly meant as one; shorter hex may well be a resource (`db1`).
@@ -33,7 +34,8 @@ pub(crate) fn run(args: &args::Release, link: &mut Link, view: &View) -> Result<
     let is_whole = |outcomes: &Vec<Released>| match &asked {
         message::Release::All => true,
         message::Release::These(targets) => {
-            outcomes.iter().map(|o| &o.resource).eq(targets.iter().map(|t| &t.resource))
+            let covers = |t: &Target| outcomes.iter().any(|o| o.resource == t.resource);
+            outcomes.len() == targets.len() && targets.iter().all(covers)
         }
     };
     let outcomes = link.change(&doing, |client| {
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &args::Release, link: &mut Link, view: &View) -> Result<
     let (refused, done): (Vec<&Released>, Vec<&Released>) =
         outcomes.iter().partition(|outcome| counts_as_failure(outcome, args));
     if !refused.is_empty() {
-        return Err(failure(&refused, &done));
+        return Err(hint(failure(&refused, &done), args));
     }
     Ok(Answer { data: data(&done, view)?, talk: talk(&done), ..Answer::default() })
 }
@@ -52,6 +54,7 @@ fn targets(args: &args::Release, link: &mut Link) -> Result<Vec<Target>, Failure
     let exactly = |resource: &Resource, lease| {
         vec![Target { resource: resource.clone(), lease: Some(lease) }]
     };
+    each_once(&args.words)?;
     match (args.words.as_slice(), args.lease) {
         ([resource], Some(lease)) => Ok(exactly(resource, lease)),
         (_, Some(_)) => Err(Failure::usage("--lease goes with exactly one resource")),
@@ -120,6 +123,18 @@ fn failure(outcomes: &[&Released], done: &[&Released]) -> Failure {
     failure.refusals.extend(rest);
     let done: Vec<&str> = done.iter().map(|outcome| outcome.resource.as_str()).collect();
     if done.is_empty() { failure } else { failure.advise(format!("released: {}", done.join(", "))) }
+}
+
+/// Two resources of which the second was taken for a lease id.
+fn hint(failure: Failure, args: &args::Release) -> Failure {
+    match args.words.as_slice() {
+        [_, last] if failure.exit == Exit::No && last.as_str().parse::<LeaseId>().is_ok() => {
+            failure.advise(format!(
+                "{last} was read as a lease id, for you hold no resource of that name"
+            ))
+        }
+        _ => failure,
+    }
 }
 
 fn about(outcome: &Released) -> Option<Refusal> {

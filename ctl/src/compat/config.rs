@@ -16,10 +16,12 @@ const FILE_NAME: &str = "stormlock.cfg";
 
 /// The ttl that the file gives a resource, in seconds; `None` when no file or no ttl is there.
 ///
-/// A file that was named must exist: its absence is a slip, as for the Python tool.
+/// A file that was named on the command line must exist: its absence is a slip, as for the Python
+/// tool. One that the environment names may be gone: hosts that moved to the agent delete the file
+/// with its credentials before every profile is changed.
 pub(super) fn ttl_secs(named: Option<&str>, resource: &str) -> Result<Option<u64>, String> {
-    let named = named.map(PathBuf::from).or_else(|| path_from("STORMLOCK_CONFIG"));
-    let Some(path) = named.or_else(found) else {
+    let from_env = path_from("STORMLOCK_CONFIG").filter(|path| named.is_some() || path.exists());
+    let Some(path) = named.map(PathBuf::from).or(from_env).or_else(found) else {
         return Ok(None);
     };
     let bytes = fs::read(&path).map_err(|error| format!("reading {}: {error}", path.display()))?;
