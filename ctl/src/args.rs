@@ -153,10 +153,10 @@ impl TakeHold {
 
 /// Give back what you hold
 ///
-/// The lease id is optional: the agent knows yours. With it, only that lease is released, so that
-/// a script never gives back what was taken again since. It may follow exactly one resource. If the
-/// last of two words could be both, it is a resource when you hold one of that name, else a lease
-/// id; --lease says it without doubt.
+/// The lease id is optional: the agent knows yours. With it, only that lease is released, so that a
+/// script never gives back what was taken again since. It may follow exactly one resource. If the
+/// last word could be both, it is a resource when you hold one of that name or it has up to 8 hex
+/// digits, else a lease id; --lease says it without doubt.
 #[derive(Debug, Args)]
 #[command(override_usage = "stormctl release [OPTIONS] RESOURCE [LEASE]
        stormctl release [OPTIONS] RESOURCE...
@@ -285,7 +285,9 @@ pub(crate) enum By {
 
 /// Show all locks in the agent's backends
 ///
-/// If a backend cannot be read, what could be read is printed and the exit code is 69.
+/// If a backend cannot be read, what could be read is printed and the exit code is 69. The columns
+/// of `-o tsv`: resource, principal, host, since, until, seconds left, backend, this host only,
+/// lease, fence, reason.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl list
@@ -304,6 +306,9 @@ pub(crate) struct List {
 }
 
 /// Show what you hold on this host, and how the agent and its backends are
+///
+/// The columns of `-o tsv`: resource, lease, fence, state, backend, this host only, until, seconds
+/// left, principal, reason.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl status

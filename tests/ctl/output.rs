@@ -155,7 +155,7 @@ fn tsv_has_one_line_per_lock_whatever_it_contains() {
     let run = Fake::replying(vec![reply]).run(&["list", "-o", "tsv"]);
     assert_eq!(run.stdout.lines().count(), 1);
     let fields: Vec<&str> = run.stdout.trim_end().split('\t').collect();
-    assert_eq!((fields.len(), fields[2], fields[7]), (10, "a\\tb\\nc", ID));
+    assert_eq!((fields.len(), fields[2], fields[8]), (11, "a\\tb\\nc", ID));
 }
 
 #[test]

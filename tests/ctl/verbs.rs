@@ -1,5 +1,7 @@
 //! Each verb: what it asks, and what it prints when all is well.
 
+use std::process::Command;
+
 use stormlock_protocol::message::{
     Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Level, List, Lock,
     LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target, Unread,
@@ -82,6 +84,19 @@ fn quiet_means_data_only() {
 }
 
 #[test]
+fn a_lease_that_is_over_when_it_is_answered_is_lost() {
+    let over = [(State::Held, 0), (State::Unknown, 9), (State::Lost(LostReason::Expired), 0)];
+    for (state, left_ms) in over {
+        let mut lease = lease("a", ID);
+        (lease.state, lease.left_ms) = (state, left_ms);
+        let fake = Fake::replying(vec![Reply::Acquired(vec![lease.clone()])]);
+        fake.run(&["acquire", "a"]).fails(79, &["the lease on a has ended already"]);
+        let fake = Fake::replying(vec![Reply::Renewed(lease)]);
+        fake.run(&["renew", "a"]).fails(79, &["the lease on a has ended already"]);
+    }
+}
+
+#[test]
 fn renew_tells_the_new_end_and_prints_no_data() {
     let fake = Fake::replying(vec![Reply::Renewed(lease("a", ID))]);
     let run = fake.run(&["renew", "a", ID, "--ttl", "5m", "--for", "1h"]);
@@ -128,14 +143,14 @@ fn release_of_two_resources_works_when_the_second_could_be_a_lease_id() {
 /// Nothing is released by a wrong guess: the agent compares the lease.
 #[test]
 fn a_word_taken_for_a_lease_id_is_told() {
-    let not_held = Refusal::new(Code::NotHeld, "db1 is not your lease on it");
+    let not_held = Refusal::new(Code::NotHeld, "not your lease on it");
     let outcome = released("prod/db", Some(not_held));
     let held = Reply::Status(status(vec![lease("prod/db", ID)]));
     let fake = Fake::replying(vec![held, Reply::Released(vec![outcome])]);
-    let run = fake.run(&["release", "prod/db", "db1"]);
-    run.fails(1, &["db1 was read as a lease id"]);
+    let run = fake.run(&["release", "prod/db", "deadbeef01"]);
+    run.fails(1, &["deadbeef01 was read as a lease id"]);
     assert_eq!(fake.asked(), Request::Status { after: None });
-    let these = Release::These(vec![target("prod/db", Some("db1"))]);
+    let these = Release::These(vec![target("prod/db", Some("deadbeef01"))]);
     assert_eq!(fake.asked(), Request::Release(these));
 }
 
@@ -150,11 +165,12 @@ fn release_never_guesses_when_a_word_is_both_a_resource_and_the_lease() {
 
 #[test]
 fn release_of_many_refuses_a_lease_id_among_them() {
-    let fake = Fake::replying(vec![]);
+    let fake = Fake::replying(vec![Reply::Status(status(vec![lease("a", ID)]))]);
     fake.run(&["release", "a", "b", ID]).fails(64, &["looks like a lease id"]);
     fake.run(&["release", "a", "b", "--lease", ID]).fails(64, &["exactly one resource"]);
     fake.run(&["release"]).fails(64, &["RESOURCE"]);
     fake.run(&["release", "a", "--all"]).fails(64, &["--all"]);
+    assert_eq!(fake.asked(), Request::Status { after: None });
     assert!(fake.was_asked_nothing_more());
 }
 
@@ -204,7 +220,7 @@ fn current_prints_as_the_python_tool_unless_told_otherwise() {
     assert_eq!(run(&["-o", "id"]), format!("{ID}\n"));
     assert_eq!(run(&["-f", "oneline"]), format!("otto@bastion3\t2026-11-25T14:02:31.000\t{ID}\n"));
     let tsv = run(&["-o", "tsv"]);
-    assert_eq!(tsv.trim_end_matches('\n').split('\t').count(), 10, "{tsv}");
+    assert_eq!(tsv.trim_end_matches('\n').split('\t').count(), 11, "{tsv}");
 }
 
 #[test]
@@ -364,6 +380,10 @@ fn completions_are_scripts_that_know_every_verb() {
             assert!(run.stdout.contains(verb), "no {verb} for {shell}");
         }
     }
+    let mut bash = Command::new("bash");
+    bash.args(["-euc", "source <(\"$0\" completions bash); complete -p stormctl"]);
+    bash.arg(env!("CARGO_BIN_EXE_stormctl"));
+    assert!(Run::of(bash).stdout.contains("stormctl"));
     let mut command = stormctl();
     command.args(["completions", "powershell"]);
     Run::of(command).fails(64, &["powershell"]);

@@ -2,7 +2,7 @@
 
 use stormlock_protocol::message::{self, Attach, Code, Lease};
 
-use super::{each_once, lease_row, told_end, told_scope};
+use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
 use crate::connect::{Link, if_about};
 use crate::exit::{Answer, Failure};
@@ -29,6 +29,7 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     let leases = link
         .change(&doing, |client| client.acquire(ask).and_then(|leases| if_about(leases, is_ours)))
         .map_err(|failure| with_next(failure, args.resources.len()))?;
+    proven(&doing, &leases)?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
     Ok(Answer { data: data(&leases, view)?, talk, warnings: scope(&leases, view), exit: None })
 }
@@ -53,19 +54,6 @@ fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
         Format::Jsonl => {
             view.documents(leases.iter().map(|lease| Line::Lease(as_json(lease)).document()))
         }
-    }
-}
-
-/// Machines read `this_host_only`; people are told, and with `-q` they asked not to be.
-fn scope(leases: &[Lease], view: &View) -> Vec<String> {
-    let is_for_people = !view.is_quiet && view.format == Format::Human;
-    let local: Vec<&Lease> = leases.iter().filter(|lease| lease.this_host_only).collect();
-    match local.first() {
-        Some(first) if is_for_people => {
-            let names: Vec<String> = local.iter().map(|lease| lease.resource.to_string()).collect();
-            vec![told_scope(&names, &first.backend)]
-        }
-        _ => Vec::new(),
     }
 }
 

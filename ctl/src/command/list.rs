@@ -46,7 +46,7 @@ pub(crate) fn run(args: &args::List, link: &mut Link, view: &View) -> Result<Ans
 }
 
 /// A lock as a row of `-o tsv`.
-pub(super) fn lock_row(lock: &Lock, view: &View) -> [String; 10] {
+pub(super) fn lock_row(lock: &Lock, view: &View) -> [String; 11] {
     let until = lock.left_ms.and_then(|left| time::rfc3339(time::end(left, &view.now)));
     [
         lock.resource.to_string(),
@@ -56,6 +56,7 @@ pub(super) fn lock_row(lock: &Lock, view: &View) -> [String; 10] {
         or_empty(until),
         or_empty(lock.left_ms.map(|left| left / 1_000)),
         lock.backend.clone(),
+        lock.this_host_only.to_string(),
         lock.lease.to_string(),
         or_empty(lock.fence),
         or_empty(lock.reason.as_ref()),

@@ -10,14 +10,15 @@ pub(crate) mod release;
 pub(crate) mod renew;
 pub(crate) mod status;
 pub(crate) mod version;
+mod words;
 
 use std::collections::HashSet;
 
-use stormlock_protocol::message::{Hold, Lease};
+use stormlock_protocol::message::{Code, Hold, Lease, State};
 use stormlock_protocol::name::Resource;
 
-use crate::exit::Failure;
-use crate::render::{View, or_empty};
+use crate::exit::{Exit, Failure};
+use crate::render::{Format, View, or_empty};
 use crate::time;
 
 /// Refuses a resource that is named twice: more likely a slip than a wish.
@@ -30,13 +31,14 @@ fn each_once(resources: &[Resource]) -> Result<(), Failure> {
 }
 
 /// A lease as a row of `-o tsv`.
-fn lease_row(lease: &Lease, view: &View) -> [String; 9] {
+fn lease_row(lease: &Lease, view: &View) -> [String; 10] {
     [
         lease.resource.to_string(),
         lease.lease.to_string(),
         or_empty(lease.fence),
         crate::render::json::state_word(&lease.state).to_owned(),
         lease.backend.clone(),
+        lease.this_host_only.to_string(),
         or_empty(time::rfc3339(time::end(lease.left_ms, &view.now))),
         (lease.left_ms / 1_000).to_string(),
         lease.principal.to_string(),
@@ -54,7 +56,7 @@ fn told_end(lease: &Lease, view: &View) -> String {
             "{resource} is yours until {deadline} ({}), not renewed",
             time::words(left_secs)
         ),
-        Hold::Keep => format!("{resource} is yours until you release it"),
+        Hold::Keep => format!("{resource} is yours and renewed until you release it"),
         Hold::For(secs) => {
             let end = time::end(u64::from(secs) * 1_000, &view.now);
             format!("{resource} is yours until {}, renewed till then", time::clock(end, &view.now))
@@ -62,6 +64,34 @@ fn told_end(lease: &Lease, view: &View) -> String {
         Hold::Until(at) => {
             format!("{resource} is yours until {}, renewed till then", time::clock(at, &view.now))
         }
+    }
+}
+
+/// Refuses leases that ended while the answer was on its way: what is printed is held.
+fn proven(doing: &str, leases: &[Lease]) -> Result<(), Failure> {
+    let is_over =
+        |lease: &&Lease| lease.left_ms == 0 || !matches!(lease.state, State::Held | State::AtRisk);
+    match leases.iter().find(is_over) {
+        Some(lease) => {
+            let told = format!("{doing}: the lease on {} has ended already", lease.resource);
+            Err(Failure::new(Exit::Lost, Code::Lost.as_str(), told)
+                .advise("a longer --ttl leaves more time"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What people are told of leases that count on this host only. Machines read `this_host_only`,
+/// and with `-q` nobody wants to be told.
+fn scope(leases: &[Lease], view: &View) -> Vec<String> {
+    let is_for_people = !view.is_quiet && view.format == Format::Human;
+    let local: Vec<&Lease> = leases.iter().filter(|lease| lease.this_host_only).collect();
+    match local.first() {
+        Some(first) if is_for_people => {
+            let names: Vec<String> = local.iter().map(|lease| lease.resource.to_string()).collect();
+            vec![told_scope(&names, &first.backend)]
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! `release`: give back, and never the wrong thing.
 
-use stormlock_protocol::message::{self, Code, Lease, Refusal, Released, Target};
-use stormlock_protocol::name::{LeaseId, Resource};
+use stormlock_protocol::message::{self, Code, Refusal, Released, Target};
 
 use crate::args;
 use crate::connect::{Link, if_about, refused};
@@ -9,11 +8,8 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{Document, Line, ReleasedJson};
 use crate::render::{Format, View, or_empty, tsv};
 
-use super::each_once;
 use super::status::all_leases;
-
-/// Digits of a lease id that is certainly meant as one; shorter hex may well be a resource (`db1`).
-const WIDE_ID_DIGITS: usize = 32;
+use super::{each_once, words};
 
 #[derive(serde::Serialize)]
 struct Outcomes<'a> {
@@ -44,58 +40,23 @@ pub(crate) fn run(args: &args::Release, link: &mut Link, view: &View) -> Result<
     let (refused, done): (Vec<&Released>, Vec<&Released>) =
         outcomes.iter().partition(|outcome| counts_as_failure(outcome, args));
     if !refused.is_empty() {
-        return Err(hint(failure(&refused, &done), args));
+        return Err(hint(failure(&refused, &done), args, &asked));
     }
     Ok(Answer { data: data(&done, view)?, talk: talk(&done), ..Answer::default() })
 }
 
 fn targets(args: &args::Release, link: &mut Link) -> Result<Vec<Target>, Failure> {
-    let own = |resource: &Resource| Target { resource: resource.clone(), lease: None };
-    let exactly = |resource: &Resource, lease| {
-        vec![Target { resource: resource.clone(), lease: Some(lease) }]
-    };
     each_once(&args.words)?;
     match (args.words.as_slice(), args.lease) {
-        ([resource], Some(lease)) => Ok(exactly(resource, lease)),
+        ([resource], Some(lease)) => {
+            Ok(vec![Target { resource: resource.clone(), lease: Some(lease) }])
+        }
         (_, Some(_)) => Err(Failure::usage("--lease goes with exactly one resource")),
-        ([resource, last], None) => match last.as_str().parse::<LeaseId>() {
-            Ok(lease) if !is_held_by_caller(last, resource, lease, link)? => {
-                Ok(exactly(resource, lease))
-            }
-            _ => Ok(vec![own(resource), own(last)]),
-        },
-        (words, None) => match words.last() {
-            Some(last) if words.len() > 2 && is_wide_id(last) => Err(Failure::usage(format!(
-                "{last} looks like a lease id, which goes with exactly one resource"
-            ))
-            .advise("release them one by one, or put a resource of that name first")),
-            _ => Ok(words.iter().map(own).collect()),
-        },
+        (words, None) if words::are_ambiguous(words) => {
+            words::targets(words, &all_leases(link, "asking what is yours")?.leases)
+        }
+        (words, None) => words::targets(words, &[]),
     }
-}
-
-/// Whether the last of two words is a resource that the caller holds, so that it is not a lease id.
-/// A word that is both cannot be released by guessing.
-fn is_held_by_caller(
-    word: &Resource,
-    resource: &Resource,
-    lease: LeaseId,
-    link: &mut Link,
-) -> Result<bool, Failure> {
-    let mine: Vec<Lease> = all_leases(link, "asking what is yours")?.leases;
-    let is_resource = mine.iter().any(|held| held.resource == *word);
-    let is_lease = mine.iter().any(|held| held.resource == *resource && held.lease == lease);
-    if is_resource && is_lease {
-        return Err(Failure::usage(format!(
-            "{word} is a resource that you hold and also the lease id of {resource}"
-        ))
-        .advise("say which: `--lease ID` for the lease, one command per resource else"));
-    }
-    Ok(is_resource)
-}
-
-fn is_wide_id(word: &Resource) -> bool {
-    word.as_str().len() >= WIDE_ID_DIGITS && word.as_str().parse::<LeaseId>().is_ok()
 }
 
 /// With `--if-held`, what is not held any more is as good as given back.
@@ -125,14 +86,12 @@ fn failure(outcomes: &[&Released], done: &[&Released]) -> Failure {
     if done.is_empty() { failure } else { failure.advise(format!("released: {}", done.join(", "))) }
 }
 
-/// Two resources of which the second was taken for a lease id.
-fn hint(failure: Failure, args: &args::Release) -> Failure {
-    match args.words.as_slice() {
-        [_, last] if failure.exit == Exit::No && last.as_str().parse::<LeaseId>().is_ok() => {
-            failure.advise(format!(
-                "{last} was read as a lease id, for you hold no resource of that name"
-            ))
-        }
+/// Perhaps two resources were meant, and the second was taken for a lease id.
+fn hint(failure: Failure, args: &args::Release, asked: &message::Release) -> Failure {
+    match (args.words.as_slice(), asked) {
+        ([_, last], message::Release::These(targets)) if targets.len() == 1 => failure.advise(
+            format!("{last} was read as a lease id, for you hold no resource of that name"),
+        ),
         _ => failure,
     }
 }

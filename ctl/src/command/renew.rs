@@ -1,8 +1,10 @@
 //! `renew`: move the end of a lease.
 
+use std::slice;
+
 use stormlock_protocol::message::{self, Code, Lease, Target};
 
-use super::{lease_row, told_end};
+use super::{lease_row, proven, scope, told_end};
 use crate::args;
 use crate::connect::{Link, if_about};
 use crate::exit::{Answer, Exit, Failure};
@@ -28,6 +30,7 @@ pub(crate) fn run(args: &args::Renew, link: &mut Link, view: &View) -> Result<An
     let lease = link
         .change(&doing, |client| client.renew(ask).and_then(|lease| if_about(lease, is_ours)))
         .map_err(|failure| ended(failure, args))?;
+    proven(&doing, slice::from_ref(&lease))?;
     let as_json = LeaseJson::new(&lease, &view.now);
     let data = match view.format {
         Format::Human => String::new(),
@@ -36,7 +39,9 @@ pub(crate) fn run(args: &args::Renew, link: &mut Link, view: &View) -> Result<An
         Format::Json => view.document(&Document::new(One { lease: as_json }))?,
         Format::Jsonl => view.document(&Line::Lease(as_json).document())?,
     };
-    Ok(Answer { data, talk: vec![told_end(&lease, view)], ..Answer::default() })
+    let mut talk = vec![told_end(&lease, view)];
+    talk.extend(scope(slice::from_ref(&lease), view));
+    Ok(Answer { data, talk, ..Answer::default() })
 }
 
 /// Who names a lease had it once: not to hold it any more means that it is lost.

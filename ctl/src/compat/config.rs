@@ -20,7 +20,7 @@ const FILE_NAME: &str = "stormlock.cfg";
 /// tool. One that the environment names may be gone: hosts that moved to the agent delete the file
 /// with its credentials before every profile is changed.
 pub(super) fn ttl_secs(named: Option<&str>, resource: &str) -> Result<Option<u64>, String> {
-    let from_env = path_from("STORMLOCK_CONFIG").filter(|path| named.is_some() || path.exists());
+    let from_env = path_from("STORMLOCK_CONFIG").filter(|path| path.exists());
     let Some(path) = named.map(PathBuf::from).or(from_env).or_else(found) else {
         return Ok(None);
     };
