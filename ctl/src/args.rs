@@ -38,7 +38,6 @@ pub(crate) fn command() -> clap::Command {
 #[command(
     name = "stormctl",
     disable_version_flag = true,
-    disable_help_subcommand = true,
     arg_required_else_help = true,
     max_term_width = 100
 )]

@@ -13,6 +13,7 @@ mod time;
 
 use std::env;
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -76,12 +77,23 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
     }
 }
 
-/// Help goes to stdout and is success; every other word of clap is a usage error on stderr.
+/// Help that was asked for goes to stdout and is success; every other word of clap is a usage error.
 fn told(error: &clap::Error) -> Exit {
-    // A reader that went away is no failure.
-    let _ = error.print();
     match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok,
-        _ => Exit::Usage,
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that went away is no failure.
+            let _ = error.print();
+            Exit::Ok
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage
+        }
+        _ => {
+            let text = error.render().to_string();
+            let told = text.strip_prefix("error: ").unwrap_or(&text);
+            let _ = write!(std::io::stderr(), "stormctl: {told}");
+            Exit::Usage
+        }
     }
 }

@@ -173,6 +173,26 @@ fn a_long_reason_is_cut_in_a_table_and_whole_for_programs() {
 }
 
 #[test]
+fn times_for_people_are_local_and_times_for_programs_are_not() {
+    let shown = |args: &[&str]| {
+        let fake = Fake::replying(vec![Reply::Current(Some(lock()))]);
+        let mut command = fake.command(&[&["current", "prod/db"], args].concat());
+        command.env("TZ", "CET-1");
+        Run::of(command).stdout
+    };
+    assert!(shown(&[]).contains("Created: 2026-11-25T15:02:31.000\n"));
+    assert!(shown(&["--json"]).contains("\"2026-11-25T14:02:31Z\""));
+}
+
+#[test]
+fn verbose_says_which_agent_is_asked() {
+    let fake = Fake::replying(vec![Reply::Current(Some(lock()))]);
+    let run = fake.run(&["-v", "current", "prod/db", "--id-only"]);
+    run.succeeds(&format!("{ID}\n"));
+    assert!(run.stderr.contains(fake.socket().to_str().unwrap()), "{}", run.stderr);
+}
+
+#[test]
 fn help_is_data_and_shows_the_exit_codes_once() {
     let help = |args: &[&str]| {
         let mut command = stormctl();

@@ -154,6 +154,7 @@ fn bad_arguments_are_told_before_anything_is_asked() {
     fake.run(&["-q"]).fails(64, &["no command is given"]);
     fake.run(&["acquire", "a", "b", "a"]).fails(64, &["a is named twice"]);
     fake.run(&["release", "a", "b", "a"]).fails(64, &["a is named twice"]);
+    fake.run(&["stael", "a"]).fails(64, &["stormctl: unrecognized subcommand 'stael'"]);
     fake.run(&["acquire", "/a"]).fails(64, &["begins with a letter or a digit"]);
     fake.run(&["acquire", "a b"]).fails(64, &["allowed: letters, digits and . _ / : @ + -"]);
     fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);
