@@ -16,6 +16,7 @@ const UNTIL_FORMS: &str =
     "write for example 18:00, `tomorrow 9:00`, 2026-11-26T09:00, 2026-11-26T09:00:00Z or +2h";
 
 /// The wall clock in the host's time zone.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
 pub(crate) fn now() -> Zoned {
     Zoned::now()
 }

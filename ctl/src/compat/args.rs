@@ -142,20 +142,20 @@ impl Verb {
 /// Reads the words after the program's name; an error is the text for stderr.
 pub(super) fn parse(words: &[String]) -> Result<Asked, String> {
     let main = Parser { name: "stormlock", usage: MAIN_USAGE, options: &[Opt::Help, Opt::Config] };
-    let mut config = None;
+    let (mut config, mut foreign) = (None, Vec::new());
     let mut rest = words;
     while let Some((word, after)) = rest.split_first() {
         rest = after;
         match main.recognize(word)? {
             Word::Plain if word == "--" => {}
-            Word::Plain => return verb(word, rest, config, &main),
+            Word::Plain => return verb(word, rest, (config, foreign), &main),
             Word::Known(Opt::Help, _) => return Ok(Asked::Help(MAIN_USAGE.to_owned() + MAIN_HELP)),
             Word::Known(option, joined) => {
                 let value = main.value(option, joined, &mut rest)?;
                 // As there: an empty name is no name.
                 config = Some(value).filter(|value| !value.is_empty());
             }
-            Word::Foreign => return Err(main.unrecognized(std::slice::from_ref(word))),
+            Word::Foreign => foreign.push(word.clone()),
         }
     }
     Err(main.error("the following arguments are required: cmd"))
@@ -164,7 +164,7 @@ pub(super) fn parse(words: &[String]) -> Result<Asked, String> {
 fn verb(
     name: &str,
     words: &[String],
-    config: Option<String>,
+    (config, mut foreign): (Option<String>, Vec<String>),
     main: &Parser,
 ) -> Result<Asked, String> {
     let Some(verb) = Verb::named(name) else {
@@ -173,14 +173,15 @@ fn verb(
     };
     let parser = verb.parser();
     let (mut ttl_secs, mut layout) = (None, Layout::Rows);
-    let (mut plain, mut foreign) = (Vec::new(), Vec::new());
-    let mut only_plain = false;
+    let wanted = if verb.takes_lease() { 2 } else { 1 };
+    let (mut plain, mut only_plain) = (Vec::new(), false);
     let mut rest = words;
     while let Some((word, after)) = rest.split_first() {
         rest = after;
         match if only_plain { Word::Plain } else { parser.recognize(word)? } {
             Word::Plain if word == "--" && !only_plain => only_plain = true,
-            Word::Plain => plain.push(word.clone()),
+            Word::Plain if plain.len() < wanted => plain.push(word.clone()),
+            Word::Plain => foreign.push(word.clone()),
             Word::Known(Opt::Help, _) => return Ok(Asked::Help(parser.help(verb))),
             Word::Known(Opt::IdOnly, None) => layout = Layout::Id,
             Word::Known(option, joined) => {
@@ -198,7 +199,6 @@ fn verb(
     let (resource, lease) = (plain.next(), verb.takes_lease().then(|| plain.next()));
     match (resource, lease) {
         (Some(resource), lease) if lease != Some(None) => {
-            foreign.extend(plain);
             if !foreign.is_empty() {
                 return Err(main.unrecognized(&foreign));
             }
@@ -394,6 +394,7 @@ mod tests {
             ),
             (&["acquire", "a", "b"], "stormlock: error: unrecognized arguments: b"),
             (&["acquire", "a", "-c", "f"], "stormlock: error: unrecognized arguments: -c f"),
+            (&["acquire", "a", "b", "--zz"], "stormlock: error: unrecognized arguments: b --zz"),
             (&["acquire", "a", "--zz"], "stormlock: error: unrecognized arguments: --zz"),
             (
                 &["acquire", "a", "-t"],
