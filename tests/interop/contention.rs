@@ -11,9 +11,10 @@ use stormlock_protocol::client::Client;
 use stormlock_protocol::message::{Release, Target};
 
 use crate::agent::Agent;
+use crate::dice::now_ms;
 use crate::python::{Peer, PythonTool, Said};
 use crate::redis_server::RedisServer;
-use crate::{Taken, acquire, now_ms, resource};
+use crate::{Taken, acquire, resource};
 
 const RESOURCE: &str = "prod/db";
 const TTL_SECS: u32 = 3600;

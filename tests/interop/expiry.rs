@@ -3,9 +3,10 @@
 use stormlock_protocol::message::{State, Status};
 
 use crate::agent::Agent;
+use crate::dice::now_ms;
 use crate::python::{PythonTool, Said};
 use crate::redis_server::RedisServer;
-use crate::{Taken, acquire, now_ms};
+use crate::{Taken, acquire};
 
 /// Short enough to be waited for by asking.
 const TTL_SECS: u32 = 2;

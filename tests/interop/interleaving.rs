@@ -6,9 +6,10 @@ use stormlock_protocol::message::{Code, Release, Renew, Target};
 use stormlock_protocol::name::{LeaseId, Ttl};
 
 use crate::agent::Agent;
+use crate::dice::Dice;
 use crate::python::{Peer, PythonTool, Said};
 use crate::redis_server::RedisServer;
-use crate::{Dice, Taken, acquire, resource};
+use crate::{Taken, acquire, resource};
 
 const RUNS: usize = 200;
 const STEPS: usize = 12;

@@ -1,0 +1,110 @@
+//! The real agent and the real client, as users, crashes and strangers meet them.
+//!
+//! `STORMLOCK_SEED` repeats a random run.
+
+#[path = "../support/agent.rs"]
+mod agent;
+#[path = "../support/dice.rs"]
+mod dice;
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/proxy.rs"]
+mod proxy;
+#[path = "../support/redis.rs"]
+mod redis_server;
+
+mod day;
+mod kill;
+mod outage;
+mod service;
+mod strangers;
+
+use stormlock_protocol::client::Client;
+use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock};
+use stormlock_protocol::name::{Resource, Ttl};
+
+use dice::now_ms;
+
+/// Something that takes longer than this never happens.
+const GIVE_UP_MS: u64 = 20_000;
+
+/// A configuration of the local backend alone, where the user of this test may do all.
+fn local() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    format!(
+        "host = \"alpha\"\n[backend.here]\nkind = \"local\"\n[[rule]]\nwho = [\"uid:{uid}\"]\n\
+         may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n"
+    )
+}
+
+fn resource(name: &str) -> Resource {
+    Resource::new(name).expect("a resource")
+}
+
+fn ttl(secs: u64) -> Ttl {
+    Ttl::from_secs(secs).expect("a ttl")
+}
+
+/// An acquire of one resource, for a minute each time.
+fn wish(name: &str, hold: Hold) -> Acquire {
+    Acquire {
+        resources: vec![resource(name)],
+        ttl: Some(ttl(60)),
+        hold,
+        reason: None,
+        attach: Attach::Detached,
+    }
+}
+
+fn acquire(client: &mut Client, ask: Acquire) -> Lease {
+    let mut leases = client.acquire(ask).expect("a free resource is granted");
+    leases.pop().expect("one lease for one resource")
+}
+
+/// Asks until there is an answer.
+fn until<T>(what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
+    until_right(what, || answer().ok_or_else(String::new))
+}
+
+/// Looks until it is right; at the end, says what was wrong last.
+fn until_right<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let began = now_ms();
+    loop {
+        match look() {
+            Ok(right) => return right,
+            Err(wrong) if now_ms() - began > GIVE_UP_MS => {
+                panic!("{what}: not within {GIVE_UP_MS} ms; {wrong}")
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Every lock in the agent's stores.
+fn locks(client: &mut Client) -> Vec<Lock> {
+    let mut locks = Vec::new();
+    let mut after = None;
+    loop {
+        let page = client.list(List { glob: None, mine: false, after }).expect("locks are listed");
+        assert!(page.unread.is_empty(), "{:?}", page.unread);
+        locks.extend(page.locks);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return locks,
+        }
+    }
+}
+
+/// Every lease of the caller.
+fn leases(client: &mut Client) -> Vec<Lease> {
+    let mut leases = Vec::new();
+    let mut after = None;
+    loop {
+        let page = client.status(after).expect("the agent answers");
+        leases.extend(page.leases);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return leases,
+        }
+    }
+}

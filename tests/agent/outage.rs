@@ -1,0 +1,137 @@
+//! A store that is away, answers late or answers nothing: bounded waits, clear words, no lease lost
+//! whose ttl allows that, and none that nobody knows of.
+
+use stormlock_protocol::client::ClientError;
+use stormlock_protocol::message::{Acquire, Code, Event, Health, Hold, Release, State};
+
+use crate::agent::Agent;
+use crate::dice::now_ms;
+use crate::proxy::{Fault, Proxy};
+use crate::redis_server::{RedisServer, free_port};
+use crate::{acquire, leases, locks, ttl, until, wish};
+
+fn behind(proxy: &Proxy) -> Agent {
+    Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()))
+}
+
+#[test]
+fn a_store_that_is_down_is_said_in_bounded_time_and_takes_nothing() {
+    let agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", free_port()));
+    let began = now_ms();
+    let ran = agent.ctl(&["acquire", "prod/db"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stderr.contains("main") && ran.stderr.contains("reached"), "{ran:?}");
+    assert!(now_ms() - began < 15_000, "a person waited too long");
+    let status = agent.ctl(&["status"]);
+    assert_eq!(status.code, Some(0));
+    assert!(status.stdout.contains("does not answer"), "{status:?}");
+    let doctor = agent.ctl(&["doctor"]);
+    assert_eq!(doctor.code, Some(1), "{doctor:?}");
+    let listed = agent.ctl(&["list"]);
+    assert_eq!(listed.code, Some(69), "{listed:?}");
+}
+
+#[test]
+fn an_outage_shorter_than_the_ttl_costs_no_lease() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let agent = behind(&proxy);
+    let mut client = agent.client().expect("the agent answers");
+    let ask = Acquire { ttl: Some(ttl(15)), ..wish("prod/db", Hold::Keep) };
+    let lease = acquire(&mut client, ask);
+    let mut events = agent.client().expect("the agent answers");
+    events.subscribe().expect("a stream");
+
+    proxy.refuse(true);
+    proxy.cut();
+    let at_risk = until("a failed renewal is told", || told(&mut events, &State::AtRisk));
+    assert_eq!(at_risk, lease.lease);
+    proxy.refuse(false);
+    let held = until("the lease is safe again", || told(&mut events, &State::Held));
+    assert_eq!(held, lease.lease);
+    assert_eq!(locks(&mut client)[0].lease, lease.lease);
+    assert_eq!(locks(&mut client)[0].fence, lease.fence);
+}
+
+fn told(
+    events: &mut stormlock_protocol::client::Client,
+    state: &State,
+) -> Option<stormlock_protocol::name::LeaseId> {
+    match events.next_event(Some(std::time::Duration::from_secs(20))).expect("an event") {
+        Event::Lease(lease) => (lease.state == *state).then_some(lease.lease),
+        Event::Caught => None,
+    }
+}
+
+#[test]
+fn an_acquire_whose_answer_is_lost_is_granted_once_or_cancelled() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let agent = behind(&proxy);
+    let mut client = agent.client().expect("the agent answers");
+    for round in 0..20 {
+        let name = format!("res{round}");
+        let faults = [Fault::LoseAnswer, Fault::CutAfter, Fault::CutBefore];
+        proxy.when(&name, faults[round % faults.len()]);
+        match client.acquire(wish(&name, Hold::Keep)) {
+            Ok(taken) => assert_eq!(taken.len(), 1),
+            Err(ClientError::Refused(no)) => assert_eq!(no.code, Code::Unavailable, "{no:?}"),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(proxy.hits() > 0, "nothing was lost: nothing was shown");
+    until("the store and the agent agree", || {
+        let known: Vec<_> = leases(&mut client).into_iter().map(|it| it.lease).collect();
+        let stored = locks(&mut client);
+        let same = stored.iter().all(|lock| known.contains(&lock.lease));
+        (same && stored.len() == known.len()).then_some(())
+    });
+    client.release(Release::All).expect("given back");
+    until("nothing is left", || locks(&mut client).is_empty().then_some(()));
+}
+
+#[test]
+fn a_frozen_store_loses_the_lease_in_time_and_says_so_once() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let agent = behind(&proxy);
+    let mut client = agent.client().expect("the agent answers");
+    let began = now_ms();
+    acquire(&mut client, Acquire { ttl: Some(ttl(3)), ..wish("prod/db", Hold::Keep) });
+    let mut events = agent.client().expect("the agent answers");
+    events.subscribe().expect("a stream");
+    proxy.freeze();
+    let lost = |events: &mut stormlock_protocol::client::Client| match events
+        .next_event(Some(std::time::Duration::from_secs(20)))
+        .expect("an event")
+    {
+        Event::Lease(lease) => matches!(lease.state, State::Lost(_)).then_some(()),
+        Event::Caught => None,
+    };
+    until("the loss is told", || lost(&mut events));
+    // One renewal may have come through before the freeze; its ttl counts from then.
+    assert!(now_ms() - began < 6500, "told after {} ms", now_ms() - began);
+    assert!(matches!(leases(&mut client)[0].state, State::Lost(_)));
+    proxy.thaw();
+    until("the store is up again", || {
+        locks(&mut client);
+        let status = client.status(None).expect("the agent answers");
+        (status.backends[0].health == Health::Up).then_some(())
+    });
+    assert!(matches!(leases(&mut client)[0].state, State::Lost(_)), "lost stays lost");
+}
+
+#[test]
+fn a_key_of_somebody_else_is_left_alone_and_said() {
+    let store = RedisServer::start();
+    let agent = Agent::on_redis("alpha", &store.url());
+    store.run("SET prod/db precious");
+    store.run("HSET prod/hash field precious");
+    for name in ["prod/db", "prod/hash"] {
+        let ran = agent.ctl(&["acquire", name]);
+        assert_eq!(ran.code, Some(78), "{ran:?}");
+        assert!(ran.stderr.contains("no lock"), "{ran:?}");
+    }
+    assert_eq!(store.run("GET prod/db").text(), "precious");
+    assert_eq!(store.run("HGET prod/hash field").text(), "precious");
+}
