@@ -66,6 +66,12 @@ impl RedisServer {
         panic!("redis-server does not start:\n{said}");
     }
 
+    /// A sentinel with its configuration in `file`, which it rewrites.
+    pub(crate) fn sentinel_in(dir: tempfile::TempDir, file: &std::path::Path) -> RedisServer {
+        let file = file.to_str().expect("a plain path");
+        RedisServer::start_in(dir, &[file, "--sentinel"])
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -163,13 +169,16 @@ fn spawn(dir: &tempfile::TempDir, port: u16, args: &[String]) -> Result<Child, S
     let path = dir.path().to_str().expect("a plain path");
     let fill = |arg: &str| arg.replace("{dir}", path).replace("{port}", &port.to_string());
     let mut command = Command::new("redis-server");
+    // A configuration file, which only a sentinel needs, comes first.
+    let (files, args): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with('/'));
+    command.args(files);
     command.args(["--bind", "127.0.0.1", "--protected-mode", "no", "--appendonly", "no"]);
     command.args(["--save", "", "--daemonize", "no", "--logfile", "", "--dir", path]);
     command.args(["--unixsocket", &format!("{path}/s")]);
-    if !args.iter().any(|arg| arg == "--port") {
+    if !args.iter().any(|arg| *arg == "--port") {
         command.args(["--port", &port.to_string()]);
     }
-    command.args(args.iter().map(|arg| fill(arg)));
+    command.args(args.into_iter().map(|arg| fill(arg)));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().expect("redis-server (Debian: apt-get install redis-server)");
     match wait_until_ready(&mut child) {
@@ -192,7 +201,8 @@ fn wait_until_ready(child: &mut Child) -> Result<(), String> {
             if !ready {
                 let _ = writeln!(log, "{line}");
             }
-            if !ready && line.contains("ready to accept connections at") {
+            let is_ready = |words: &&str| line.contains(*words);
+            if !ready && ["ready to accept connections at", "+monitor"].iter().any(is_ready) {
                 ready = true;
                 let _ = tell.send(Ok(()));
             }

@@ -22,10 +22,12 @@ use tokio::task::JoinHandle;
 use super::super::RefusedKind;
 use super::place::Place;
 use super::refusal::Trouble;
+use super::sentinel::Sentinels;
+use super::tls::Tls;
 
 /// Longest time to connect, greet and log in: below the longest attempt, so that a store that
 /// swallows everything is still told from one that may have done something.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// An idle connection is probed after this long, then every [`KEEPALIVE_EVERY`], and is dead after
 /// [`KEEPALIVE_TRIES`]: well before the next renewal of a usual lease finds it out.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -36,6 +38,8 @@ const KEEPALIVE_TRIES: u32 = 3;
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) place: Place,
+    pub(super) tls: Option<Tls>,
+    pub(super) sentinels: Option<Sentinels>,
     pub(super) db: u32,
     pub(super) username: Option<String>,
     pub(super) password: Option<SecretString>,
@@ -177,7 +181,10 @@ impl Shared {
     }
 
     async fn connect(&self) -> Connected {
-        let doing = format!("connecting to redis at {}", self.target.place);
+        let doing = match &self.target.sentinels {
+            None => format!("connecting to redis at {}", self.target.place),
+            Some(sentinels) => format!("connecting to the primary {}", sentinels.service),
+        };
         let secs = CONNECT_MAX.as_secs();
         let connected = tokio::time::timeout(CONNECT_MAX, self.target.connect()).await;
         let connected = connected
@@ -190,18 +197,30 @@ impl Shared {
 
 /// What a server says of itself when it is connected to.
 #[derive(Debug, Default)]
-struct Greeting {
+pub(super) struct Greeting {
     run_id: Option<String>,
 }
 
 impl Target {
     /// Connects, logs in and looks whom it met.
     async fn connect(&self) -> Result<(Link, Greeting), Trouble> {
-        let stream = self.place.stream().await;
-        let stream = stream.map_err(|error| Trouble::unreachable(error.to_string()))?;
-        let link = Link::over(stream).await?;
+        match &self.sentinels {
+            None => self.connect_to(&self.place).await,
+            Some(sentinels) => sentinels.connect(self).await,
+        }
+    }
+
+    /// The same with a place that may not be the configured one.
+    pub(super) async fn connect_to(&self, place: &Place) -> Result<(Link, Greeting), Trouble> {
+        let link = self.raw(place).await?;
         let greeting = self.greet(&link).await?;
         Ok((link, greeting))
+    }
+
+    /// A connection that said nothing yet.
+    pub(super) async fn raw(&self, place: &Place) -> Result<Link, Trouble> {
+        let stream = place.stream(self.tls.as_ref()).await;
+        Link::over(stream.map_err(|error| Trouble::unreachable(error.to_string()))?).await
     }
 
     async fn greet(&self, link: &Link) -> Result<Greeting, Trouble> {
@@ -257,7 +276,8 @@ impl Link {
         Ok(Link { connection, driver: tokio::spawn(driver) })
     }
 
-    async fn say(&self, command: &Cmd) -> Result<Value, Trouble> {
+    /// Sends a command and waits for its answer.
+    pub(super) async fn say(&self, command: &Cmd) -> Result<Value, Trouble> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
 }
@@ -267,10 +287,16 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Place {
-    async fn stream(&self) -> io::Result<Box<dyn Stream>> {
+    async fn stream(&self, tls: Option<&Tls>) -> io::Result<Box<dyn Stream>> {
         match self {
             Place::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-            Place::Tcp { host, port } => Ok(Box::new(tcp(host, *port).await?)),
+            Place::Tcp { host, port } => {
+                let stream = tcp(host, *port).await?;
+                match tls {
+                    None => Ok(Box::new(stream)),
+                    Some(tls) => Ok(Box::new(tls.over(stream, host).await?)),
+                }
+            }
         }
     }
 }

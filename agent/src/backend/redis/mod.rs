@@ -19,11 +19,14 @@
 //! locks out. An ACL user needs `~PREFIX* ~stormlock:fences +@read +@write +@scripting +time`, and
 //! `+info` so that another server under the same address is noticed.
 
+mod examine;
 mod link;
 mod list;
 mod place;
 mod refusal;
 mod script;
+mod sentinel;
+mod tls;
 
 use std::path::PathBuf;
 
@@ -36,8 +39,10 @@ use super::{
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
 use link::{Line, Target};
-use place::Url;
+use place::{Place, Url};
 use script::{Said, Script};
+use sentinel::Sentinels;
+use tls::Tls;
 
 /// As `kind` in the configuration.
 pub(super) const KIND: &str = "redis";
@@ -64,7 +69,8 @@ pub struct Options {
     pub sentinel: Option<Sentinel>,
 }
 
-/// A set of sentinels.
+/// A set of sentinels. They are spoken to as the URL says (`rediss://`: by TLS, with the same
+/// certificates), and without a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentinel {
     /// `HOST:PORT` of each.
@@ -103,16 +109,26 @@ impl Redis {
     /// [`OpenError`] when the options cannot work whatever the server says.
     pub fn new(options: &Options) -> Result<Redis, OpenError> {
         let Url { place, db, tls } = Url::parse(&options.url)?;
-        let _ = tls;
+        let sentinels = options.sentinel.as_ref().map(Sentinels::new).transpose()?;
         if options.username.is_some() && options.password.is_none() {
-            return Err(OpenError::Setting(
+            return Err(setting(
                 "there is a redis user without a password: give both, or none for the default \
-                 user"
-                    .to_owned(),
+                 user",
             ));
         }
+        let certificates = options.ca_file.is_some() || options.client_cert.is_some();
+        if certificates && !tls {
+            return Err(setting(
+                "there are certificates, but the url does not ask for TLS: it begins with \
+                 rediss:// then",
+            ));
+        }
+        if sentinels.is_some() && matches!(place, Place::Unix(_)) {
+            return Err(setting("sentinels tell network addresses: the url cannot be a socket's"));
+        }
+        let tls = tls.then(|| Tls::new(options)).transpose()?;
         let (username, password) = (options.username.clone(), options.password.clone());
-        let line = Line::new(Target { place, db, username, password });
+        let line = Line::new(Target { place, tls, sentinels, db, username, password });
         Ok(Redis { line, prefix: options.key_prefix.clone() })
     }
 
@@ -237,7 +253,7 @@ impl Backend for Redis {
     }
 
     fn examine(&self) -> Pending<'_, Vec<Remark>> {
-        Box::pin(async { Ok(Vec::new()) })
+        Box::pin(self.remarks())
     }
 
     fn identity(&self) -> Option<String> {
@@ -303,6 +319,10 @@ fn done(said: &Said) -> Result<(), BackendError> {
         Said::Done => Ok(()),
         said => Err(strange(said)),
     }
+}
+
+fn setting(why: &str) -> OpenError {
+    OpenError::Setting(why.to_owned())
 }
 
 fn foreign(why: &str) -> BackendError {

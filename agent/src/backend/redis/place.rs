@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::super::OpenError;
+use super::setting;
 
 /// Redis' own port.
 const PORT: u16 = 6379;
@@ -76,13 +77,13 @@ impl Url {
             return Err(setting("the url has options: only redis://HOST:PORT/DB is understood"));
         }
         let db = if path.is_empty() { 0 } else { number(path)? };
-        Ok(Url { place: Place::tcp(authority)?, db, tls })
+        Ok(Url { place: Place::tcp(authority, PORT)?, db, tls })
     }
 }
 
 impl Place {
-    /// Reads `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
-    pub(super) fn tcp(authority: &str) -> Result<Place, OpenError> {
+    /// Reads `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`; `default` where there is no port.
+    pub(super) fn tcp(authority: &str, default: u16) -> Result<Place, OpenError> {
         let (host, port) = match authority.strip_prefix('[') {
             Some(rest) => {
                 let (host, tail) = rest.split_once(']').ok_or_else(|| setting(NO_HOST))?;
@@ -97,7 +98,7 @@ impl Place {
             return Err(setting(NO_HOST));
         }
         let port = match port {
-            None => PORT,
+            None => default,
             Some(port) => port.parse().map_err(|_| {
                 setting("the port is no number from 1 to 65535 (an IPv6 address needs brackets)")
             })?,
@@ -111,10 +112,6 @@ const NO_HOST: &str = "the url has no host";
 
 fn number(db: &str) -> Result<u32, OpenError> {
     db.parse().map_err(|_| setting("the database at the end of the url is no number"))
-}
-
-fn setting(why: &str) -> OpenError {
-    OpenError::Setting(why.to_owned())
 }
 
 #[cfg(test)]
@@ -165,7 +162,7 @@ mod tests {
     #[test]
     fn a_place_is_shown_as_it_is_written() {
         for text in ["cache:6379", "[::1]:99"] {
-            assert_eq!(Place::tcp(text).unwrap().to_string(), text);
+            assert_eq!(Place::tcp(text, PORT).unwrap().to_string(), text);
         }
     }
 }

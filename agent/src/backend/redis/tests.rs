@@ -1,6 +1,8 @@
 //! The suite of every store on a real redis-server, then what only Redis has: its layout, its
 //! errors, and a network that loses, holds and cuts.
 
+#[path = "../../../../tests/support/certs.rs"]
+mod certs;
 #[path = "../../../../tests/support/proxy.rs"]
 mod proxy;
 #[path = "../../../../tests/support/redis.rs"]
@@ -9,11 +11,13 @@ mod server;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, UnixMs};
 
 use super::super::contract::{self, Others, Site, claim, granted, proof, resource, ttl};
 use super::*;
 use crate::clock;
+use certs::Certificates;
 use proxy::{Fault, Proxy};
 use server::{Answer, RedisServer};
 
@@ -631,4 +635,223 @@ async fn options_that_differ_in_anything_are_not_the_same() {
     ] {
         assert!(!base.same(&other), "{other:?}");
     }
+}
+
+/// A server that speaks TLS only, and its certificates.
+fn tls_server(clients: &str) -> (RedisServer, Certificates) {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = Certificates::make(dir.path());
+    let args = ["--port", "0", "--tls-port", "{port}", "--tls-cert-file", "{dir}/server.pem"];
+    let more = ["--tls-key-file", "{dir}/server.key", "--tls-ca-cert-file", "{dir}/ca.pem"];
+    let args = [&args[..], &more, &["--tls-auth-clients", clients]].concat();
+    (RedisServer::start_in(dir, &args), certificates)
+}
+
+fn tls_options(port: u16, host: &str, ca: PathBuf) -> Options {
+    Options { ca_file: Some(ca), ..options(&format!("rediss://{host}:{port}")) }
+}
+
+#[tokio::test]
+async fn a_lock_is_taken_by_tls_from_whom_the_authority_vouches_for() {
+    let (server, certificates) = tls_server("no");
+    for host in ["127.0.0.1", "localhost"] {
+        let store = Redis::new(&tls_options(server.port(), host, certificates.ca())).unwrap();
+        granted(&store, &claim(&resource("tls"), 60)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_the_authority_does_not_vouch_for_is_refused() {
+    let (server, _) = tls_server("no");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let others = Certificates::make(elsewhere.path());
+    let on = resource("tls");
+    let stranger = Redis::new(&tls_options(server.port(), "127.0.0.1", others.ca())).unwrap();
+    let Err(BackendError::Refused { kind: RefusedKind::Unreachable, why }) =
+        stranger.holder(&on).await
+    else {
+        panic!("a stranger was trusted")
+    };
+    assert!(why.contains("certificate"), "{why}");
+    // Nor do the system's authorities vouch for it, if there are any here.
+    let url = format!("rediss://127.0.0.1:{}", server.port());
+    if let Ok(store) = Redis::new(&options(&url)) {
+        assert_eq!(outcome(store.holder(&on).await), "Unreachable");
+    }
+}
+
+#[tokio::test]
+async fn a_server_under_another_name_is_refused() {
+    let (server, certificates) = tls_server("no");
+    let proxy = Proxy::start(server.port());
+    // 127.0.0.2 is this host too, and not in the certificate.
+    let store = Redis::new(&tls_options(server.port(), "127.0.0.2", certificates.ca())).unwrap();
+    assert_eq!(outcome(store.holder(&resource("tls")).await), "Unreachable");
+    let named = Redis::new(&tls_options(proxy.port(), "127.0.0.1", certificates.ca())).unwrap();
+    granted(&named, &claim(&resource("tls"), 60)).await;
+}
+
+#[tokio::test]
+async fn a_server_that_wants_client_certificates_gets_ours() {
+    let (server, certificates) = tls_server("yes");
+    let bare = tls_options(server.port(), "127.0.0.1", certificates.ca());
+    let store = Redis::new(&bare).unwrap();
+    assert_eq!(outcome(store.holder(&resource("tls")).await), "Unreachable");
+    let known = Options { client_cert: Some(certificates.pair("client")), ..bare };
+    let store = Redis::new(&known).unwrap();
+    granted(&store, &claim(&resource("tls"), 60)).await;
+}
+
+#[tokio::test]
+async fn an_abandoned_call_over_tls_is_reset_as_well() {
+    let (server, certificates) = tls_server("no");
+    let proxy = Proxy::start(server.port());
+    let store = Redis::new(&tls_options(proxy.port(), "127.0.0.1", certificates.ca())).unwrap();
+    let on = resource("tls");
+    store.holder(&on).await.unwrap();
+    proxy.freeze();
+    dropped_when(store.holder(&on), {
+        let polls = std::cell::Cell::new(0);
+        move || polls.replace(polls.get() + 1) == 50
+    })
+    .await;
+    proxy.thaw();
+    let end = clock::now() + Duration::from_secs(20);
+    while proxy.resets() == 0 {
+        assert!(clock::now() < end, "no reset");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn options_that_cannot_work_are_refused_when_the_store_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificates = Certificates::make(dir.path());
+    let (client, _) = certificates.pair("client");
+    let (_, server_key) = certificates.pair("server");
+    let tls = || options("rediss://a");
+    let sentinel = |nodes: &[&str], service: &str| {
+        let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        Some(Sentinel { nodes, service: service.to_owned() })
+    };
+    for (wrong, word) in [
+        (options("redis://:hunter2@a"), "password"),
+        (Options { username: Some("maria".to_owned()), ..options("redis://a") }, "password"),
+        (Options { ca_file: Some("ca.pem".into()), ..options("redis://a") }, "rediss"),
+        (Options { ca_file: Some("/nowhere/ca.pem".into()), ..tls() }, "/nowhere/ca.pem"),
+        (Options { ca_file: Some(server_key.clone()), ..tls() }, "no PEM certificate"),
+        (Options { client_cert: Some((client.clone(), server_key)), ..tls() }, "fit its key"),
+        (Options { client_cert: Some((client.clone(), client)), ..tls() }, "client.pem"),
+        (Options { sentinel: sentinel(&[], "main"), ..options("redis://a") }, "sentinels"),
+        (Options { sentinel: sentinel(&["a"], ""), ..options("redis://a") }, "sentinels"),
+        (Options { sentinel: sentinel(&["a"], "x"), ..options("redis+unix:///a") }, "sentinels"),
+    ] {
+        let OpenError::Setting(why) = Redis::new(&wrong).unwrap_err();
+        assert!(why.contains(word) && !why.contains("hunter2"), "{wrong:?}: {why}");
+    }
+}
+
+/// A sentinel that watches `primary` under the name `main`.
+fn sentinel_for(primary: u16) -> RedisServer {
+    let dir = tempfile::tempdir().unwrap();
+    let watch = format!("sentinel monitor main 127.0.0.1 {primary} 1\n");
+    let file = dir.path().join("sentinel.conf");
+    std::fs::write(&file, watch).unwrap();
+    RedisServer::sentinel_in(dir, &file)
+}
+
+fn by_sentinels(nodes: Vec<String>, service: &str) -> Redis {
+    let sentinel = Some(Sentinel { nodes, service: service.to_owned() });
+    Redis::new(&Options { sentinel, ..options("redis://ignored") }).unwrap()
+}
+
+#[tokio::test]
+async fn the_primary_is_the_one_that_a_sentinel_names() {
+    let primary = RedisServer::start();
+    let sentinel = sentinel_for(primary.port());
+    let dead = format!("127.0.0.1:{}", server::free_port());
+    let node = format!("127.0.0.1:{}", sentinel.port());
+    let claim = claim(&resource("sentinel"), 60);
+    let store = by_sentinels(vec![dead.clone(), node.clone()], "main");
+    granted(&store, &claim).await;
+    assert!(open(&primary.url()).holder(&claim.resource).await.unwrap().is_some());
+
+    let Err(BackendError::Refused { kind: RefusedKind::Unreachable, why }) =
+        by_sentinels(vec![dead.clone(), node], "other").holder(&claim.resource).await
+    else {
+        panic!("found a primary that nobody watches")
+    };
+    assert!(why.contains(&dead) && why.contains("no primary named \"other\""), "{why}");
+}
+
+#[tokio::test]
+async fn a_sentinel_that_names_a_replica_is_not_believed() {
+    let primary = RedisServer::start();
+    let sentinel = sentinel_for(primary.port());
+    let other = RedisServer::start();
+    let store = by_sentinels(vec![format!("127.0.0.1:{}", sentinel.port())], "main");
+    let claim = claim(&resource("sentinel"), 60);
+    granted(&store, &claim).await;
+    primary.run(&format!("REPLICAOF 127.0.0.1 {}", other.port()));
+    assert_eq!(outcome(store.verify(&proof(&claim)).await), "NotWritable");
+    assert_eq!(outcome(store.verify(&proof(&claim)).await), "NotWritable");
+}
+
+/// What doctor would say, as `Level: text`.
+async fn examined(store: &Redis) -> Vec<String> {
+    let remarks = store.examine().await.unwrap();
+    for remark in &remarks {
+        assert_eq!(remark.mend.is_none(), remark.level == Level::Good, "{remark:?}");
+    }
+    remarks.iter().map(|remark| format!("{:?}: {}", remark.level, remark.text)).collect()
+}
+
+#[track_caller]
+fn check_says(remarks: &[String], starts: &str) {
+    assert!(remarks.iter().any(|remark| remark.starts_with(starts)), "{starts}: {remarks:#?}");
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_every_promise_is_good() {
+    let server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let remarks = examined(&open(&server.url())).await;
+    assert!(remarks.len() >= 4, "{remarks:#?}");
+    assert!(remarks.iter().all(|remark| remark.starts_with("Good: ")), "{remarks:#?}");
+    assert_eq!(server.run("DBSIZE"), Answer::Int(0));
+}
+
+#[tokio::test]
+async fn each_promise_that_a_server_does_not_keep_is_told() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "volatile-lru"]);
+    let store = open(&server.url());
+    let remarks = examined(&store).await;
+    check_says(&remarks, "Bad: maxmemory-policy is volatile-lru");
+    check_says(&remarks, "Warning: nothing is saved");
+    server.run("CONFIG SET maxmemory 1");
+    check_says(&examined(&store).await, "Warning: its memory is");
+    server.run("CONFIG SET maxmemory 0");
+    server.command(&["CONFIG", "SET", "save", "60 1"]);
+    check_says(&examined(&store).await, "Warning: appendonly is no");
+    server.run("CONFIG SET appendonly yes");
+    check_says(&examined(&store).await, "Warning: appendfsync is everysec");
+    server.run("CONFIG SET min-replicas-to-write 1");
+    check_says(&examined(&store).await, "Bad: redis answered NOREPLICAS");
+}
+
+#[tokio::test]
+async fn what_may_not_be_read_is_said() {
+    let server = RedisServer::start();
+    let rights = "~* +@read +@write +@scripting +time";
+    let remarks = examined(&as_user(&server, rights)).await;
+    check_says(&remarks, "Good: it is a primary");
+    check_says(&remarks, "Note: INFO may not be read");
+    check_says(&remarks, "Note: CONFIG GET may not be read");
+    let remarks = examined(&as_user(&server, "~other +@all")).await;
+    check_says(&remarks, "Bad: ");
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_no_remark() {
+    let store = open(&format!("redis://127.0.0.1:{}", server::free_port()));
+    assert_eq!(outcome(store.examine().await), "Unreachable");
 }
