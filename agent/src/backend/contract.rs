@@ -3,7 +3,9 @@
 //!
 //! `make` is an expression that starts a store and gives a [`Site`]. Nothing here knows which store
 //! it is; resources have names of their own, so a shared server will do. Not here: what only one
-//! store has (its layout, its errors, its network).
+//! store has (its layout, its errors), and its network: that a late copy of a cancelled acquire
+//! fails must be shown by each store on a line that holds requests back (`tests/support/proxy.rs`),
+//! since on this host nothing overtakes.
 
 use std::fmt::Debug;
 use std::sync::Arc;

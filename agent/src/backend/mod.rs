@@ -1,10 +1,11 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
-#[cfg(test)]
-pub(crate) mod contract;
 pub mod local;
 pub mod redis;
+
+#[cfg(test)]
+pub(crate) mod contract;
 
 use std::fmt;
 use std::future::Future;
@@ -18,7 +19,8 @@ use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
 
 /// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. A call may be
 /// dropped at any point (the caller's timer); then, as after [`BackendError::Unknown`], it may or
-/// may not have happened, or may happen later.
+/// may not have happened, or may happen later. An acquire is dropped before it is cancelled: one
+/// that is still running may begin after the cancel. Nothing happens before the first poll.
 pub trait Backend: Send + Sync + fmt::Debug {
     /// What this store can do and how it counts.
     fn traits(&self) -> Traits;
