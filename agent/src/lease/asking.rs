@@ -9,8 +9,8 @@ use super::law::Law;
 use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
 use super::schedule::{self, length};
 use super::{
-    Attempt, Awaiting, BackendName, Ending, FENCES_MAX, Grant, Intent, LeaseTable, Loss, Moment,
-    Record, SessionId,
+    Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Holder, Intent,
+    LeaseTable, Loss, Moment, Record, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -22,6 +22,7 @@ const MOVED_MAX: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Group {
     session: SessionId,
+    attach: Attach,
     members: Vec<LeaseId>,
     /// The member whose turn it is.
     at: usize,
@@ -36,6 +37,12 @@ impl LeaseTable {
         if !self.journal_works {
             return self.refuse(ticket, No::Journal);
         }
+        if claims.is_empty() {
+            return self.answer(ticket, Answer::Acquired(Vec::new()));
+        }
+        if let Some(twice) = twice(&claims) {
+            return self.refuse(ticket, twice);
+        }
         let owned = self.owners.get(&owner).map_or(0, BTreeSet::len);
         if owned + claims.len() > leases_max {
             return self.refuse(ticket, No::TooMany(leases_max));
@@ -48,7 +55,7 @@ impl LeaseTable {
             self.record(Record::Intent(Box::new(intent.clone())));
             self.insert(Entry::asked(intent, ticket));
         }
-        self.groups.insert(ticket, Group { session, members, at: 0 });
+        self.groups.insert(ticket, Group { session, attach, members, at: 0 });
         if in_journal || !self.obeys(Law::IntentBeforeAction) {
             // The store is the journal itself: the grant's own wait covers the intent.
             self.take_turn(now, ticket);
@@ -65,8 +72,8 @@ impl LeaseTable {
         }
     }
 
-    /// A session ended: nobody will read the answer to its acquires, and what is attached to it
-    /// ends with it. While the agent stops, sessions end because of us and nothing is concluded.
+    /// A session ended: nobody will read the answer to its acquires, and what is attached to it, or
+    /// would be, ends with it. While the agent stops, sessions end because of us and nothing is concluded.
     pub(super) fn gone(&mut self, now: Moment, session: SessionId) {
         if self.stopping {
             return;
@@ -74,7 +81,9 @@ impl LeaseTable {
         let groups: Vec<Ticket> = self
             .groups
             .iter()
-            .filter(|(_, group)| group.session == session)
+            .filter(|(_, group)| {
+                group.session == session || group.attach == Attach::Session(session)
+            })
             .map(|(ticket, _)| *ticket)
             .collect();
         for group in groups {
@@ -160,22 +169,10 @@ impl LeaseTable {
         }
     }
 
-    /// The grant and its fence are on disk: it counts, when the others of the group do.
+    /// The grants of a group and their fences are on disk: they count.
     pub(super) fn grant_durable(&mut self, now: Moment, lease: LeaseId, durable: bool) {
-        let Some((entry, group)) = self.asked_by(lease) else { return };
-        if !durable {
-            return self.fail(now, group, No::Journal);
-        }
-        if let Phase::Asking(asking) = &mut entry.phase {
-            asking.granted = true;
-        }
-        let Some(waiting) = self.groups.get_mut(&group) else { return };
-        waiting.at += 1;
-        if waiting.at < waiting.members.len() {
-            self.take_turn(now, group)
-        } else {
-            self.win(now, group)
-        }
+        let Some((_, group)) = self.asked_by(lease) else { return };
+        if durable { self.win(now, group) } else { self.fail(now, group, No::Journal) }
     }
 
     fn granted(&mut self, now: Moment, lease: LeaseId, sent: Moment, grant: Grant) {
@@ -192,10 +189,32 @@ impl LeaseTable {
         }
         self.end_older(now, lease, &key, grant.fence);
         self.remember_fence(key, grant.fence);
-        let Grant { fence, remaining } = grant;
-        self.record(Record::Granted { lease, fence, sent, remaining });
-        let sync = self.sync(Awaiting::Grant(lease));
-        if let Some(entry) = self.entries.get_mut(&lease) {
+        if let Some(entry) = self.entries.get_mut(&lease)
+            && let Phase::Asking(asking) = &mut entry.phase
+        {
+            asking.granted = true;
+        }
+        let Some(waiting) = self.groups.get_mut(&group) else { return };
+        waiting.at += 1;
+        if waiting.at < waiting.members.len() {
+            return self.take_turn(now, group);
+        }
+        self.record_grants(lease, group);
+    }
+
+    /// All or none also for the next start: the journal hears of the grants of a group when there
+    /// are all of them, and a crash before that leaves intents, which are cancelled.
+    fn record_grants(&mut self, last: LeaseId, group: Ticket) {
+        let Some(group) = self.groups.get(&group) else { return };
+        for lease in group.members.clone() {
+            if let Some(entry) = self.entries.get(&lease)
+                && let (Some(fence), Some((sent, remaining))) = (entry.fence, entry.proven)
+            {
+                self.record(Record::Granted { lease, fence, sent, remaining });
+            }
+        }
+        let sync = self.sync(Awaiting::Grant(last));
+        if let Some(entry) = self.entries.get_mut(&last) {
             entry.busy = Busy::Sync(sync);
         }
     }
@@ -257,7 +276,7 @@ impl LeaseTable {
 
     /// None, then: what was granted is given back, what may have been is cancelled (laws 3 and 5),
     /// what never left is forgotten.
-    fn fail(&mut self, now: Moment, ticket: Ticket, no: No) {
+    pub(super) fn fail(&mut self, now: Moment, ticket: Ticket, no: No) {
         let Some(group) = self.groups.remove(&ticket) else { return };
         self.refuse(ticket, no);
         for (index, lease) in group.members.into_iter().enumerate() {
@@ -278,7 +297,7 @@ impl LeaseTable {
 
     fn take_turn(&mut self, now: Moment, ticket: Ticket) {
         let Some(group) = self.groups.get(&ticket) else { return };
-        let lease = group.members[group.at];
+        let Some(&lease) = group.members.get(group.at) else { return };
         if let Some(entry) = self.entries.get_mut(&lease)
             && let Phase::Asking(asking) = &mut entry.phase
         {
@@ -294,7 +313,7 @@ impl LeaseTable {
         Some((entry, group))
     }
 
-    pub(super) fn back_off(&mut self, now: Moment, lease: LeaseId) {
+    fn back_off(&mut self, now: Moment, lease: LeaseId) {
         let roll = self.roll();
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
@@ -327,4 +346,21 @@ impl LeaseTable {
             self.forget(now, lost);
         }
     }
+}
+
+/// What to say to an ask that names one resource twice: it would find it held by itself.
+fn twice(claims: &[Claim]) -> Option<No> {
+    let mut seen = BTreeSet::new();
+    let claim = claims.iter().find(|claim| !seen.insert((&claim.backend, &claim.resource)))?;
+    let holder = Holder {
+        resource: claim.resource.clone(),
+        lease: claim.lease,
+        principal: claim.principal.clone(),
+        host: Some(claim.host.clone()),
+        reason: claim.reason.clone(),
+        fence: None,
+        since: claim.created,
+        remaining: Some(length(claim.ttl)),
+    };
+    Some(No::Held(claim.resource.clone(), Some(Box::new(holder))))
 }

@@ -5,7 +5,8 @@ use stormlock_protocol::name::LeaseId;
 use super::entry::{Busy, Entry, Phase, Purpose, Wish};
 use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, No, Ticket};
-use super::{Attach, Ending, LeaseTable, Loss, Moment, Record, SessionId, Standing, Uid};
+use super::schedule;
+use super::{Attach, Awaiting, Ending, LeaseTable, Loss, Moment, Record, SessionId, Standing, Uid};
 
 impl LeaseTable {
     pub(super) fn release(&mut self, now: Moment, ticket: Ticket, lease: LeaseId) {
@@ -14,7 +15,12 @@ impl LeaseTable {
         };
         match &mut entry.phase {
             Phase::Asking(_) => self.refuse(ticket, No::NotHeld),
-            Phase::Ending(_, waiting) => waiting.push(ticket),
+            Phase::Ending(_, waiting) => {
+                // Whoever asks again is answered by a try of now, not by one of in half a minute.
+                waiting.push(ticket);
+                entry.retry_at = now;
+                self.advance(now, lease);
+            }
             Phase::Lost(loss, _) => {
                 let loss = loss.clone();
                 self.acknowledge(now, lease);
@@ -76,27 +82,57 @@ impl LeaseTable {
         result: CallResult,
     ) {
         match (purpose, result) {
-            (Purpose::End, CallResult::Done) => self.gone_for_good(now, lease),
+            (Purpose::End, CallResult::Done) => self.end_acknowledged(now, lease),
             (Purpose::End, result) => self.ending_failed(now, lease, &result),
             (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
         }
     }
 
+    /// The store let go. Where the journal is the store, that counts once it is on disk: a crash
+    /// must not bring back what somebody was told to be released.
+    fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        if !self.in_journal.contains(&entry.claim.backend) {
+            return self.gone_for_good(now, lease);
+        }
+        let sync = self.sync(Awaiting::End(lease));
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.busy = Busy::Sync(sync);
+        }
+    }
+
+    pub(super) fn end_durable(&mut self, now: Moment, lease: LeaseId, durable: bool) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        if !matches!(entry.phase, Phase::Ending(..)) || entry.busy != Busy::No {
+            return;
+        }
+        if durable {
+            self.gone_for_good(now, lease);
+        } else {
+            self.try_to_end_again(now, lease, &No::Journal);
+        }
+    }
+
     fn ending_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
-        let Some(entry) = self.entries.get_mut(&lease) else { return };
-        let Phase::Ending(_, waiting) = &mut entry.phase else { return };
-        let waiting = std::mem::take(waiting);
-        entry.tries += 1;
+        let Some(entry) = self.entries.get(&lease) else { return };
         let kind = match result {
             CallResult::Refused(kind) => Some(*kind),
             _ => None,
         };
         let no = entry.store_no(kind, After::Releasing);
+        self.try_to_end_again(now, lease, &no);
+    }
+
+    fn try_to_end_again(&mut self, now: Moment, lease: LeaseId, no: &No) {
+        let roll = self.roll();
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Ending(_, waiting) = &mut entry.phase else { return };
+        let waiting = std::mem::take(waiting);
+        entry.end_later(now, roll);
         let (backend, resource) = (entry.claim.backend.clone(), entry.claim.resource.clone());
         for ticket in waiting {
             self.refuse(ticket, no.clone());
         }
-        self.back_off(now, lease);
         self.wake_askers(now, &backend, &resource);
     }
 
@@ -157,7 +193,7 @@ impl LeaseTable {
         purpose: Purpose,
         result: CallResult,
     ) {
-        let revives = !self.obeys(Law::LostForEver);
+        let (revives, roll) = (!self.obeys(Law::LostForEver), self.roll());
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
         match (purpose, result) {
@@ -167,8 +203,7 @@ impl LeaseTable {
                 }
             }
             (Purpose::End, _) => {
-                entry.tries += 1;
-                self.back_off(now, lease);
+                entry.end_later(now, roll);
             }
             // It left before the loss; whatever it found, the lease stays lost (law 7).
             (Purpose::Renew(_), CallResult::Stands(Standing::Ours { remaining })) if revives => {
@@ -226,6 +261,13 @@ impl LeaseTable {
 }
 
 impl Entry {
+    /// An end that failed is tried again. Nobody believes in the lease any more, so its ttl, however
+    /// short, is no reason to hurry a store that is down.
+    fn end_later(&mut self, now: Moment, roll: u64) {
+        self.tries += 1;
+        self.retry_at = now + schedule::retry_ending(self.tries, roll);
+    }
+
     /// Everybody who waits for a change of its end.
     fn take_wishes(&mut self) -> Vec<Wish> {
         self.trying.take().into_iter().chain(self.wishes.drain(..)).collect()

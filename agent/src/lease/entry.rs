@@ -35,11 +35,11 @@ pub(super) struct Entry {
     /// When belief ends: of that proof (law 1), or where a renewal for less may make it end.
     pub(super) deadline: Moment,
     /// The renewal that is about to leave or under way: since when, for how long.
-    planned: Option<(Moment, Ttl)>,
+    pub(super) planned: Option<(Moment, Ttl)>,
     /// The least that a renewal of unknown outcome asked for: a copy of it may yet come late.
-    doubt: Option<Ttl>,
+    pub(super) doubt: Option<Ttl>,
     /// The earliest end that such a renewal can have brought about.
-    doubt_end: Moment,
+    pub(super) doubt_end: Moment,
     /// Every mark that the store may have; the first is the last one acknowledged.
     pub(super) marks: Vec<Nonce>,
     /// The mark of a renewal whose outcome is unknown, and the ttl it carried.
@@ -62,7 +62,7 @@ pub(super) struct Entry {
     /// The store may have become another one since the last proof.
     pub(super) suspect: bool,
     /// Only a call that left since then says that all is well.
-    doubted_at: Moment,
+    pub(super) doubted_at: Moment,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
     pub(super) kept_until: Moment,
     /// A renewal since the last proof may have come through.
@@ -279,73 +279,6 @@ impl Entry {
         // Nobody asked for a lease without a hold to be renewed: that it runs down is no news.
         let renewed = self.hold != Hold::No;
         self.suspect || !journal_works || renewed && (self.tries > 0 || now >= self.half())
-    }
-
-    /// Takes a new proof by a write: belief counts from the moment its call left (law 1), and no
-    /// copy of a call before it fits any more.
-    pub(super) fn prove(&mut self, sent: Moment, remaining: Duration) {
-        (self.planned, self.doubt, self.doubt_end) = (None, None, Moment::NEVER);
-        self.tries = 0;
-        self.take(sent, remaining);
-    }
-
-    /// Takes a new proof by a read: a renewal of unknown outcome may come through after it, and
-    /// reading says nothing about whether renewals do.
-    pub(super) fn read_back(&mut self, sent: Moment, remaining: Duration) {
-        self.doubt_end =
-            self.doubt.map_or(Moment::NEVER, |ttl| schedule::deadline(sent, length(ttl)));
-        self.take(sent, remaining);
-    }
-
-    fn take(&mut self, sent: Moment, remaining: Duration) {
-        self.proven = Some((sent, remaining));
-        if sent >= self.doubted_at {
-            self.verify_at = sent + schedule::VERIFY_EVERY;
-            self.suspect = false;
-        }
-        self.set_deadline();
-    }
-
-    /// Something happened after which the store has to be asked again, at once.
-    pub(super) fn is_doubted(&mut self, now: Moment, suspect: bool) {
-        self.suspect |= suspect;
-        self.verify_at = now;
-        self.doubted_at = now;
-    }
-
-    /// A renewal for `ttl` is about to leave: whoever counts on a later end than it may bring
-    /// hears so before.
-    pub(super) fn plan(&mut self, now: Moment, ttl: Ttl) {
-        self.planned = Some((now, ttl));
-        self.set_deadline();
-    }
-
-    /// The planned renewal certainly did not happen and never will.
-    pub(super) fn never_left(&mut self) {
-        self.planned = None;
-        self.set_deadline();
-    }
-
-    /// The planned renewal may have happened, or may yet happen (law 3).
-    pub(super) fn may_have_come_through(&mut self) {
-        if let Some((sent, ttl)) = self.planned.take() {
-            self.doubt = Some(self.doubt.map_or(ttl, |least| least.min(ttl)));
-            self.doubt_end = self.doubt_end.min(schedule::deadline(sent, length(ttl)));
-        }
-        self.unsure = true;
-        self.set_deadline();
-    }
-
-    /// True while only a shorter renewal, asked for or in doubt, ends belief: not the proof itself.
-    pub(super) fn is_cut(&self, now: Moment) -> bool {
-        self.proven.is_some_and(|(sent, remaining)| now < schedule::deadline(sent, remaining))
-    }
-
-    fn set_deadline(&mut self) {
-        let end = |(sent, length)| schedule::deadline(sent, length);
-        let planned = self.planned.map(|(sent, ttl)| (sent, length(ttl)));
-        self.deadline = self.proven.map_or(Moment::BOOT, end);
-        self.deadline = self.deadline.min(self.doubt_end).min(planned.map_or(Moment::NEVER, end));
     }
 
     /// Schedules the next renewal after a grant or a renewal that left at `sent`.

@@ -9,7 +9,8 @@ use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, No, Ticket};
 use super::schedule::{self, length};
 use super::{
-    Awaiting, Ending, Hold, LeaseTable, Loss, Memory, Moment, Nonce, ORPHAN_AFTER, Record, Standing,
+    Attach, Awaiting, Ending, Hold, LeaseTable, Loss, Memory, Moment, Nonce, ORPHAN_AFTER, Record,
+    SessionId, Standing,
 };
 
 /// A renewal that the store granted.
@@ -45,6 +46,37 @@ impl LeaseTable {
         }
     }
 
+    /// The holder of a recovered, attached lease came back. Nothing to write down: to the next
+    /// start every session is nobody's.
+    pub(super) fn attach(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        lease: LeaseId,
+        session: SessionId,
+    ) {
+        let Some(entry) = self.entries.get_mut(&lease) else {
+            return self.refuse(ticket, No::NotHeld);
+        };
+        match &entry.phase {
+            Phase::Held | Phase::Unproven if entry.attach == Attach::Session(SessionId::NOBODY) => {
+                entry.attach = Attach::Session(session);
+                entry.orphan_at = Moment::NEVER;
+                self.refresh(now, lease);
+                if let Some(view) = self.view(now, lease) {
+                    self.answer(ticket, Answer::Renewed(Box::new(view)));
+                }
+            }
+            Phase::Lost(loss, _) => {
+                let loss = loss.clone();
+                self.refuse(ticket, No::Lost(loss));
+            }
+            Phase::Held | Phase::Unproven | Phase::Asking(_) | Phase::Ending(..) => {
+                self.refuse(ticket, No::NotHeld);
+            }
+        }
+    }
+
     /// Somebody wants a lease's end moved.
     pub(super) fn wish(&mut self, now: Moment, lease: LeaseId, wish: Wish) {
         let Some(entry) = self.entries.get_mut(&lease) else {
@@ -56,6 +88,9 @@ impl LeaseTable {
                 self.refuse(wish.ticket, No::Lost(loss));
             }
             Phase::Asking(_) | Phase::Ending(..) => self.refuse(wish.ticket, No::NotHeld),
+            Phase::Held | Phase::Unproven if self.stopping => {
+                self.refuse(wish.ticket, No::Stopping);
+            }
             Phase::Held | Phase::Unproven if self.journal_works => {
                 entry.wishes.push_back(wish);
                 self.advance(now, lease);
@@ -390,12 +425,6 @@ impl LeaseTable {
 }
 
 impl Entry {
-    /// What a renewal for `ttl` that leaves now, or later, may cut the latest proof to.
-    fn ceiling(&self, now: Moment, ttl: Ttl) -> Option<(Moment, Duration)> {
-        let (sent, remaining) = self.proven?;
-        (now + length(ttl) < sent + remaining).then_some((now, length(ttl)))
-    }
-
     /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed
     /// after a restart for what is left of it and not for more.
     fn next_ttl(&self, now: Moment) -> Ttl {

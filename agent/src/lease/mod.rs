@@ -5,6 +5,7 @@
 //! test of its name in `tests.rs`.
 
 mod asking;
+mod belief;
 mod claim;
 mod ending;
 mod entry;
@@ -77,6 +78,8 @@ enum Awaiting {
     Mark(LeaseId, Nonce),
     /// A renewal counts, or may be answered.
     Landing(LeaseId, Landing),
+    /// An end in a store that is the journal itself counts.
+    End(LeaseId),
 }
 
 impl LeaseTable {
@@ -122,13 +125,14 @@ impl LeaseTable {
             Input::Renew { ticket, lease, ttl, hold } => {
                 self.wish(now, lease, entry::Wish { ticket, ttl, hold });
             }
+            Input::Attach { ticket, lease, session } => self.attach(now, ticket, lease, session),
             Input::Gone(session) => self.gone(now, session),
             Input::Settled { call, result } => self.settled(now, call, result),
             Input::Synced { sync, durable } => self.synced(now, sync, durable),
             Input::Journal { works } => self.journal(now, works),
             Input::Suspect(backend) => self.suspect(now, Some(&backend)),
             Input::ClockJumped => self.suspect(now, None),
-            Input::Stop => self.stopping = true,
+            Input::Stop => self.stop(now),
             Input::Tick => {}
         }
         while let Some(&(at, lease)) = self.wakeups.first()
@@ -193,7 +197,8 @@ impl LeaseTable {
         self.journal_works
     }
 
-    /// True when no call is under way and nothing waits for the journal.
+    /// True when no call is under way and nothing waits for the journal. After [`Input::Stop`] every
+    /// question has then been answered.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.calls.is_empty() && self.syncs.is_empty()
@@ -228,6 +233,28 @@ impl LeaseTable {
             }
             self.advance(now, lease);
         }
+    }
+
+    /// Nothing new begins, and no question stays open for longer than the call that is under way
+    /// for it. Leases stay as they are: the next start takes them up.
+    fn stop(&mut self, now: Moment) {
+        self.stopping = true;
+        let groups: Vec<Ticket> = self.groups.keys().copied().collect();
+        for group in groups {
+            self.fail(now, group, No::Stopping);
+        }
+        let mut open = Vec::new();
+        for entry in self.entries.values_mut() {
+            entry.orphan_at = Moment::NEVER;
+            open.extend(entry.wishes.drain(..));
+            if entry.busy == Busy::No {
+                open.extend(entry.trying.take());
+            }
+        }
+        for wish in open {
+            self.refuse(wish.ticket, No::Stopping);
+        }
+        self.refresh_all(now);
     }
 
     fn refresh_all(&mut self, now: Moment) {
@@ -265,9 +292,10 @@ impl LeaseTable {
         let Some(awaiting) = self.syncs.remove(&sync) else { return };
         let lease = match &awaiting {
             Awaiting::Intents(_) => None,
-            Awaiting::Grant(lease) | Awaiting::Mark(lease, _) | Awaiting::Landing(lease, _) => {
-                Some(*lease)
-            }
+            Awaiting::Grant(lease)
+            | Awaiting::Mark(lease, _)
+            | Awaiting::Landing(lease, _)
+            | Awaiting::End(lease) => Some(*lease),
         };
         if let Some(entry) = lease.and_then(|lease| self.entries.get_mut(&lease))
             && entry.busy == Busy::Sync(sync)
@@ -279,6 +307,7 @@ impl LeaseTable {
             Awaiting::Grant(lease) => self.grant_durable(now, lease, durable),
             Awaiting::Mark(lease, mark) => self.mark_durable(now, lease, mark, durable),
             Awaiting::Landing(lease, landing) => self.landed(now, lease, &landing, durable),
+            Awaiting::End(lease) => self.end_durable(now, lease, durable),
         }
         if let Some(lease) = lease {
             self.advance(now, lease);

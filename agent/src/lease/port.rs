@@ -47,6 +47,17 @@ pub enum Input {
         /// A new hold; `None` keeps it.
         hold: Option<Hold>,
     },
+    /// The holder of an attached lease came back after a restart of the agent: from now on the
+    /// lease ends with this session. Answered by [`Answer::Renewed`] with the lease as it is;
+    /// [`No::NotHeld`] for one that waits for nobody.
+    Attach {
+        /// The question.
+        ticket: Ticket,
+        /// Which lease.
+        lease: LeaseId,
+        /// Whose end ends it.
+        session: SessionId,
+    },
     /// A session ended.
     Gone(SessionId),
     /// A call came back, or its patience ended.

@@ -261,7 +261,12 @@ impl Remembered {
             if shift_ms < 0 { moment - by } else { moment + by }
         };
         self.earlier_boot = true;
-        self.proven = self.proven.map(|(sent, remaining)| (shift(sent), remaining));
+        self.proven = self.proven.map(|(sent, remaining)| {
+            // A call that left before this boot: what of its time was over then does not count.
+            let end = shift(sent + remaining);
+            let sent = shift(sent);
+            (sent, sent.until(end))
+        });
         if let Hold::Until(end) = self.intent.hold {
             self.intent.hold = Hold::Until(shift(end));
         }

@@ -42,8 +42,17 @@ pub(super) fn renewal(sent: Moment, ttl: Duration, roll: u64) -> Moment {
 /// itself bounded so that a short lease is tried several times before its deadline.
 #[must_use]
 pub(super) fn retry(tries: u32, ttl: Duration, roll: u64) -> Duration {
-    let bound = RETRY_FIRST.saturating_mul(1 << tries.min(10)).min(RETRY_MAX);
-    part(bound.min((ttl / 10).max(ATTEMPT_MIN)), roll)
+    part(bound(tries).min((ttl / 10).max(ATTEMPT_MIN)), roll)
+}
+
+/// How long to wait before a release or a cancel is tried again.
+#[must_use]
+pub(super) fn retry_ending(tries: u32, roll: u64) -> Duration {
+    part(bound(tries), roll)
+}
+
+fn bound(tries: u32) -> Duration {
+    RETRY_FIRST.saturating_mul(1 << tries.min(10)).min(RETRY_MAX)
 }
 
 /// How long one call may take.

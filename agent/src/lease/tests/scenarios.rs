@@ -2,7 +2,8 @@
 
 use stormlock_protocol::name::Ttl;
 
-use super::play::{Play, T0, lease, ours, secs};
+use super::play::{Play, T0, granted, lease, ours, secs};
+use super::store::Store;
 use super::*;
 
 fn renew(ticket: u64, secs: Option<u64>) -> Input {
@@ -174,4 +175,265 @@ fn a_doubt_about_the_store_outlives_the_call_that_left_before_it() {
     assert!(matches!(play.call(), Call::Verify(_)), "asked again, at once");
     play.settle(ours(44));
     assert_eq!(play.view().state, State::Held);
+}
+
+/// A play whose store is the agent's own journal.
+fn in_journal() -> Play {
+    let mut dice = Dice(9);
+    let table = LeaseTable::new(BTreeSet::from([backend()]), move || dice.next());
+    Play { table, ..Play::new() }
+}
+
+fn attached(ticket: u64, session: u64, to: u64) -> Input {
+    let Input::Acquire(mut asked) = ask(ticket, session, vec![claim(1, "infra", 60)], Hold::Keep)
+    else {
+        panic!("an ask")
+    };
+    asked.attach = Attach::Session(SessionId(to));
+    Input::Acquire(asked)
+}
+
+#[test]
+fn a_crash_between_the_grants_of_one_ask_leaves_none_of_them() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60), claim(2, "other", 60)], Hold::Keep));
+    play.synced(true);
+    play.settle(granted(10, 60));
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Acquire(claim) if claim.lease == lease(2)));
+    let mut next = Play::new();
+    next.input(Input::Recover(Box::new(play.memory())));
+    assert_eq!(next.calls.len(), 2);
+    assert!(next.calls.iter().all(|(_, call)| matches!(call, Call::Cancel(..))));
+    // Without the crash both count together.
+    play.settle(granted(11, 60));
+    assert!(play.answers.is_empty());
+    play.synced(true);
+    assert!(matches!(play.answers.as_slice(), [Answer::Acquired(views)] if views.len() == 2));
+    let stages: Vec<Stage> = play.memory().leases.into_values().map(|known| known.stage).collect();
+    assert_eq!(stages, [Stage::Held, Stage::Held]);
+}
+
+#[test]
+fn a_grant_that_was_refused_is_cancelled_by_the_next_start_until_that_is_acknowledged() {
+    let mut before = Play::holding(Hold::No);
+    before.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    before.settle(CallResult::Done);
+    before.input(ask(3, 1, vec![claim(2, "infra", 86_400)], Hold::No));
+    before.synced(true);
+    before.settle(granted(9, 86_400));
+    assert!(matches!(before.answers.last(), Some(Answer::No(No::Fence(..)))));
+    let mut play = Play::new();
+    play.input(Input::Recover(Box::new(before.memory())));
+    let cancels = |play: &Play| {
+        let mine = |call: &Call| matches!(call, Call::Cancel(_, id) if *id == lease(2));
+        play.calls.iter().any(|(_, call)| mine(call))
+    };
+    while play.now < T0 + secs(80_000) {
+        assert!(cancels(&play) || play.calls.is_empty(), "{:?}", play.calls);
+        play.synced(true);
+        while !play.calls.is_empty() {
+            play.settle(CallResult::Unknown);
+        }
+        play.now = play.table.next_wakeup().expect("it must not give up");
+        play.input(Input::Tick);
+    }
+    assert!(cancels(&play));
+}
+
+#[test]
+fn a_release_of_a_short_lease_does_not_hammer_a_store_that_is_down() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 1)], Hold::No));
+    play.synced(true);
+    let mut calls = 0;
+    while play.now < T0 + secs(600) {
+        while !play.calls.is_empty() {
+            calls += 1;
+            play.settle(CallResult::Unknown);
+        }
+        play.now = play.table.next_wakeup().expect("a cancel is never given up");
+        play.input(Input::Tick);
+    }
+    assert!((20..100).contains(&calls), "{calls} calls in ten minutes");
+}
+
+#[test]
+fn whoever_asks_again_for_a_release_is_answered_by_a_try_of_now() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    play.settle(CallResult::Unknown);
+    assert!(matches!(
+        play.answers.pop(),
+        Some(Answer::No(No::Store { after: After::Releasing, .. }))
+    ));
+    assert!(play.calls.is_empty());
+    play.input(Input::Release { ticket: Ticket(3), lease: lease(1) });
+    play.settle(CallResult::Done);
+    assert_eq!(play.answers, [Answer::Released]);
+}
+
+#[test]
+fn a_release_in_the_journals_own_store_is_told_once_it_is_on_disk() {
+    let mut play = in_journal();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::Keep));
+    play.settle(granted(10, 60));
+    play.synced(true);
+    play.answers.clear();
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    play.settle(CallResult::Done);
+    assert!(play.answers.is_empty(), "a crash now would bring it back");
+    play.synced(true);
+    assert_eq!(play.answers, [Answer::Released]);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn a_lease_in_the_journals_own_store_waits_between_its_tries_while_the_journal_fails() {
+    let mut before = in_journal();
+    before.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::Keep));
+    before.settle(granted(10, 60));
+    before.synced(true);
+    let mut play = in_journal();
+    play.input(Input::Recover(Box::new(before.memory())));
+    let mut calls = 0;
+    while play.now < T0 + secs(50) {
+        assert_eq!(play.view().state, State::Unknown);
+        while !play.calls.is_empty() || !play.syncs.is_empty() {
+            calls += play.calls.len();
+            while !play.calls.is_empty() {
+                play.settle(ours(60));
+            }
+            play.synced(false);
+            assert!(calls < 1000, "a loop without a pause");
+        }
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+    }
+    play.synced(true);
+    while play.view().state == State::Unknown {
+        play.go_on();
+        play.settle(ours(60));
+        play.synced(true);
+    }
+    assert_eq!(play.view().state, State::Held, "the journal is its store: nothing else to ask");
+}
+
+#[test]
+fn a_stop_answers_every_question_and_releases_nothing_that_is_held() {
+    let mut play = Play::holding(Hold::Keep);
+    // One acquire waits between two tries, two renewals wait for the mark and for each other.
+    play.input(ask(2, 1, vec![claim(2, "other", 60)], Hold::No));
+    play.synced(true);
+    play.settle(CallResult::Unknown);
+    play.input(renew(3, None));
+    play.input(renew(4, None));
+    play.input(Input::Stop);
+    assert_eq!(play.answers, [Answer::No(No::Stopping), Answer::No(No::Stopping)]);
+    play.synced(true);
+    for (call, what) in std::mem::take(&mut play.calls) {
+        let result = match what {
+            Call::Renew { .. } => ours(60),
+            Call::Cancel(..) => CallResult::Done,
+            other => panic!("{other:?}"),
+        };
+        play.input(Input::Settled { call, result });
+    }
+    play.synced(true);
+    assert!(matches!(play.answers.last(), Some(Answer::Renewed(_))));
+    assert!(play.table.is_quiet());
+    assert_eq!((play.answers.len(), play.view().state), (3, State::Held));
+    // The connections end because the agent stops: that releases nothing.
+    play.input(Input::Gone(SessionId(1)));
+    play.input(renew(5, None));
+    assert_eq!(play.answers.last(), Some(&Answer::No(No::Stopping)));
+    assert!(play.calls.is_empty());
+}
+
+#[test]
+fn an_acquire_for_a_process_that_ended_meanwhile_takes_nothing() {
+    let mut play = Play::new();
+    play.input(attached(1, 1, 77));
+    play.synced(true);
+    play.input(Input::Gone(SessionId(77)));
+    assert_eq!(play.answers, [Answer::No(No::NotHeld)]);
+    play.settle(granted(10, 60));
+    assert!(matches!(play.call(), Call::Cancel(..)));
+}
+
+#[test]
+fn one_resource_twice_in_one_ask_is_refused_before_anything_leaves() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60), claim(2, "infra", 60)], Hold::No));
+    let [Answer::No(No::Held(on, Some(holder)))] = play.answers.as_slice() else {
+        panic!("{:?}", play.answers)
+    };
+    assert_eq!((on, &holder.host), (&resource("infra"), &Some("bastion2".to_owned())));
+    assert!(play.table.is_empty() && play.records.is_empty());
+}
+
+#[test]
+fn a_resource_of_ours_is_held_by_us_and_the_first_lease_stays() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(ask(2, 1, vec![claim(2, "infra", 60)], Hold::No));
+    play.synced(true);
+    let mut store = Store::default();
+    let first = claim(1, "infra", 60);
+    assert!(matches!(store.acquire(1, &first, 0), Attempt::Granted(_)));
+    let Call::Acquire(second) = play.call().clone() else { panic!("{:?}", play.calls) };
+    play.settle(CallResult::Attempted(store.acquire(2, &second, store.counter(&first.resource))));
+    let [Answer::No(No::Held(_, Some(holder)))] = play.answers.as_slice() else {
+        panic!("{:?}", play.answers)
+    };
+    assert_eq!((holder.lease, &holder.principal), (lease(1), &first.principal));
+    assert_eq!((play.view().state, play.table.len()), (State::Held, 1));
+}
+
+#[test]
+fn an_attached_lease_ends_after_a_restart_unless_its_holder_comes_back() {
+    let mut before = Play::new();
+    before.input(attached(1, 1, 1));
+    before.synced(true);
+    before.settle(granted(10, 60));
+    before.synced(true);
+    let start = || {
+        let mut play = Play::new();
+        play.input(Input::Recover(Box::new(before.memory())));
+        play.synced(true);
+        play.settle(ours(60));
+        assert_eq!(play.view().state, State::Held);
+        play
+    };
+    let mut play = start();
+    play.at(secs(31));
+    assert_eq!(play.view().state, State::Released);
+
+    let mut play = start();
+    let session = SessionId(5);
+    play.input(Input::Attach { ticket: Ticket(9), lease: lease(1), session });
+    assert!(
+        matches!(play.answers.as_slice(), [Answer::Renewed(view)] if view.state == State::Held)
+    );
+    play.at(secs(31));
+    assert!(matches!(play.view().state, State::Held | State::AtRisk));
+    play.input(Input::Attach { ticket: Ticket(10), lease: lease(1), session: SessionId(6) });
+    assert_eq!(play.answers.last(), Some(&Answer::No(No::NotHeld)), "it has its holder");
+    play.input(Input::Gone(session));
+    assert_eq!(play.view().state, State::Released);
+}
+
+#[test]
+fn a_reboot_lengthens_no_lease() {
+    let mut memory = Play::holding(Hold::No).memory();
+    // It was granted at moment 1000 s of a boot that began at 0 s of the wall clock.
+    memory = [Record::Boot { id: [1; 16], wall_at_boot: UnixMs(0) }]
+        .into_iter()
+        .chain(memory.records())
+        .chain([Record::Boot { id: [2; 16], wall_at_boot: UnixMs(1_040_000) }])
+        .fold(Memory::default(), |mut memory, record| {
+            memory.apply(record);
+            memory
+        });
+    let (sent, remaining) = memory.leases[&lease(1)].proven.expect("it was granted");
+    assert_eq!(sent + remaining, Moment::BOOT + secs(20));
 }

@@ -34,7 +34,10 @@ pub(super) struct Store {
     rows: BTreeMap<Resource, Row>,
     counters: BTreeMap<Resource, u64>,
     /// How far its clock was set back when it was restored, in microseconds.
-    pub(super) behind_us: u64,
+    behind_us: u64,
+    /// How often that was. The counter of a resource that it knows nothing of is this: a restored
+    /// server has lost its connections, so no half of an acquire of before fits.
+    restored: u64,
     pub(super) broken_promise: Option<Promise>,
 }
 
@@ -48,7 +51,7 @@ impl Store {
     }
 
     pub(super) fn counter(&self, on: &Resource) -> u64 {
-        self.counters.get(on).copied().unwrap_or(0)
+        self.counters.get(on).copied().unwrap_or(self.restored)
     }
 
     pub(super) fn acquire(&mut self, now: u64, claim: &Claim, expected: u64) -> Attempt {
@@ -102,6 +105,7 @@ impl Store {
         self.rows.clear();
         self.counters.clear();
         self.behind_us += by_us;
+        self.restored += 1;
     }
 
     pub(super) fn does(&mut self, now: u64, call: &Call) -> CallResult {
@@ -162,8 +166,8 @@ impl Store {
     }
 
     fn bump(&mut self, now: u64, on: &Resource) -> u64 {
-        let time_us = (now / 1000).saturating_sub(self.behind_us);
-        let counter = self.counters.entry(on.clone()).or_default();
+        let time_us = EPOCH_US + now / 1000 - self.behind_us;
+        let counter = self.counters.entry(on.clone()).or_insert(self.restored);
         *counter = (*counter + 1).max(time_us);
         *counter
     }
@@ -181,6 +185,9 @@ impl Store {
         }
     }
 }
+
+/// What the store's clock shows at the true time zero: more than it is ever set back by, in all.
+const EPOCH_US: u64 = 1_000_000_000_000;
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).expect("a short time")

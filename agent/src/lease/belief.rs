@@ -1,0 +1,85 @@
+//! Until when a lease is believed: what its latest proof says, less what a renewal that asked for
+//! less may have brought about. Not here: what is done about it.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::Ttl;
+
+use super::Moment;
+use super::entry::Entry;
+use super::schedule::{self, length};
+
+impl Entry {
+    /// What a renewal for `ttl` that leaves now, or later, may cut the latest proof to.
+    pub(super) fn ceiling(&self, now: Moment, ttl: Ttl) -> Option<(Moment, Duration)> {
+        let (sent, remaining) = self.proven?;
+        (now + length(ttl) < sent + remaining).then_some((now, length(ttl)))
+    }
+
+    /// Takes a new proof by a write: belief counts from the moment its call left (law 1), and no
+    /// copy of a call before it fits any more.
+    pub(super) fn prove(&mut self, sent: Moment, remaining: Duration) {
+        (self.planned, self.doubt, self.doubt_end) = (None, None, Moment::NEVER);
+        self.tries = 0;
+        self.take(sent, remaining);
+    }
+
+    /// Takes a new proof by a read: a renewal of unknown outcome may come through after it, and
+    /// reading says nothing about whether renewals do.
+    pub(super) fn read_back(&mut self, sent: Moment, remaining: Duration) {
+        self.doubt_end =
+            self.doubt.map_or(Moment::NEVER, |ttl| schedule::deadline(sent, length(ttl)));
+        self.take(sent, remaining);
+    }
+
+    fn take(&mut self, sent: Moment, remaining: Duration) {
+        self.proven = Some((sent, remaining));
+        if sent >= self.doubted_at {
+            self.verify_at = sent + schedule::VERIFY_EVERY;
+            self.suspect = false;
+        }
+        self.set_deadline();
+    }
+
+    /// Something happened after which the store has to be asked again, at once.
+    pub(super) fn is_doubted(&mut self, now: Moment, suspect: bool) {
+        self.suspect |= suspect;
+        self.verify_at = now;
+        self.doubted_at = now;
+    }
+
+    /// A renewal for `ttl` is about to leave: whoever counts on a later end than it may bring
+    /// hears so before.
+    pub(super) fn plan(&mut self, now: Moment, ttl: Ttl) {
+        self.planned = Some((now, ttl));
+        self.set_deadline();
+    }
+
+    /// The planned renewal certainly did not happen and never will.
+    pub(super) fn never_left(&mut self) {
+        self.planned = None;
+        self.set_deadline();
+    }
+
+    /// The planned renewal may have happened, or may yet happen (law 3).
+    pub(super) fn may_have_come_through(&mut self) {
+        if let Some((sent, ttl)) = self.planned.take() {
+            self.doubt = Some(self.doubt.map_or(ttl, |least| least.min(ttl)));
+            self.doubt_end = self.doubt_end.min(schedule::deadline(sent, length(ttl)));
+        }
+        self.unsure = true;
+        self.set_deadline();
+    }
+
+    /// True while only a shorter renewal, asked for or in doubt, ends belief: not the proof itself.
+    pub(super) fn is_cut(&self, now: Moment) -> bool {
+        self.proven.is_some_and(|(sent, remaining)| now < schedule::deadline(sent, remaining))
+    }
+
+    fn set_deadline(&mut self) {
+        let end = |(sent, length)| schedule::deadline(sent, length);
+        let planned = self.planned.map(|(sent, ttl)| (sent, length(ttl)));
+        self.deadline = self.proven.map_or(Moment::BOOT, end);
+        self.deadline = self.deadline.min(self.doubt_end).min(planned.map_or(Moment::NEVER, end));
+    }
+}
