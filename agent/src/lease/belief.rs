@@ -79,7 +79,10 @@ impl Entry {
     fn set_deadline(&mut self) {
         let end = |(sent, length)| schedule::deadline(sent, length);
         let planned = self.planned.map(|(sent, ttl)| (sent, length(ttl)));
-        self.deadline = self.proven.map_or(Moment::BOOT, end);
+        // Never for longer than the ttl that the journal has: the next start renews for no more.
+        let ttl = length(self.claim.ttl);
+        let proven = self.proven.map(|(sent, remaining)| (sent, remaining.min(ttl)));
+        self.deadline = proven.map_or(Moment::BOOT, end);
         self.deadline = self.deadline.min(self.doubt_end).min(planned.map_or(Moment::NEVER, end));
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Entry {
     /// The ttl of renewals under the first mark: while the mark stays it never grows, so that a late
     /// copy of one cuts nothing that a later one gave.
     pub(super) carried: Ttl,
+    /// What the store said is left of a remembered lease that nobody wants renewed.
+    pub(super) left: Option<Duration>,
     /// Changes of its end that were asked for and not yet tried.
     pub(super) wishes: VecDeque<Wish>,
     /// The change that the renewal under way carries.
@@ -195,6 +197,7 @@ impl Entry {
             fence: None,
             proven: None,
             deadline: Moment::BOOT,
+            left: None,
             planned: None,
             doubt: None,
             doubt_end: Moment::NEVER,

@@ -1,17 +1,14 @@
-//! Keeping: recovery, renewal, reading back, and noticing that a lease is lost.
+//! Keeping: renewal, reading back, and noticing that a lease is lost.
 
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Ttl};
+use stormlock_protocol::name::{LeaseId, Ttl};
 
 use super::entry::{Busy, Entry, MARKS_MAX, Phase, Wish};
 use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, No, Ticket};
 use super::schedule::{self, length};
-use super::{
-    Attach, Awaiting, Ending, Hold, LeaseTable, Loss, Memory, Moment, Nonce, ORPHAN_AFTER, Record,
-    SessionId, Standing,
-};
+use super::{Awaiting, Ending, Hold, LeaseTable, Loss, Moment, Nonce, Record, Standing};
 
 /// A renewal that the store granted.
 #[derive(Debug, Clone)]
@@ -25,58 +22,6 @@ pub(super) struct Landing {
 }
 
 impl LeaseTable {
-    /// Law 12: takes up what the journal remembers, believing none of it.
-    pub(super) fn recover(&mut self, now: Moment, memory: Memory) {
-        for known in memory.leases.into_values() {
-            let lease = known.intent.claim.lease;
-            let mut entry = Entry::remembered(known, now, now + ORPHAN_AFTER);
-            if !self.obeys(Law::RestartRenews) && matches!(entry.phase, Phase::Unproven) {
-                entry.phase = Phase::Held;
-                entry.renew_at = now + length(entry.claim.ttl) / 3;
-                entry.deadline = now + length(entry.claim.ttl);
-                entry.fence.get_or_insert(Fence(0));
-                entry.proven.get_or_insert((now, Duration::ZERO));
-            }
-            if let Some(fence) = entry.fence {
-                let claim = &entry.claim;
-                self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
-            }
-            self.insert(entry);
-            self.advance(now, lease);
-        }
-    }
-
-    /// The holder of a recovered, attached lease came back. Nothing to write down: to the next
-    /// start every session is nobody's.
-    pub(super) fn attach(
-        &mut self,
-        now: Moment,
-        ticket: Ticket,
-        lease: LeaseId,
-        session: SessionId,
-    ) {
-        let Some(entry) = self.entries.get_mut(&lease) else {
-            return self.refuse(ticket, No::NotHeld);
-        };
-        match &entry.phase {
-            Phase::Held | Phase::Unproven if entry.attach == Attach::Session(SessionId::NOBODY) => {
-                entry.attach = Attach::Session(session);
-                entry.orphan_at = Moment::NEVER;
-                self.refresh(now, lease);
-                if let Some(view) = self.view(now, lease) {
-                    self.answer(ticket, Answer::Renewed(Box::new(view)));
-                }
-            }
-            Phase::Lost(loss, _) => {
-                let loss = loss.clone();
-                self.refuse(ticket, No::Lost(loss));
-            }
-            Phase::Held | Phase::Unproven | Phase::Asking(_) | Phase::Ending(..) => {
-                self.refuse(ticket, No::NotHeld);
-            }
-        }
-    }
-
     /// Somebody wants a lease's end moved.
     pub(super) fn wish(&mut self, now: Moment, lease: LeaseId, wish: Wish) {
         let Some(entry) = self.entries.get_mut(&lease) else {
@@ -119,7 +64,10 @@ impl LeaseTable {
         } else {
             entry.retry_at <= now
         };
-        if renews {
+        if renews && !held && entry.is_to_be_read_first() {
+            let proof = entry.proof();
+            self.call(now, lease, Call::Verify(proof));
+        } else if renews {
             self.renew(now, lease);
         } else if held && entry.verify_at <= now {
             let proof = entry.proof();
@@ -140,7 +88,7 @@ impl LeaseTable {
                 self.renew_unrecorded(now, lease)
             };
         }
-        let ttl = entry.next_ttl(now);
+        let ttl = entry.next_ttl();
         if in_journal.contains(&entry.claim.backend) {
             let mark = entry.marks[0];
             return self.renew_with(now, lease, ttl, mark);
@@ -177,7 +125,7 @@ impl LeaseTable {
             return;
         }
         if durable {
-            let ttl = entry.next_ttl(now);
+            let ttl = entry.next_ttl();
             entry.pending = Some((mark, ttl));
             return self.renew_with(now, lease, ttl, mark);
         }
@@ -204,7 +152,7 @@ impl LeaseTable {
                 entry.carried = entry.carried.min(entry.claim.ttl);
                 (entry.marks[0], entry.carried)
             }
-            (None, _) => (entry.marks[0], entry.next_ttl(now)),
+            (None, _) => (entry.marks[0], entry.next_ttl()),
         };
         self.renew_with(now, lease, ttl, mark);
     }
@@ -226,6 +174,9 @@ impl LeaseTable {
         mark: Nonce,
         result: CallResult,
     ) {
+        if let Some(entry) = self.entries.get_mut(&lease) {
+            entry.left = None;
+        }
         match result {
             CallResult::Stands(Standing::Ours { remaining }) => {
                 let Some(entry) = self.entries.get_mut(&lease) else { return };
@@ -253,20 +204,6 @@ impl LeaseTable {
             | CallResult::Attempted(_)
             | CallResult::Done => self.renewal_failed(now, lease, &result),
         }
-    }
-
-    /// A remembered lease was renewed under a mark that the agent before us knew: a call which that
-    /// one sent, and forgot in its crash, may yet arrive and fit. The store keeps the lease, but it
-    /// is believed only under a new mark, which has to wait for the journal.
-    fn kept_unproven(&mut self, now: Moment, lease: LeaseId, sent: Moment, remaining: Duration) {
-        let (roll, stopping) = (self.roll(), self.stopping);
-        let Some(entry) = self.entries.get_mut(&lease) else { return };
-        let tries = entry.tries;
-        entry.prove(sent, remaining);
-        entry.tries = tries + 1;
-        let unanswered = if stopping { entry.trying.take() } else { None };
-        entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
-        self.refuse_some(unanswered.map(|wish| wish.ticket), &No::Stopping);
     }
 
     fn renewal_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
@@ -388,6 +325,10 @@ impl LeaseTable {
         match result {
             CallResult::Stands(Standing::Ours { remaining }) => {
                 entry.read_back(sent, remaining);
+                if matches!(entry.phase, Phase::Unproven) {
+                    entry.left = Some(remaining);
+                    return;
+                }
                 entry.renew_no_later(sent, remaining, roll);
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
@@ -396,6 +337,9 @@ impl LeaseTable {
             | CallResult::Attempted(_)
             | CallResult::Done => {
                 entry.verify_at = now + schedule::retry(3, length(entry.claim.ttl), roll);
+                if matches!(entry.phase, Phase::Unproven) {
+                    self.try_again(now, lease, roll);
+                }
             }
         }
     }
@@ -417,7 +361,7 @@ impl LeaseTable {
         self.lose(now, lease, loss);
     }
 
-    fn refuse_some(&mut self, ticket: Option<Ticket>, no: &No) {
+    pub(super) fn refuse_some(&mut self, ticket: Option<Ticket>, no: &No) {
         if let Some(ticket) = ticket {
             self.refuse(ticket, no.clone());
         }
@@ -425,18 +369,18 @@ impl LeaseTable {
 }
 
 impl Entry {
-    /// The ttl that the next renewal asks for. A lease that nobody wants renewed is confirmed
-    /// after a restart for what is left of it and not for more.
-    fn next_ttl(&self, now: Moment) -> Ttl {
+    /// The ttl that the next renewal asks for.
+    fn next_ttl(&self) -> Ttl {
         if let Some(wish) = &self.trying {
             return wish.ttl.unwrap_or(self.claim.ttl);
         }
-        match (self.hold, self.proven) {
-            (Hold::No, Some((sent, remaining))) => {
-                let left = now.until(sent + remaining);
-                Ttl::from_secs(left.as_secs() + 1).unwrap_or(self.claim.ttl).min(self.claim.ttl)
+        match self.left {
+            Some(left) => {
+                // A second for the rounding and for clocks that run apart.
+                let secs = left.as_secs().saturating_add(2);
+                Ttl::from_secs(secs).unwrap_or(self.claim.ttl).min(self.claim.ttl)
             }
-            _ => self.claim.ttl,
+            None => self.claim.ttl,
         }
     }
 }

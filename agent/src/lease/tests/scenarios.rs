@@ -437,3 +437,34 @@ fn a_reboot_lengthens_no_lease() {
     let (sent, remaining) = memory.leases[&lease(1)].proven.expect("it was granted");
     assert_eq!(sent + remaining, Moment::BOOT + secs(20));
 }
+
+#[test]
+fn a_restart_renews_a_lease_without_a_hold_for_what_the_store_says_is_left() {
+    let before = Play::holding(Hold::No);
+    let mut play = Play::new();
+    play.now = T0 + secs(20);
+    play.input(Input::Recover(Box::new(before.memory())));
+    assert!(matches!(play.call(), Call::Verify(_)));
+    // The grant took its time: the store keeps it for longer than the journal says, and the agent
+    // before us had read that back and told it.
+    play.at(secs(22));
+    play.settle(ours(43));
+    play.synced(true);
+    assert_eq!(play.view().state, State::Unknown, "a read proves nothing");
+    let Call::Renew { ttl: asked, .. } = play.call() else { panic!("{:?}", play.calls) };
+    assert!(*asked > ttl(43) && *asked < ttl(50), "{asked:?}");
+    play.settle(ours(45));
+    assert_eq!(play.view().state, State::Held);
+}
+
+#[test]
+fn a_longer_end_is_told_when_the_journal_has_it_and_not_before() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(renew(2, Some(3600)));
+    play.synced(true);
+    play.settle(ours(3600));
+    let minute = T0 + secs(60);
+    assert!(play.changes.iter().all(|view| view.deadline < minute), "a crash would take it back");
+    play.synced(true);
+    assert!(matches!(play.answers.as_slice(), [Answer::Renewed(view)] if view.deadline > minute));
+}

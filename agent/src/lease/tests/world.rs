@@ -442,7 +442,13 @@ impl World {
                 let lost = matches!(view.state, State::Lost(_));
                 self.agents[agent].over.insert(lease, lost);
             }
-            State::Asking | State::Unknown => {}
+            // Whoever counts on a later end hears of an earlier one.
+            State::Unknown => {
+                if let Some((_, until)) = self.agents[agent].beliefs.get_mut(&lease) {
+                    *until = view.deadline.min(*until);
+                }
+            }
+            State::Asking => {}
         }
     }
 
