@@ -160,6 +160,7 @@ impl LeaseTable {
             CallResult::Unknown | CallResult::Done | CallResult::Stands(_) => {
                 entry.tries += 1;
                 asking.uncertain = cancels;
+                entry.is_in_copies = cancels;
                 if entry.tries >= TRIES_MAX {
                     let no = entry.store_no(None, After::Cancelling);
                     return self.fail(now, group, no);

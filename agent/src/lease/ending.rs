@@ -89,11 +89,25 @@ impl LeaseTable {
     }
 
     /// The store let go. Where the journal is the store, that counts once it is on disk: a crash
-    /// must not bring back what somebody was told to be released.
+    /// must not bring back what somebody was told to be released. Elsewhere a copy of the acquire
+    /// may be left: the cancel shuts it out, and leaves only now, so that no late copy of the cancel
+    /// meets a lease which the next start renewed.
     fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
-        let Some(entry) = self.entries.get(&lease) else { return };
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
         if !self.in_journal.contains(&entry.claim.backend) {
-            return self.gone_for_good(now, lease);
+            let Phase::Ending(how, waiting) = &mut entry.phase else { return };
+            if *how == Ending::Cancel || !entry.is_in_copies {
+                return self.gone_for_good(now, lease);
+            }
+            *how = Ending::Cancel;
+            let waiting = std::mem::take(waiting);
+            entry.tries = 0;
+            entry.retry_at = now;
+            self.record(Record::Ending { lease, how: Ending::Cancel });
+            for ticket in waiting {
+                self.answer(ticket, Answer::Released);
+            }
+            return;
         }
         let sync = self.sync(Awaiting::End(lease));
         if let Some(entry) = self.entries.get_mut(&lease) {

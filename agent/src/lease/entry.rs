@@ -47,6 +47,9 @@ pub(super) struct Entry {
     /// The ttl of renewals under the first mark: while the mark stays it never grows, so that a late
     /// copy of one cuts nothing that a later one gave.
     pub(super) carried: Ttl,
+    /// An attempt of its acquire had no answer: a copy of it may come late and fit once the store
+    /// has let go, for only a cancel moves the counter (law 5).
+    pub(super) is_in_copies: bool,
     /// What the store said is left of a remembered lease that nobody wants renewed.
     pub(super) left: Option<Duration>,
     /// Changes of its end that were asked for and not yet tried.
@@ -171,6 +174,7 @@ impl Entry {
         let mut entry = Entry::new(known.intent, phase, known.nonces);
         entry.fence = known.fence;
         entry.unsure = true;
+        entry.is_in_copies = true;
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
             entry.deadline = schedule::deadline(sent, remaining);
@@ -197,6 +201,7 @@ impl Entry {
             fence: None,
             proven: None,
             deadline: Moment::BOOT,
+            is_in_copies: false,
             left: None,
             planned: None,
             doubt: None,

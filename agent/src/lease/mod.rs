@@ -119,6 +119,9 @@ impl LeaseTable {
 
     /// Takes one input at `now`. Effects are to be fetched before the next one.
     pub fn handle(&mut self, now: Moment, input: Input) {
+        // What ended meanwhile has ended, though its timer is late: whoever looked was told so, and
+        // an answer that comes with this input does not bring it back (laws 6 and 7).
+        self.catch_up(now);
         match input {
             Input::Recover(memory) => self.recover(now, *memory),
             Input::Acquire(ask) => self.acquire(now, *ask),
@@ -136,11 +139,7 @@ impl LeaseTable {
             Input::Stop => self.stop(now),
             Input::Tick => {}
         }
-        while let Some(&(at, lease)) = self.wakeups.first()
-            && at <= now
-        {
-            self.advance(now, lease);
-        }
+        self.catch_up(now);
         #[cfg(test)]
         self.check(now);
     }
@@ -215,6 +214,14 @@ impl LeaseTable {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    fn catch_up(&mut self, now: Moment) {
+        while let Some(&(at, lease)) = self.wakeups.first()
+            && at <= now
+        {
+            self.advance(now, lease);
+        }
     }
 
     fn journal(&mut self, now: Moment, works: bool) {

@@ -468,3 +468,45 @@ fn a_longer_end_is_told_when_the_journal_has_it_and_not_before() {
     play.synced(true);
     assert!(matches!(play.answers.as_slice(), [Answer::Renewed(view)] if view.deadline > minute));
 }
+
+#[test]
+fn an_answer_that_comes_after_the_end_brings_nothing_back() {
+    let mut play = Play::holding(Hold::Keep);
+    play.at(secs(21));
+    play.synced(true);
+    // Asleep: no timer rang. Whoever looks first is told that it is over, and that stands.
+    play.now = T0 + secs(61);
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+    play.settle(ours(60));
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+    let told = play.changes.iter().filter(|view| matches!(view.state, State::Lost(_))).count();
+    assert_eq!(told, 1);
+}
+
+#[test]
+fn a_release_shuts_out_the_late_copy_of_an_attempt_that_had_no_answer() {
+    let mut store = Store::default();
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::Keep));
+    play.synced(true);
+    // The first attempt was granted and its answer lost; the second is stuck half way, with the
+    // counter that it read; the third finds the grant.
+    let wanted = claim(1, "infra", 60);
+    store.acquire(1, &wanted, 0);
+    play.settle(CallResult::Unknown);
+    play.go_on();
+    let stuck = store.counter(&wanted.resource);
+    play.settle(CallResult::Unknown);
+    play.go_on();
+    play.settle(CallResult::Attempted(store.acquire(2, &wanted, stuck)));
+    play.synced(true);
+    assert!(matches!(play.answers.pop(), Some(Answer::Acquired(_))));
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    while !play.calls.is_empty() {
+        let result = store.does(3, &play.call().clone());
+        play.settle(result);
+    }
+    assert_eq!(play.answers, [Answer::Released]);
+    assert!(play.table.is_empty());
+    assert_eq!(store.acquire(4, &wanted, stuck), Attempt::Moved, "nobody would know of it");
+}
