@@ -165,7 +165,12 @@ impl LeaseTable {
     pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let renewing = matches!(entry.busy, Busy::Call { purpose: Purpose::Renew(_), .. });
-        let sweeps = loss == Loss::Expired && (entry.unsure || renewing || entry.is_cut(now));
+        let may_be_there = entry.unsure || renewing || entry.is_cut(now);
+        let sweeps = match loss {
+            Loss::Expired => may_be_there || entry.is_in_copies,
+            Loss::StoreLostIt => entry.is_in_copies,
+            Loss::TakenBy(_) | Loss::BrokenBy(_) | Loss::Clone | Loss::Revoked => false,
+        };
         let wishes = entry.take_wishes();
         if matches!(entry.busy, Busy::Sync(_)) {
             entry.busy = Busy::No;
@@ -196,8 +201,12 @@ impl LeaseTable {
             let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
             return self.wake_askers(now, &backend, &on);
         }
-        let proof = entry.proof();
-        self.call(now, lease, Call::Release(proof));
+        let call = if entry.is_swept {
+            Call::Cancel(entry.claim.resource.clone(), lease)
+        } else {
+            Call::Release(entry.proof())
+        };
+        self.call(now, lease, call);
     }
 
     pub(super) fn swept(
@@ -212,6 +221,11 @@ impl LeaseTable {
         let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
         match (purpose, result) {
             (Purpose::End, CallResult::Done) => {
+                if entry.is_in_copies && !entry.is_swept {
+                    entry.is_swept = true;
+                    entry.retry_at = now;
+                    return;
+                }
                 if let Phase::Lost(_, sweeps) = &mut entry.phase {
                     *sweeps = false;
                 }

@@ -50,6 +50,8 @@ pub(super) struct Entry {
     /// An attempt of its acquire had no answer: a copy of it may come late and fit once the store
     /// has let go, for only a cancel moves the counter (law 5).
     pub(super) is_in_copies: bool,
+    /// Lost, and the store has let go: what is left is the cancel.
+    pub(super) is_swept: bool,
     /// What the store said is left of a remembered lease that nobody wants renewed.
     pub(super) left: Option<Duration>,
     /// Changes of its end that were asked for and not yet tried.
@@ -202,6 +204,7 @@ impl Entry {
             proven: None,
             deadline: Moment::BOOT,
             is_in_copies: false,
+            is_swept: false,
             left: None,
             planned: None,
             doubt: None,

@@ -15,6 +15,7 @@ mod moment;
 mod port;
 mod record;
 mod recovery;
+mod roll;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -153,67 +154,6 @@ impl LeaseTable {
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Moment> {
         self.wakeups.first().map(|&(at, _)| at)
-    }
-
-    /// A lease, as it may be believed at `now`.
-    #[must_use]
-    pub fn view(&self, now: Moment, lease: LeaseId) -> Option<View> {
-        let checks = self.obeys(Law::CheckAtUse);
-        self.entries.get(&lease).map(|entry| entry.view(now, self.journal_works, checks))
-    }
-
-    /// Every lease, in any state.
-    #[must_use]
-    pub fn leases(&self) -> Vec<LeaseId> {
-        self.entries.keys().copied().collect()
-    }
-
-    /// A user's leases, by id, those after `after`; [`State::Asking`] ones included.
-    pub fn owned(
-        &self,
-        now: Moment,
-        owner: Uid,
-        after: Option<LeaseId>,
-    ) -> impl Iterator<Item = View> {
-        let leases = self.owners.get(&owner).into_iter().flatten();
-        leases
-            .filter(move |lease| after.is_none_or(|after| **lease > after))
-            .filter_map(move |lease| self.view(now, *lease))
-    }
-
-    /// The leases on a resource in a store; more than one while an old one is being cleared.
-    pub fn on<'a>(
-        &'a self,
-        now: Moment,
-        backend: &'a BackendName,
-        resource: &'a Resource,
-    ) -> impl Iterator<Item = View> + 'a {
-        self.leases_on(backend, resource).filter_map(move |lease| self.view(now, lease))
-    }
-
-    /// True while the journal can be written.
-    #[must_use]
-    pub fn journal_works(&self) -> bool {
-        self.journal_works
-    }
-
-    /// True when no call is under way and nothing waits for the journal. After [`Input::Stop`] every
-    /// question has then been answered.
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.calls.is_empty() && self.syncs.is_empty()
-    }
-
-    /// How many leases there are, in any state.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// True when there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     fn catch_up(&mut self, now: Moment) {
@@ -359,42 +299,6 @@ impl LeaseTable {
                 self.wakeups.insert((wakeup, lease));
             }
         }
-    }
-
-    fn insert(&mut self, entry: Entry) {
-        let (claim, lease) = (&entry.claim, entry.lease());
-        self.resources.insert((claim.backend.clone(), claim.resource.clone(), lease));
-        self.owners.entry(entry.owner).or_default().insert(lease);
-        self.entries.insert(lease, entry);
-    }
-
-    /// Forgets a lease, here and in the journal, and lets those go on who waited for its resource.
-    fn forget(&mut self, now: Moment, lease: LeaseId) {
-        let Some(entry) = self.entries.remove(&lease) else { return };
-        self.record(Record::Gone { lease });
-        self.wakeups.remove(&(entry.wakeup, lease));
-        if let Busy::Call { id, .. } = entry.busy {
-            self.calls.remove(&id);
-        }
-        if let Some(owned) = self.owners.get_mut(&entry.owner) {
-            owned.remove(&lease);
-            if owned.is_empty() {
-                self.owners.remove(&entry.owner);
-            }
-        }
-        let Claim { backend, resource, .. } = entry.claim;
-        self.resources.remove(&(backend.clone(), resource.clone(), lease));
-        self.wake_askers(now, &backend, &resource);
-    }
-
-    fn leases_on<'a>(
-        &'a self,
-        backend: &'a BackendName,
-        resource: &'a Resource,
-    ) -> impl Iterator<Item = LeaseId> + 'a {
-        let from = (backend.clone(), resource.clone(), LeaseId::from_bytes([0; 16]));
-        let to = (backend.clone(), resource.clone(), LeaseId::from_bytes([0xff; 16]));
-        self.resources.range(from..=to).map(|(_, _, lease)| *lease)
     }
 
     fn call(&mut self, now: Moment, lease: LeaseId, call: Call) {

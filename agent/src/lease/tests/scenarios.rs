@@ -510,3 +510,21 @@ fn a_release_shuts_out_the_late_copy_of_an_attempt_that_had_no_answer() {
     assert!(play.table.is_empty());
     assert_eq!(store.acquire(4, &wanted, stuck), Attempt::Moved, "nobody would know of it");
 }
+
+#[test]
+fn a_loss_shuts_out_the_late_copy_of_an_attempt_that_had_no_answer() {
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 2)], Hold::No));
+    play.synced(true);
+    play.settle(CallResult::Unknown);
+    play.go_on();
+    play.settle(granted(10, 2));
+    play.synced(true);
+    play.at(secs(2));
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+    assert!(matches!(play.call(), Call::Release(_)));
+    play.settle(CallResult::Done);
+    assert!(matches!(play.call(), Call::Cancel(..)));
+    play.settle(CallResult::Done);
+    assert!(play.calls.is_empty() && play.view().state == State::Lost(Loss::Expired));
+}
