@@ -18,6 +18,7 @@ pub mod journal;
 pub mod lease;
 pub mod place;
 pub mod policy;
+pub mod reload;
 pub mod server;
 pub mod stores;
 pub mod systemd;

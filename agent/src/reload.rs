@@ -1,0 +1,363 @@
+//! A changed configuration: noticed in the file system or asked for by SIGHUP, taken if it is valid,
+//! else refused in words while the old one stays. What follows from a new one is not decided here.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use crate::clock::{self, Alarm};
+use crate::config::{Config, ConfigError, Mode};
+use crate::{Control, systemd};
+
+/// How long a change is left to settle: an editor truncates, writes and renames within this, and a
+/// person does not notice it.
+const SETTLE: Duration = Duration::from_millis(250);
+/// Most symbolic links on the way to a file, as the kernel has it.
+const LINKS_MAX: usize = 40;
+
+/// Watches one configuration file.
+#[derive(Debug)]
+pub struct Reloader {
+    path: PathBuf,
+    mode: Mode,
+    seen: Option<Stamp>,
+}
+
+impl Reloader {
+    /// Remembers what stands at `path`, an absolute one. Call it before the configuration is loaded
+    /// for the first time, so that no change falls between the two.
+    #[must_use]
+    pub fn new(path: PathBuf, mode: Mode) -> Reloader {
+        let seen = Stamp::of(&path);
+        Reloader { path, mode, seen }
+    }
+
+    /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until nobody takes what it
+    /// loads. A file that is gone is no configuration: the old one stays.
+    ///
+    /// # Errors
+    /// When the process has no file descriptor left.
+    pub async fn run(
+        mut self,
+        control: mpsc::Sender<Control>,
+        mut hups: mpsc::Receiver<()>,
+    ) -> io::Result<()> {
+        let (told, mut changes) = mpsc::channel(1);
+        let mut settled = Alarm::new()?;
+        let mut settles = false;
+        let mut _watcher = self.watch(&told);
+        // What changed before the watch began is found by the first look.
+        let _ = told.try_send(());
+        loop {
+            tokio::select! {
+                Some(()) = hups.recv() => {
+                    systemd::reloading();
+                    self.load(&control).await;
+                    systemd::ready();
+                }
+                _ = changes.recv(), if !settles => {
+                    settled.set(Some(clock::now() + SETTLE));
+                    settles = true;
+                }
+                () = settled.rings() => {
+                    settles = false;
+                    // Watched anew before the look: directories and links may be others now.
+                    _watcher = self.watch(&told);
+                    if Stamp::of(&self.path) != self.seen {
+                        self.load(&control).await;
+                    }
+                }
+                () = control.closed() => return Ok(()),
+            }
+        }
+    }
+
+    async fn load(&mut self, control: &mpsc::Sender<Control>) {
+        self.seen = Stamp::of(&self.path);
+        let (path, mode) = (self.path.clone(), self.mode);
+        // A file system can be slow, and leases are renewed on this thread.
+        let loaded = tokio::task::spawn_blocking(move || Config::load(&path, mode)).await;
+        match loaded {
+            Ok(Ok(config)) => {
+                tracing::info!(file = %self.path.display(), "the configuration is read again");
+                // Nobody takes it any more: the agent is stopping.
+                let _ = control.send(Control::Reload(Box::new(config))).await;
+            }
+            Ok(Err(error)) => tracing::error!(
+                "the changed configuration is refused and the old one stays: {}",
+                in_full(&error)
+            ),
+            Err(error) => tracing::error!(%error, "reading the configuration came to nothing"),
+        }
+    }
+
+    fn watch(&self, told: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+        match watch(&directories(&self.path), told.clone()) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                let file = self.path.display();
+                tracing::warn!(%file, %error, "changes are not noticed; send SIGHUP after one");
+                None
+            }
+        }
+    }
+}
+
+/// What tells one version of a file from the next without reading it: there may be a password in it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Stamp> {
+        let found = fs::metadata(path).ok()?;
+        Some(Stamp {
+            device: found.dev(),
+            inode: found.ino(),
+            len: found.len(),
+            modified: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+}
+
+fn watch(
+    directories: &BTreeSet<PathBuf>,
+    told: mpsc::Sender<()>,
+) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| is_reading(event.kind)) {
+            return;
+        }
+        // Full means that a look is due anyway.
+        let _ = told.try_send(());
+    })?;
+    for directory in directories {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    }
+    Ok(watcher)
+}
+
+fn is_reading(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access != AccessKind::Close(AccessMode::Write),
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => false,
+    }
+}
+
+/// Where a change can give `path` another content: the directory of the file, and that of each
+/// symbolic link on the way (Kubernetes swaps one); of what is missing, the nearest directory that
+/// is there.
+fn directories(path: &Path) -> BTreeSet<PathBuf> {
+    let mut watched = BTreeSet::new();
+    let mut at = PathBuf::from("/");
+    let mut ahead: VecDeque<OsString> = parts(path).collect();
+    let mut links = 0;
+    while let Some(part) = ahead.pop_front() {
+        if part == OsStr::new("..") {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&part);
+        match fs::read_link(&next) {
+            Ok(target) => {
+                watched.insert(at.clone());
+                links += 1;
+                if links > LINKS_MAX {
+                    return watched;
+                }
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
+                    ahead.push_front(part);
+                }
+            }
+            Err(_) if ahead.is_empty() || !next.is_dir() => {
+                watched.insert(at);
+                return watched;
+            }
+            Err(_) => at = next,
+        }
+    }
+    watched
+}
+
+fn parts(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+fn in_full(error: &ConfigError) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use tempfile::TempDir;
+    use tokio::sync::mpsc::Receiver;
+
+    use super::*;
+
+    fn write(path: &Path, host: &str) {
+        fs::write(path, format!("host = \"{host}\"\n")).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+
+    /// Runs `test` beside a reloader of `agent.toml` in a fresh directory that `prepare` filled.
+    fn with_reloader<T>(
+        prepare: impl FnOnce(&Path),
+        test: impl AsyncFnOnce(&Path, &mut Reloads) -> T,
+    ) {
+        let dir = TempDir::new().unwrap();
+        // inotify knows directories by their real names.
+        let base = dir.path().canonicalize().unwrap();
+        prepare(&base);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (control, taken) = mpsc::channel(4);
+            let (hup, hups) = mpsc::channel(1);
+            let reloader = Reloader::new(base.join("agent.toml"), Mode::Dev);
+            let running = tokio::spawn(reloader.run(control, hups));
+            test(&base, &mut Reloads { taken, hup }).await;
+            running.abort();
+        });
+    }
+
+    struct Reloads {
+        taken: Receiver<Control>,
+        hup: mpsc::Sender<()>,
+    }
+
+    impl Reloads {
+        async fn next_host(&mut self) -> String {
+            match self.taken.recv().await {
+                Some(Control::Reload(config)) => config.host,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_edited_file_is_taken() {
+        with_reloader(
+            |base| write(&base.join("agent.toml"), "one"),
+            async |base, reloads| {
+                write(&base.join("agent.toml"), "two");
+                assert_eq!(reloads.next_host().await, "two");
+            },
+        );
+    }
+
+    #[test]
+    fn a_file_that_an_editor_renamed_into_place_is_taken() {
+        with_reloader(
+            |base| write(&base.join("agent.toml"), "one"),
+            async |base, reloads| {
+                for host in ["two", "three"] {
+                    write(&base.join(".agent.toml.swp"), host);
+                    fs::rename(base.join(".agent.toml.swp"), base.join("agent.toml")).unwrap();
+                    assert_eq!(reloads.next_host().await, host);
+                }
+            },
+        );
+    }
+
+    #[test]
+    fn an_invalid_file_is_refused_and_the_next_valid_one_is_taken() {
+        with_reloader(
+            |base| write(&base.join("agent.toml"), "one"),
+            async |base, reloads| {
+                fs::write(base.join("agent.toml"), "host = [broken").unwrap();
+                reloads.hup.send(()).await.unwrap();
+                fs::remove_file(base.join("agent.toml")).unwrap();
+                reloads.hup.send(()).await.unwrap();
+                write(&base.join("agent.toml"), "two");
+                assert_eq!(reloads.next_host().await, "two");
+            },
+        );
+    }
+
+    #[test]
+    fn a_hangup_reads_the_file_again_though_it_did_not_change() {
+        with_reloader(
+            |base| write(&base.join("agent.toml"), "one"),
+            async |_, reloads| {
+                reloads.hup.send(()).await.unwrap();
+                assert_eq!(reloads.next_host().await, "one");
+            },
+        );
+    }
+
+    #[test]
+    fn a_swapped_directory_behind_two_links_is_noticed() {
+        with_reloader(
+            |base| {
+                for host in ["v1", "v2"] {
+                    fs::create_dir(base.join(host)).unwrap();
+                    write(&base.join(host).join("agent.toml"), host);
+                }
+                symlink("v1", base.join("..data")).unwrap();
+                symlink("..data/agent.toml", base.join("agent.toml")).unwrap();
+            },
+            async |base, reloads| {
+                symlink("v2", base.join("..tmp")).unwrap();
+                fs::rename(base.join("..tmp"), base.join("..data")).unwrap();
+                assert_eq!(reloads.next_host().await, "v2");
+                write(&base.join("v2/agent.toml"), "v3");
+                assert_eq!(reloads.next_host().await, "v3");
+            },
+        );
+    }
+
+    #[test]
+    fn a_file_that_comes_with_its_directory_is_noticed() {
+        with_reloader(
+            |base| symlink("not/yet/agent.toml", base.join("agent.toml")).unwrap(),
+            async |base, reloads| {
+                fs::create_dir_all(base.join("not/yet")).unwrap();
+                write(&base.join("not/yet/agent.toml"), "late");
+                assert_eq!(reloads.next_host().await, "late");
+            },
+        );
+    }
+
+    #[test]
+    fn each_directory_on_the_way_that_can_change_the_file_is_watched() {
+        let dir = TempDir::new().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        fs::create_dir(base.join("real")).unwrap();
+        symlink("../loop", base.join("real/loop")).unwrap();
+        symlink(base.join("real"), base.join("link")).unwrap();
+        symlink("loop", base.join("loop")).unwrap();
+        let watched = |path: &str| directories(&base.join(path));
+        let set = |dirs: &[&str]| dirs.iter().map(|dir| base.join(dir)).collect::<BTreeSet<_>>();
+        assert_eq!(watched("real/file"), set(&["real"]));
+        assert_eq!(watched("link/file"), set(&["", "real"]));
+        assert_eq!(watched("link/no/file"), set(&["", "real"]));
+        assert_eq!(watched("real/loop"), set(&["", "real"]));
+    }
+}
