@@ -1,3 +1,8 @@
-//! stormlockd: arguments, configuration, log and exit code of the agent.
+//! stormlockd: arguments, configuration, log and exit code of the agent. What the agent does is in
+//! the library.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

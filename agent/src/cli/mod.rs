@@ -1,0 +1,54 @@
+//! The command line of stormlockd: what is asked, and what came of it as an exit code.
+
+mod args;
+mod check;
+mod daemon;
+mod dev;
+mod exit;
+mod log;
+mod paths;
+mod private;
+mod process;
+mod serve;
+mod shell;
+mod syslog;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use self::args::{Args, Command};
+use self::exit::Failure;
+
+pub(crate) fn main() -> ExitCode {
+    match catch_unwind(AssertUnwindSafe(perform)) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(failure)) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code)
+        }
+        Err(_) => {
+            eprintln!("stormlockd: this is a bug of stormlock; please report what stands above");
+            ExitCode::from(exit::SOFTWARE)
+        }
+    }
+}
+
+fn perform() -> Result<u8, Failure> {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(answer) => {
+            // A broken pipe is all that can go wrong, and then nobody reads it.
+            let _ = answer.print();
+            return Ok(if answer.use_stderr() { exit::USAGE } else { exit::OK });
+        }
+    };
+    process::protect_secrets();
+    match args.command {
+        None => serve::serve(&args.serve).map(|()| exit::OK),
+        Some(Command::Check(check)) => check::check(&check).map(|()| exit::OK),
+        Some(Command::Import(import)) => check::import(&import).map(|()| exit::OK),
+        Some(Command::Dev(dev)) => dev::dev(&dev),
+    }
+}
