@@ -9,9 +9,9 @@ use std::process::ExitStatus;
 
 use anyhow::{Context, anyhow};
 use rustix::process::{Pid, Signal as Number, kill_process};
-use stormlock_agent::config::{Config, Mode};
+use stormlock_agent::config::Config;
 use stormlock_agent::server::listen::{Access, Listener};
-use stormlock_agent::{Control, Leaving, Setup, run, systemd};
+use stormlock_agent::{Control, Leaving, Setup, place, run, systemd};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -97,9 +97,10 @@ async fn attend(config: Config, command: Command, dir: &PrivateDir) -> Result<u8
     let listener = Listener::bind(&dir.socket(), Access::PRIVATE).map_err(Failure::unavailable)?;
     let (control, wishes) = mpsc::channel(1);
     let (tell_ready, ready) = oneshot::channel();
+    let place = place::here().map_err(Failure::unavailable)?;
     let setup = Setup {
         config,
-        mode: Mode::Dev,
+        place,
         state_dir: dir.state(),
         listener,
         ready: Box::new(move || {

@@ -8,7 +8,7 @@ use anyhow::Context;
 use stormlock_agent::config::{Config, Mode};
 use stormlock_agent::reload::Reloader;
 use stormlock_agent::server::listen::{Access, Inherited, ListenError, Listener};
-use stormlock_agent::{Control, Leaving, Setup, run, systemd};
+use stormlock_agent::{Control, Leaving, Setup, place, run, systemd};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -115,9 +115,10 @@ impl Plan {
             .map_err(|error| explain_socket(mode, error))?;
         let socket = listener.path().to_owned();
         let state = self.state.display().to_string();
+        let place = place::here().map_err(Failure::unavailable)?;
         let setup = Setup {
             config: self.config,
-            mode,
+            place,
             state_dir: self.state,
             listener,
             ready: Box::new(move || {
