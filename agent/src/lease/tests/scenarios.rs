@@ -528,3 +528,19 @@ fn a_loss_shuts_out_the_late_copy_of_an_attempt_that_had_no_answer() {
     play.settle(CallResult::Done);
     assert!(play.calls.is_empty() && play.view().state == State::Lost(Loss::Expired));
 }
+
+#[test]
+fn a_hold_that_ends_is_told_and_gives_the_lease_back_also_while_a_renewal_is_out() {
+    let mut play = Play::holding(Hold::Until(T0 + secs(30)));
+    play.at(secs(21));
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Renew { .. }));
+    play.at(secs(30));
+    assert_eq!(play.changes.last().map(|view| view.state.clone()), Some(State::Released));
+    play.settle(ours(60));
+    assert_eq!(play.view().state, State::Released, "whatever the renewal says");
+    assert!(matches!(play.call(), Call::Release(proof) if proof.nonces.len() == 2));
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
+    assert!(play.changes.iter().all(|view| !matches!(view.state, State::Lost(_))));
+}
