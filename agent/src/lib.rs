@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use backend::Options;
 use config::Config;
@@ -58,7 +58,12 @@ pub struct Setup {
 #[derive(Debug)]
 pub enum Control {
     /// Take this configuration; if it cannot be taken, the old one stays.
-    Reload(Box<Config>),
+    Reload {
+        /// It has been checked.
+        config: Box<Config>,
+        /// Told once it, or the old one for good, is in force.
+        taken: oneshot::Sender<()>,
+    },
     /// Stop.
     Stop(Leaving),
 }
@@ -99,7 +104,10 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
     let leaving = loop {
         tokio::select! {
             told = control.recv() => match told {
-                Some(Control::Reload(config)) => reload(&stores, &handle, &configs, *config).await,
+                Some(Control::Reload { config, taken }) => {
+                    reload(&stores, &handle, &configs, *config).await;
+                    let _ = taken.send(());
+                }
                 Some(Control::Stop(leaving)) => break leaving,
                 None => break Leaving::Keep,
             },
