@@ -18,13 +18,15 @@ use source::{Source, project, project_root};
 
 /// The agent's map: each module, and what it may name. Arrows run down only.
 const AGENT: &Arrows = &[
-    ("main", &["lib", "protocol"]),
+    ("main", &["cli"]),
+    ("cli", &["lib", "protocol"]),
     ("lib", &["*"]),
     (
         "server",
-        &["driver", "policy", "config", "lease", "clock", "audit", "systemd", "fd", "protocol"],
+        &["driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "protocol"],
     ),
-    ("driver", &["lease", "backend", "journal", "clock", "config", "audit", "fd", "protocol"]),
+    ("driver", &["stores", "lease", "journal", "clock", "audit", "systemd", "protocol"]),
+    ("stores", &["backend", "lease", "clock", "protocol"]),
     ("config", &["backend", "policy", "lease", "protocol"]),
     ("place", &["journal", "clock", "protocol::name"]),
     ("journal", &["lease", "clock", "protocol::name"]),

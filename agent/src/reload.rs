@@ -1,5 +1,6 @@
-//! A changed configuration: noticed in the file system or asked for by SIGHUP, taken if it is valid,
-//! else refused in words while the old one stays. What follows from a new one is not decided here.
+//! A changed configuration: noticed in the file system or asked for by SIGHUP, taken if it is
+//! valid, else refused in words while the old one stays. What follows from a new one is not decided
+//! here.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -40,8 +41,8 @@ impl Reloader {
         Reloader { path, mode, seen }
     }
 
-    /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until nobody
-    /// takes what it loads. A file that is gone is no configuration: the old one stays.
+    /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until
+    /// nobody takes what it loads. A file that is gone is no configuration: the old one stays.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -124,7 +125,8 @@ impl Reloader {
     }
 }
 
-/// What tells one version of a file from the next without reading it: there may be a password in it.
+/// What tells one version of a file from the next without reading it: there may be a password in
+/// it.
 #[derive(Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,

@@ -40,7 +40,8 @@ pub fn status(line: &str) {
     tell(&[NotifyState::Status(&line.replace('\n', " "))]);
 }
 
-/// How often to call [`watchdog`]: twice in the time that systemd allows. `None` without a watchdog.
+/// How often to call [`watchdog`]: twice in the time that systemd allows. `None` without a
+/// watchdog.
 #[must_use]
 pub fn watchdog_every() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)

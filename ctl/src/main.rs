@@ -77,7 +77,8 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
     }
 }
 
-/// Help that was asked for goes to stdout and is success; every other word of clap is a usage error.
+/// Help that was asked for goes to stdout and is success; every other word of clap is a usage
+/// error.
 fn told(error: &clap::Error) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {

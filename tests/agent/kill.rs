@@ -1,5 +1,5 @@
-//! `kill -9` of the agent at random instants, while clients take, renew and give back: no lease that
-//! a client was told of is lost, and none is left behind that nobody knows.
+//! `kill -9` of the agent at random instants, while clients take, renew and give back: no lease
+//! that a client was told of is lost, and none is left behind that nobody knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Sender, channel};

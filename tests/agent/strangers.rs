@@ -1,5 +1,5 @@
-//! Whoever else connects: garbage, huge lengths, clients that say nothing or never read. Each gets a
-//! clear refusal or a close; nobody else is disturbed.
+//! Whoever else connects: garbage, huge lengths, clients that say nothing or never read. Each gets
+//! a clear refusal or a close; nobody else is disturbed.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

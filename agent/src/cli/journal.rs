@@ -1,6 +1,6 @@
-//! The log under systemd: entries with fields, by the journal's native protocol. The fields stand in
-//! the message too, for `journalctl` shows nothing else unless it is asked; and a journal that hangs
-//! loses lines instead of holding up a renewal. The crate for this does neither.
+//! The log under systemd: entries with fields, by the journal's native protocol. The fields stand
+//! in the message too, for `journalctl` shows nothing else unless it is asked; and a journal that
+//! hangs loses lines instead of holding up a renewal. The crate for this does neither.
 
 use std::fmt::{self, Write as _};
 use std::io;

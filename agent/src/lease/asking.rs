@@ -73,7 +73,8 @@ impl LeaseTable {
     }
 
     /// A session ended: nobody will read the answer to its acquires, and what is attached to it, or
-    /// would be, ends with it. While the agent stops, sessions end because of us and nothing is concluded.
+    /// would be, ends with it. While the agent stops, sessions end because of us and nothing is
+    /// concluded.
     pub(super) fn gone(&mut self, now: Moment, session: SessionId) {
         if self.stopping {
             return;

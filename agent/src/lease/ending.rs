@@ -89,8 +89,8 @@ impl LeaseTable {
     }
 
     /// The store let go. Whoever is told so must not hear after a crash of the agent that the lease
-    /// was lost, so that it ends stands in the journal first. Where the journal is the store, it has
-    /// to be on disk: no crash may bring the lease back.
+    /// was lost, so that it ends stands in the journal first. Where the journal is the store, it
+    /// has to be on disk: no crash may bring the lease back.
     fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let Phase::Ending(how, waiting) = &entry.phase else { return };
@@ -301,8 +301,8 @@ impl LeaseTable {
 }
 
 impl Entry {
-    /// An end that failed is tried again. Nobody believes in the lease any more, so its ttl, however
-    /// short, is no reason to hurry a store that is down.
+    /// An end that failed is tried again. Nobody believes in the lease any more, so its ttl,
+    /// however short, is no reason to hurry a store that is down.
     fn end_later(&mut self, now: Moment, roll: u64) {
         self.tries += 1;
         self.retry_at = now + schedule::retry_ending(self.tries, roll);

@@ -44,8 +44,8 @@ pub(super) struct Entry {
     pub(super) marks: Vec<Nonce>,
     /// The mark of a renewal whose outcome is unknown, and the ttl it carried.
     pub(super) pending: Option<(Nonce, Ttl)>,
-    /// The ttl of renewals under the first mark: while the mark stays it never grows, so that a late
-    /// copy of one cuts nothing that a later one gave.
+    /// The ttl of renewals under the first mark: while the mark stays it never grows, so that a
+    /// late copy of one cuts nothing that a later one gave.
     pub(super) carried: Ttl,
     /// An attempt of its acquire had no answer: a copy of it may come late and fit once the store
     /// has let go, for only a cancel moves the counter (law 5).

@@ -1,5 +1,5 @@
-//! Who is on the roll: leases by owner and by resource, how they enter and leave it, and what others
-//! may see of them.
+//! Who is on the roll: leases by owner and by resource, how they enter and leave it, and what
+//! others may see of them.
 
 use stormlock_protocol::name::{LeaseId, Resource};
 
@@ -51,8 +51,8 @@ impl LeaseTable {
         self.journal_works
     }
 
-    /// True when no call is under way and nothing waits for the journal. After [`Input::Stop`] every
-    /// question has then been answered.
+    /// True when no call is under way and nothing waits for the journal. After [`Input::Stop`]
+    /// every question has then been answered.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.calls.is_empty() && self.syncs.is_empty()

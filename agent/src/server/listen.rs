@@ -145,7 +145,8 @@ impl Inherited {
     /// Listens on it. Call it inside a runtime.
     ///
     /// # Errors
-    /// [`ListenError::Inherited`] unless it is exactly one listening Unix stream socket with a path.
+    /// [`ListenError::Inherited`] unless it is exactly one listening Unix stream socket with a
+    /// path.
     pub fn listen(mut self) -> Result<Listener, ListenError> {
         let refuse = |why: String| ListenError::Inherited(why);
         if self.0.len() != 1 {

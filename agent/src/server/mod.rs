@@ -5,15 +5,15 @@ mod overview;
 pub mod peer;
 pub mod service;
 mod session;
+mod terms;
 mod told;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use stormlock_protocol::frame::Verdict;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::lease::{SessionId, Uid};
@@ -21,20 +21,22 @@ use listen::{Listener, Stream};
 use peer::Names;
 use service::{Caller, Service};
 
-/// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd limit.
+/// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd
+/// limit.
 const SESSIONS_MAX: usize = 1024;
 /// Most connections of one user, so that no user can lock out the others.
 const SESSIONS_PER_UID_MAX: usize = 64;
 /// How long a stopping agent lets sessions write their last replies.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long to wait after an accept failed for want of descriptors or memory, when trying again at
-/// once would only burn the processor that might free some.
+/// Longest wait for a session to end after an accept failed for want of descriptors or memory, when
+/// trying again at once would only burn the processor that might free some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The open connections, counted by user.
 #[derive(Debug, Default)]
 struct Guests {
     by_uid: Mutex<BTreeMap<Uid, usize>>,
+    left: Notify,
 }
 
 /// A place among the guests; given up when dropped.
@@ -67,6 +69,7 @@ impl Drop for Seat {
                 by_uid.remove(&self.uid);
             }
         }
+        self.guests.left.notify_one();
     }
 }
 
@@ -97,7 +100,10 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
                     }
                 });
             }
-            Err(error) => pause(&error).await,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection");
+                let _ = tokio::time::timeout(ACCEPT_PAUSE, guests.left.notified()).await;
+            }
         }
     }
     // No new connection is refused by a silent queue: the socket is gone before the last words.
@@ -122,10 +128,4 @@ async fn admit(
         return Err(Verdict::TooMany);
     };
     Ok((Caller { who: peer.who, is_named: peer.is_named, session }, seat))
-}
-
-async fn pause(error: &io::Error) {
-    tracing::warn!(%error, "accepting a connection");
-    #[expect(clippy::disallowed_methods, reason = "nothing tells when descriptors are free again")]
-    tokio::time::sleep(ACCEPT_PAUSE).await;
 }

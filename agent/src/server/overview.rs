@@ -1,4 +1,5 @@
-//! The questions about many things at once: all locks, the caller's leases, what a doctor would say.
+//! The questions about many things at once: all locks, the caller's leases, what a doctor would
+//! say.
 
 use stormlock_protocol::message::{
     self, Agent, Cursor, Finding, Level, List, Reply, Status, Unread,

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::RESOURCES_MAX;
-use stormlock_protocol::duration::format_secs;
 use stormlock_protocol::message::{
     self, Acquire, Code, IsHeld, Refusal, Release, Released, Renew, Reply, Request, Target,
 };
 use stormlock_protocol::name::{LeaseId, Resource, Ttl, UnixMs};
 use tokio::sync::watch;
 
+use super::terms::{check_hold, check_ttl, hold_from_now, mint, random};
 use super::told;
-use crate::backend::Traits;
 use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
@@ -411,67 +410,4 @@ pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
 
 fn foreign(holder: &Holder) -> Proof {
     Proof { resource: holder.resource.clone(), lease: holder.lease, nonces: Vec::new() }
-}
-
-fn check_ttl(permit: &Permit, ttl: Ttl, on: &Resource) -> Answered<()> {
-    match permit.max_ttl {
-        Some(max) if ttl > max => {
-            let (asked, max) = (format_secs(secs(ttl)), format_secs(secs(max)));
-            let why = format!("a ttl of {asked} for {on} is over the {max} that are allowed");
-            Err(Refusal::new(Code::Denied, why).about(on))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn check_hold(permit: &Permit, hold: message::Hold, on: &Resource) -> Answered<()> {
-    let Some(max) = permit.max_hold_secs else { return Ok(()) };
-    let asked = match hold {
-        message::Hold::No => return Ok(()),
-        message::Hold::For(secs) => Some(i64::from(secs)),
-        message::Hold::Until(end) => Some(end.0.saturating_sub(clock::wall().0) / 1000),
-        message::Hold::Keep => None,
-    };
-    if asked.is_some_and(|secs| secs <= i64::from(max)) {
-        return Ok(());
-    }
-    let max = format_secs(max.into());
-    let why = format!("{on} may be held for at most {max}; say --for {max}");
-    Err(Refusal::new(Code::Denied, why).about(on))
-}
-
-fn secs(ttl: Ttl) -> u64 {
-    ttl.as_secs().into()
-}
-
-/// A person's hold on the boot clock.
-fn hold_from_now(hold: message::Hold) -> Answered<Hold> {
-    let left = match hold {
-        message::Hold::No => return Ok(Hold::No),
-        message::Hold::Keep => return Ok(Hold::Keep),
-        message::Hold::For(secs) => Duration::from_secs(secs.into()),
-        message::Hold::Until(end) => {
-            let left = end.0.saturating_sub(clock::wall().0);
-            Duration::from_millis(u64::try_from(left).unwrap_or(0))
-        }
-    };
-    if left.is_zero() {
-        return Err(Refusal::new(Code::BadRequest, "the hold would be over before it begins"));
-    }
-    Ok(Hold::Until(clock::now() + left))
-}
-
-/// A fresh lease id. Ids with an empty upper half are those of stores with narrow ones.
-fn mint(traits: &Traits) -> Answered<LeaseId> {
-    let mut number = u128::from(random()?) << 64 | u128::from(random()?);
-    if traits.narrow_ids {
-        number &= u128::from(u64::MAX >> 1);
-    } else {
-        number |= 1 << 127;
-    }
-    Ok(LeaseId::from_bytes(number.to_be_bytes()))
-}
-
-fn random() -> Answered<u64> {
-    getrandom::u64().map_err(|_| Refusal::new(Code::Internal, "the kernel gives no random numbers"))
 }

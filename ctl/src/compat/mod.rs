@@ -67,9 +67,9 @@ fn serve(call: &Call) -> Result<u8, u8> {
     }
 }
 
-/// The lease that is meant; none for hex digits that no lease can have, and for nothing at all, which
-/// there is the id of no lease either. A word that is no hex was never printed by an acquire: it
-/// fails in every verb.
+/// The lease that is meant; none for hex digits that no lease can have, and for nothing at all,
+/// which there is the id of no lease either. A word that is no hex was never printed by an acquire:
+/// it fails in every verb.
 fn lease(word: &str) -> Result<Option<LeaseId>, u8> {
     match word.parse() {
         Ok(lease) => Ok(Some(lease)),
