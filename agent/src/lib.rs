@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use backend::Options;
 use config::Config;
@@ -58,7 +58,12 @@ pub struct Setup {
 #[derive(Debug)]
 pub enum Control {
     /// Take this configuration; if it cannot be taken, the old one stays.
-    Reload(Box<Config>),
+    Reload {
+        /// The configuration.
+        config: Box<Config>,
+        /// Dropped or told when it is in force, or refused.
+        decided: oneshot::Sender<()>,
+    },
     /// Stop.
     Stop(Leaving),
 }
@@ -99,7 +104,11 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
     let leaving = loop {
         tokio::select! {
             told = control.recv() => match told {
-                Some(Control::Reload(config)) => reload(&stores, &handle, &configs, *config).await,
+                Some(Control::Reload { config, decided }) => {
+                    reload(&stores, &handle, &configs, *config).await;
+                    // Whoever asked may be gone.
+                    let _ = decided.send(());
+                }
                 Some(Control::Stop(leaving)) => break leaving,
                 None => break Leaving::Keep,
             },

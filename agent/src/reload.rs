@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{self, Alarm};
 use crate::config::{Config, ConfigError, Mode};
@@ -40,8 +40,9 @@ impl Reloader {
         Reloader { path, mode, seen }
     }
 
-    /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until nobody takes what it
-    /// loads. A file that is gone is no configuration: the old one stays.
+    /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until nobody
+    /// takes what it loads. A file that is gone is no configuration: the old one stays. Systemd hears
+    /// of a SIGHUP's end when the new configuration is in force, or refused.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -88,8 +89,12 @@ impl Reloader {
         match loaded {
             Ok(Ok(config)) => {
                 tracing::info!(file = %self.path.display(), "the configuration is read again");
-                // Nobody takes it any more: the agent is stopping.
-                let _ = control.send(Control::Reload(Box::new(config))).await;
+                let (decided, decision) = oneshot::channel();
+                let wish = Control::Reload { config: Box::new(config), decided };
+                // Neither fails but when the agent is stopping.
+                if control.send(wish).await.is_ok() {
+                    let _ = decision.await;
+                }
             }
             Ok(Err(error)) => tracing::error!(
                 "the changed configuration is refused and the old one stays: {}",
@@ -255,7 +260,7 @@ mod tests {
     impl Reloads {
         async fn next_host(&mut self) -> String {
             match self.taken.recv().await {
-                Some(Control::Reload(config)) => config.host,
+                Some(Control::Reload { config, .. }) => config.host,
                 other => panic!("{other:?}"),
             }
         }

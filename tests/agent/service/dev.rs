@@ -10,9 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{ok, path, run_it, stormlockd};
+use crate::dice::now_ms;
 use crate::program::{Ran, ends_within};
 use crate::redis_server::{Answer, RedisServer};
-use crate::dice::now_ms;
 use crate::until;
 
 const STOP_MAX: Duration = Duration::from_secs(20);

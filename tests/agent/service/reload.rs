@@ -110,7 +110,11 @@ fn a_wrong_file_is_refused_with_its_line_and_key_and_the_old_one_stays_in_force(
     let mut client = agent.client().expect("the agent answers");
     let wrong = [
         ("default_ttl = \"62s\"\nhost = \"alpha\"\ndefault_tll = \"1m\"\n", ":3:", "default_tll"),
-        ("default_ttl = \"62s\"\n\n[backend.main]\nkind = \"reddis\"\n", ":4:", "backend.main.kind"),
+        (
+            "default_ttl = \"62s\"\n\n[backend.main]\nkind = \"reddis\"\n",
+            ":4:",
+            "backend.main.kind",
+        ),
         ("default_ttl = \"62s\"\nhost = [broken\n", ":2:", "not TOML"),
         ("[[rule]]\nwho = [\"nobody-known\"]\nmay = [\"read\"]\n", ":2:", "who"),
     ];
