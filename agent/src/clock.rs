@@ -110,7 +110,11 @@ impl JumpWatch {
         // The kernel caps this at the last instant that it can count.
         let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
         let flags = TimerfdTimerFlags::ABSTIME | TimerfdTimerFlags::CANCEL_ON_SET;
-        timerfd_settime(&timer, flags, &once(never))?;
+        match timerfd_settime(&timer, flags, &once(never)) {
+            // Canceled: the clock was set between the two calls, and the timer is set all the same.
+            Ok(_) | Err(Errno::CANCELED) => {}
+            Err(error) => return Err(error.into()),
+        }
         // Only now: a step before this line is in the first reading, one after it cancels.
         Ok(JumpWatch { timer, seen: Clocks::read() })
     }

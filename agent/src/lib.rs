@@ -59,10 +59,10 @@ pub struct Setup {
 pub enum Control {
     /// Take this configuration; if it cannot be taken, the old one stays.
     Reload {
-        /// The configuration.
+        /// It has been checked.
         config: Box<Config>,
-        /// Dropped or told when it is in force, or refused.
-        decided: oneshot::Sender<()>,
+        /// Told once it, or the old one for good, is in force.
+        taken: oneshot::Sender<()>,
     },
     /// Stop.
     Stop(Leaving),
@@ -104,10 +104,9 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
     let leaving = loop {
         tokio::select! {
             told = control.recv() => match told {
-                Some(Control::Reload { config, decided }) => {
+                Some(Control::Reload { config, taken }) => {
                     reload(&stores, &handle, &configs, *config).await;
-                    // Whoever asked may be gone.
-                    let _ = decided.send(());
+                    let _ = taken.send(());
                 }
                 Some(Control::Stop(leaving)) => break leaving,
                 None => break Leaving::Keep,

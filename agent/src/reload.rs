@@ -41,8 +41,7 @@ impl Reloader {
     }
 
     /// Loads again for each SIGHUP that `hups` tells and after each change of the file, until nobody
-    /// takes what it loads. A file that is gone is no configuration: the old one stays. Systemd hears
-    /// of a SIGHUP's end when the new configuration is in force, or refused.
+    /// takes what it loads. A file that is gone is no configuration: the old one stays.
     ///
     /// # Errors
     /// When the process has no file descriptor left.
@@ -54,15 +53,20 @@ impl Reloader {
         let (told, mut changes) = mpsc::channel(1);
         let mut settled = Alarm::new()?;
         let mut settles = false;
+        let mut asked = false;
         let mut _watcher = self.watch(&told);
         // What changed before the watch began is found by the first look.
         let _ = told.try_send(());
         loop {
             tokio::select! {
+                // Also after a SIGHUP the file is left to settle: whoever sent it may still write.
                 Some(()) = hups.recv() => {
-                    systemd::reloading();
-                    self.load(&control).await;
-                    systemd::ready();
+                    if !asked {
+                        systemd::reloading();
+                    }
+                    asked = true;
+                    settled.set(Some(clock::now() + SETTLE));
+                    settles = true;
                 }
                 _ = changes.recv(), if !settles => {
                     settled.set(Some(clock::now() + SETTLE));
@@ -72,8 +76,11 @@ impl Reloader {
                     settles = false;
                     // Watched anew before the look: directories and links may be others now.
                     _watcher = self.watch(&told);
-                    if Stamp::of(&self.path) != self.seen {
+                    if asked || Stamp::of(&self.path) != self.seen {
                         self.load(&control).await;
+                    }
+                    if std::mem::take(&mut asked) {
+                        systemd::ready();
                     }
                 }
                 () = control.closed() => return Ok(()),
@@ -85,21 +92,22 @@ impl Reloader {
         self.seen = Stamp::of(&self.path);
         let (path, mode) = (self.path.clone(), self.mode);
         // A file system can be slow, and leases are renewed on this thread.
-        let loaded = tokio::task::spawn_blocking(move || Config::load(&path, mode)).await;
+        let loaded = tokio::task::spawn_blocking(move || read(&path, mode)).await;
         match loaded {
             Ok(Ok(config)) => {
                 tracing::info!(file = %self.path.display(), "the configuration is read again");
-                let (decided, decision) = oneshot::channel();
-                let wish = Control::Reload { config: Box::new(config), decided };
-                // Neither fails but when the agent is stopping.
-                if control.send(wish).await.is_ok() {
-                    let _ = decision.await;
+                let (taken, in_force) = oneshot::channel();
+                let reload = Control::Reload { config: Box::new(config), taken };
+                // Nobody takes it any more: the agent is stopping.
+                if control.send(reload).await.is_ok() {
+                    let _ = in_force.await;
                 }
             }
-            Ok(Err(error)) => tracing::error!(
-                "the changed configuration is refused and the old one stays: {}",
-                in_full(&error)
-            ),
+            Ok(Err(why)) => {
+                tracing::error!(
+                    "the changed configuration is refused and the old one stays: {why}"
+                );
+            }
             Err(error) => tracing::error!(%error, "reading the configuration came to nothing"),
         }
     }
@@ -213,6 +221,24 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
+/// Reads a changed file. An empty one would be valid, and mean that nothing is configured: it is
+/// what somebody leaves for a moment who writes the file in place, or for good on a full disk.
+fn read(path: &Path, mode: Mode) -> Result<Config, String> {
+    let before = Stamp::of(path);
+    if before.as_ref().is_some_and(|stamp| stamp.len == 0) {
+        let file = path.display();
+        return Err(format!(
+            "{file} is empty; to run without one, remove it and restart the agent"
+        ));
+    }
+    let config = Config::load(path, mode).map_err(|error| in_full(&error))?;
+    if Stamp::of(path) == before {
+        Ok(config)
+    } else {
+        Err(format!("{} changed while it was read; it is read again", path.display()))
+    }
+}
+
 fn in_full(error: &ConfigError) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
@@ -292,13 +318,25 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_file_is_refused_and_the_next_valid_one_is_taken() {
+    fn what_is_invalid_empty_or_gone_is_refused() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("agent.toml");
+        write(&path, "one");
+        assert_eq!(read(&path, Mode::Dev).map(|config| config.host), Ok("one".to_owned()));
+        for (text, word) in [("host = [broken", "agent.toml:1"), ("", "empty")] {
+            fs::write(&path, text).unwrap();
+            let refused = read(&path, Mode::Dev).expect_err("it is refused");
+            assert!(refused.contains(word), "{refused}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(read(&path, Mode::Dev).is_err());
+    }
+
+    #[test]
+    fn after_a_file_that_was_refused_the_next_valid_one_is_taken() {
         with_reloader(
-            |base| write(&base.join("agent.toml"), "one"),
+            |base| fs::write(base.join("agent.toml"), "host = [broken").unwrap(),
             async |base, reloads| {
-                fs::write(base.join("agent.toml"), "host = [broken").unwrap();
-                reloads.hup.send(()).await.unwrap();
-                fs::remove_file(base.join("agent.toml")).unwrap();
                 reloads.hup.send(()).await.unwrap();
                 write(&base.join("agent.toml"), "two");
                 assert_eq!(reloads.next_host().await, "two");

@@ -113,8 +113,8 @@ fn look(agent: &Agent, told: &Mutex<Told>, round: usize) {
     let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
     let known = until_right("everything is settled after a start", || {
         let mut known = leases(&mut client);
-        // The store let go of it, and the crash came before that was on disk: the next start finds
-        // it gone, and says so to whoever had asked for just that.
+        // The store let go, and the crash came before the journal had that: the next start finds it
+        // gone, and says so to somebody who had no answer to the release.
         let gone = |it: &Lease| it.state == State::Lost(LostReason::StoreLostIt);
         known.retain(|it| !(gone(it) && told.leaving.contains(&it.lease)));
         let settled = known.iter().all(|it| matches!(it.state, State::Held));

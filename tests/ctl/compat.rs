@@ -46,7 +46,8 @@ fn an_expired_lease_is_exit_code_three() {
         run.fails(3, &[]);
         assert_eq!(run.stderr, "Lock expired\n");
     }
-    Fake::new(vec![]).run_stormlock(&["renew", "a", "no such id"]).fails(3, &["Lock expired"]);
+    let no_lease_has_it = "0123456789abcdef01";
+    Fake::new(vec![]).run_stormlock(&["renew", "a", no_lease_has_it]).fails(3, &["Lock expired"]);
     let fake = Fake::replying(vec![Reply::Renewed(lease("a", ID))]);
     fake.run_stormlock(&["renew", "-t", "1 days", "a", ID]).succeeds("");
     assert_eq!(ttl_asked(&fake), Some(86_400));
@@ -68,6 +69,15 @@ fn release_succeeds_whether_or_not_it_was_held() {
     let fake = Fake::new(vec![]);
     fake.run_stormlock(&["release", "a", ""]).succeeds("");
     assert!(fake.was_asked_nothing_more());
+}
+
+#[test]
+fn a_word_that_no_acquire_can_have_printed_fails_in_every_verb() {
+    for verb in ["renew", "release", "is-held"] {
+        let fake = Fake::new(vec![]);
+        fake.run_stormlock(&[verb, "a", "nonsense"]).fails(1, &["\"nonsense\"", "lease id"]);
+        assert!(fake.was_asked_nothing_more());
+    }
 }
 
 #[test]

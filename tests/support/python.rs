@@ -50,8 +50,8 @@ impl PythonTool {
         run(command.args(args).env("STORMLOCK_CONFIG", &self.config), RUN_MAX)
     }
 
-    /// Starts a process of the tool that stays.
-    pub(crate) fn peer(&self) -> Peer {
+    /// A process of the tool that stays.
+    pub(crate) fn peer(self) -> Peer {
         let python = self.program.with_file_name("python");
         let mut child = Command::new(python)
             .args(["-u", "-c", include_str!("peer.py")])
@@ -62,7 +62,7 @@ impl PythonTool {
             .expect("the Python that the tool was installed for runs");
         let ask = child.stdin.take().expect("stdin is a pipe");
         let answers = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
-        Peer { child, ask, answers }
+        Peer { child, ask, answers, _tool: self }
     }
 }
 
@@ -102,6 +102,8 @@ pub(crate) struct Peer {
     child: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// Its configuration is read again for each new resource.
+    _tool: PythonTool,
 }
 
 impl Peer {

@@ -78,7 +78,8 @@ pub(crate) fn detach(pidfile: Option<PathBuf>) -> Result<Side, Failure> {
                 let notice = Notice { pipe, pidfile: None };
                 let failure = cannot_detach(&error, pidfile.as_deref());
                 notice.failed(&failure);
-                return Err(failure);
+                // Its stderr is still the parent's.
+                return Err(failure.silent());
             }
             Ok(Side::Child(Notice { pipe, pidfile }))
         }

@@ -29,6 +29,14 @@ mod backend;
 const SOCKET: &str = "STORMLOCK_SOCKET";
 /// Where systemd puts the secrets of a unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// What `stormctl run` tells its command; it is about leases of another agent.
+const OF_ANOTHER_AGENT: [&str; 5] = [
+    "STORMLOCK_RESOURCE",
+    "STORMLOCK_RESOURCES",
+    "STORMLOCK_LEASE",
+    "STORMLOCK_FENCE",
+    "STORMLOCK_DEADLINE",
+];
 
 pub(crate) fn dev(args: &Dev) -> Result<u8, Failure> {
     let filter = log::filter(args.log.as_deref(), "warn", &paths::env)?;
@@ -67,13 +75,11 @@ fn command(args: &Dev, given: &Given, dir: &PrivateDir) -> Result<Command, Failu
     if let Some(path) = path_with_us(paths::env("PATH"), std::env::current_exe().ok()) {
         command.env("PATH", path);
     }
-    for secret in &given.secret_variables {
-        command.env_remove(secret);
-    }
-    for variable in systemd::VARIABLES {
+    let secrets = given.secret_variables.iter().map(String::as_str);
+    let others = [CREDENTIALS].into_iter().chain(OF_ANOTHER_AGENT).chain(systemd::VARIABLES);
+    for variable in secrets.chain(others) {
         command.env_remove(variable);
     }
-    command.env_remove(CREDENTIALS);
     Ok(command)
 }
 
@@ -221,6 +227,30 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
+
+    #[test]
+    fn the_command_finds_the_agent_and_inherits_no_secret_and_no_socket_of_systemd() {
+        let dir = PrivateDir::new().unwrap();
+        let given = Given {
+            secret_variables: vec!["REDIS_PASSWORD".to_owned()],
+            ..Given::url("local").unwrap()
+        };
+        let args = Dev {
+            backend: "local".to_owned(),
+            config: None,
+            log: None,
+            command: vec!["true".into()],
+        };
+        let command = command(&args, &given, &dir).unwrap();
+        let of = |name: &str| {
+            let mut envs = command.as_std().get_envs();
+            envs.find(|(key, _)| *key == name).map(|(_, value)| value.map(OsString::from))
+        };
+        assert_eq!(of(SOCKET), Some(Some(dir.socket().into_os_string())));
+        for removed in ["REDIS_PASSWORD", "LISTEN_FDS", "NOTIFY_SOCKET", "STORMLOCK_LEASE"] {
+            assert_eq!(of(removed), Some(None), "{removed}");
+        }
+    }
 
     fn check_path(before: Option<&str>, expected: &str) {
         let us = Some(PathBuf::from("/opt/bin/stormlockd"));

@@ -25,15 +25,17 @@ pub(crate) struct Failure {
     /// The error and its causes, without secrets.
     text: String,
     advice: Option<String>,
+    /// Whoever waits for it has heard it already.
+    pub(crate) is_told: bool,
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Failure {
-        Failure { code, text: format!("{:#}", error.into()), advice: None }
+        Failure { code, text: format!("{:#}", error.into()), advice: None, is_told: false }
     }
 
     pub(crate) fn usage(text: impl Into<String>) -> Failure {
-        Failure { code: USAGE, text: text.into(), advice: None }
+        Failure { code: USAGE, text: text.into(), advice: None, is_told: false }
     }
 
     pub(crate) fn unavailable(error: impl Into<anyhow::Error>) -> Failure {
@@ -46,7 +48,12 @@ impl Failure {
 
     /// What the parent of a daemon heard.
     pub(crate) fn told(code: u8, text: String) -> Failure {
-        Failure { code, text, advice: None }
+        Failure { code, text, advice: None, is_told: false }
+    }
+
+    /// It must not be printed again.
+    pub(crate) fn silent(self) -> Failure {
+        Failure { is_told: true, ..self }
     }
 
     /// One line about what to do.

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::exit::Failure;
+use super::journal::Journal;
 use super::paths::Env;
 use super::syslog::Syslog;
 
@@ -56,7 +57,7 @@ pub(crate) fn to_stderr(filter: EnvFilter, env: Env) {
 /// Logs to the journal, else to syslog, else to a file in the state directory: a daemon has no
 /// stderr.
 pub(crate) fn in_background(filter: EnvFilter, state: &Path) -> Result<(), Failure> {
-    let syslog = || Syslog::open().ok().map(|syslog| plain(syslog));
+    let syslog = || Syslog::open().ok().map(plain);
     let output = match journal().or_else(syslog) {
         Some(output) => output,
         None => {
@@ -88,13 +89,12 @@ fn is_journal(env: Env) -> bool {
 }
 
 fn journal() -> Option<Output> {
-    let layer = tracing_journald::layer().ok()?;
-    let layer = layer.with_field_prefix(Some("STORMLOCK".to_owned()));
-    Some(layer.with_syslog_identifier("stormlockd".to_owned()).boxed())
+    Journal::open().ok().map(Layer::boxed)
 }
 
 fn plain(syslog: Syslog) -> Output {
-    fmt::layer().with_writer(syslog).with_level(false).without_time().compact().boxed()
+    let layer = fmt::layer().with_writer(syslog).with_level(false).with_target(false);
+    layer.without_time().compact().boxed()
 }
 
 fn lines<W>(to: W) -> Output

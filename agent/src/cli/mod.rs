@@ -5,6 +5,7 @@ mod check;
 mod daemon;
 mod dev;
 mod exit;
+mod journal;
 mod log;
 mod paths;
 mod private;
@@ -25,7 +26,9 @@ pub(crate) fn main() -> ExitCode {
     match catch_unwind(AssertUnwindSafe(perform)) {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(failure)) => {
-            eprintln!("{failure}");
+            if !failure.is_told {
+                eprintln!("{failure}");
+            }
             ExitCode::from(failure.code)
         }
         Err(_) => {

@@ -124,7 +124,7 @@ impl Plan {
             listener,
             ready: Box::new(move || {
                 let version = env!("CARGO_PKG_VERSION");
-                tracing::info!(version, socket = %socket.display(), state, "ready");
+                tracing::info!(version, socket = %socket.display(), %state, "ready");
                 ready();
             }),
         };

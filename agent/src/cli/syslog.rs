@@ -50,6 +50,16 @@ fn datagram(severity: u8, time: &str, text: &str) -> String {
     format!("<{priority}>{time} stormlockd[{}]: {}", std::process::id(), text.trim())
 }
 
+/// A level as syslog and the journal count it.
+pub(crate) fn severity(level: Level) -> u8 {
+    match level {
+        Level::ERROR => ERROR,
+        Level::WARN => WARNING,
+        Level::INFO => INFO,
+        Level::DEBUG | Level::TRACE => DEBUG,
+    }
+}
+
 impl<'a> MakeWriter<'a> for Syslog {
     type Writer = Line<'a>;
 
@@ -58,13 +68,7 @@ impl<'a> MakeWriter<'a> for Syslog {
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
-        let severity = match *event.level() {
-            Level::ERROR => ERROR,
-            Level::WARN => WARNING,
-            Level::INFO => INFO,
-            Level::DEBUG | Level::TRACE => DEBUG,
-        };
-        Line { syslog: self, severity }
+        Line { syslog: self, severity: severity(*event.level()) }
     }
 }
 

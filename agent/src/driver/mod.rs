@@ -200,6 +200,7 @@ impl Driver {
         match effect {
             Effect::Record(record) => self.journal.record(record),
             Effect::Sync(sync) => self.journal.sync(sync),
+            Effect::Write(sync) => self.journal.write(sync),
             Effect::Call { id, backend, call, patience } => {
                 tracing::debug!(%backend, ?call, "calls");
                 let stores = Arc::clone(&self.stores);

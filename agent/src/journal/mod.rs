@@ -170,6 +170,12 @@ impl Journal {
         self.send(Message::Sync(sync));
     }
 
+    /// Asks for a [`Said::Synced`] as soon as everything recorded so far would survive a crash of
+    /// this process, though not one of the host: no wait for the disk.
+    pub fn write(&self, sync: SyncId) {
+        self.send(Message::Write(sync));
+    }
+
     /// Why the journal does not work, while it does not; or why it could not be compacted.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {

@@ -46,6 +46,7 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 pub(super) enum Message {
     Record(Record),
     Sync(SyncId),
+    Write(SyncId),
 }
 
 #[derive(Debug)]
@@ -81,6 +82,8 @@ pub(super) enum Disk {
 struct Batch {
     bytes: Vec<u8>,
     waiting: Vec<SyncId>,
+    /// Those that wait for the kernel only, not for the disk.
+    in_hand: Vec<SyncId>,
     unwritable: Option<io::Error>,
 }
 
@@ -143,6 +146,10 @@ impl<F: Fn(Said)> Writer<F> {
             self.broke(now, &error);
         }
         self.append(now, &batch.bytes);
+        let durable = self.works();
+        for sync in batch.in_hand {
+            (self.said)(Said::Synced { sync, durable });
+        }
         match &self.disk {
             Disk::Works { unsynced: Some(since), .. }
                 if !batch.waiting.is_empty() || now >= *since + FLUSH_AFTER =>
@@ -189,6 +196,7 @@ impl<F: Fn(Said)> Writer<F> {
         for message in messages {
             match message {
                 Message::Sync(sync) => batch.waiting.push(sync),
+                Message::Write(sync) => batch.in_hand.push(sync),
                 Message::Record(record) => {
                     let line = Line::Record(record);
                     if self.works()

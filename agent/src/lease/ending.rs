@@ -88,28 +88,19 @@ impl LeaseTable {
         }
     }
 
-    /// The store let go. Where the journal is the store, that counts once it is on disk: a crash
-    /// must not bring back what somebody was told to be released. Elsewhere a copy of the acquire
-    /// may be left: the cancel shuts it out, and leaves only now, so that no late copy of the cancel
-    /// meets a lease which the next start renewed.
+    /// The store let go. Whoever is told so must not hear after a crash of the agent that the lease
+    /// was lost, so that it ends stands in the journal first. Where the journal is the store, it has
+    /// to be on disk: no crash may bring the lease back.
     fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
-        let Some(entry) = self.entries.get_mut(&lease) else { return };
-        if !self.in_journal.contains(&entry.claim.backend) {
-            let Phase::Ending(how, waiting) = &mut entry.phase else { return };
-            if *how == Ending::Cancel || !entry.is_in_copies {
-                return self.gone_for_good(now, lease);
-            }
-            *how = Ending::Cancel;
-            let waiting = std::mem::take(waiting);
-            entry.tries = 0;
-            entry.retry_at = now;
-            self.record(Record::Ending { lease, how: Ending::Cancel });
-            for ticket in waiting {
-                self.answer(ticket, Answer::Released);
-            }
-            return;
-        }
-        let sync = self.sync(Awaiting::End(lease));
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let Phase::Ending(how, waiting) = &entry.phase else { return };
+        let sync = if self.in_journal.contains(&entry.claim.backend) {
+            self.sync(Awaiting::End(lease))
+        } else if *how == Ending::Release && !waiting.is_empty() {
+            self.write(Awaiting::End(lease))
+        } else {
+            return self.end_for_good(now, lease);
+        };
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.busy = Busy::Sync(sync);
         }
@@ -120,10 +111,31 @@ impl LeaseTable {
         if !matches!(entry.phase, Phase::Ending(..)) || entry.busy != Busy::No {
             return;
         }
-        if durable {
-            self.gone_for_good(now, lease);
+        if durable || !self.in_journal.contains(&entry.claim.backend) {
+            self.end_for_good(now, lease);
         } else {
             self.try_to_end_again(now, lease, &No::Journal);
+        }
+    }
+
+    /// A copy of the acquire may be left on its way to a store: the cancel shuts it out, and leaves
+    /// only now, so that no late copy of the cancel meets a lease which the next start renewed.
+    fn end_for_good(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Ending(how, waiting) = &mut entry.phase else { return };
+        let is_shut_out = *how == Ending::Cancel
+            || !entry.is_in_copies
+            || self.in_journal.contains(&entry.claim.backend);
+        if is_shut_out {
+            return self.gone_for_good(now, lease);
+        }
+        *how = Ending::Cancel;
+        let waiting = std::mem::take(waiting);
+        entry.tries = 0;
+        entry.retry_at = now;
+        self.record(Record::Ending { lease, how: Ending::Cancel });
+        for ticket in waiting {
+            self.answer(ticket, Answer::Released);
         }
     }
 

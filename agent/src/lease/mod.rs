@@ -328,6 +328,13 @@ impl LeaseTable {
         sync
     }
 
+    fn write(&mut self, awaiting: Awaiting) -> SyncId {
+        let sync = SyncId(self.next_id());
+        self.syncs.insert(sync, awaiting);
+        self.effects.push_back(Effect::Write(sync));
+        sync
+    }
+
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.effects.push_back(Effect::Answer { ticket, answer });
     }

@@ -115,6 +115,9 @@ pub enum Effect {
     Record(Record),
     /// Say when all records so far are on disk.
     Sync(SyncId),
+    /// Say when all records so far are in the kernel's hands: they survive a crash of the agent,
+    /// though not one of the host. It costs no wait for the disk.
+    Write(SyncId),
     /// Ask a store; its answer comes back as [`Input::Settled`].
     Call {
         /// Which.

@@ -28,7 +28,7 @@ const GROUPS_USUAL: usize = 32;
 const OVERFLOW_UID: u32 = 65_534;
 const OVERFLOW_UID_FILE: &str = "/proc/sys/kernel/overflowuid";
 /// How long names may take to look up, since a directory service can hang for minutes.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
 /// Lookups at once: a service that hangs holds no more threads than this.
 const LOOKUPS_MAX: usize = 4;
 /// How long names are believed without asking again. It is for names only: which groups a client is
@@ -94,8 +94,8 @@ impl Names {
         }
     }
 
-    /// Asks the kernel who is there, once, and looks up what they are called: at most for two
-    /// seconds, and not on the caller's thread.
+    /// Asks the kernel who is there, once, and looks up what they are called: not for longer than
+    /// [`LOOKUP_PATIENCE`], and not on the caller's thread.
     ///
     /// # Errors
     /// [`PeerError`]: close the connection.

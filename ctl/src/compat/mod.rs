@@ -57,13 +57,24 @@ pub(crate) fn run(argv: Vec<OsString>) -> u8 {
 fn serve(call: &Call) -> Result<u8, u8> {
     let resource = Resource::new(call.resource.as_str())
         .map_err(|error| fail(&format!("resource {:?}: {error}", call.resource)))?;
-    let lease = call.lease.parse::<LeaseId>().ok();
+    let lease = lease(&call.lease)?;
     match call.verb {
         Verb::Acquire => acquire(resource, ttl(call)?),
         Verb::Renew => renew(resource, lease, ttl(call)?),
         Verb::Release => release(resource, lease),
         Verb::Current => show(&resource, call),
         Verb::IsHeld => is_held(resource, lease),
+    }
+}
+
+/// The lease that is meant; none for hex digits that no lease can have, and for nothing at all, which
+/// there is the id of no lease either. A word that is no hex was never printed by an acquire: it
+/// fails in every verb.
+fn lease(word: &str) -> Result<Option<LeaseId>, u8> {
+    match word.parse() {
+        Ok(lease) => Ok(Some(lease)),
+        Err(_) if word.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(None),
+        Err(error) => Err(fail(&format!("lease id {word:?}: {error}"))),
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Play {
     pub(super) now: Moment,
     pub(super) records: Vec<Record>,
     pub(super) syncs: Vec<SyncId>,
+    pub(super) writes: Vec<SyncId>,
     pub(super) calls: Vec<(CallId, Call)>,
     pub(super) answers: Vec<Answer>,
     pub(super) changes: Vec<View>,
@@ -22,9 +23,9 @@ pub(super) struct Play {
 impl Play {
     pub(super) fn new() -> Play {
         let table = table(None, 7);
-        let (records, syncs, calls) = (Vec::new(), Vec::new(), Vec::new());
-        let (answers, changes) = (Vec::new(), Vec::new());
-        Play { table, now: T0, records, syncs, calls, answers, changes }
+        let (records, syncs, writes) = (Vec::new(), Vec::new(), Vec::new());
+        let (calls, answers, changes) = (Vec::new(), Vec::new(), Vec::new());
+        Play { table, now: T0, records, syncs, writes, calls, answers, changes }
     }
 
     /// A play in which lease 1 on `infra` is held: its call left at [`T0`], with fence 10.
@@ -39,12 +40,22 @@ impl Play {
         play
     }
 
+    /// Takes an input; what waits for the kernel's hands only is there at once.
     pub(super) fn input(&mut self, input: Input) {
+        self.hand_in(input);
+        while let Some(sync) = self.writes.pop() {
+            self.hand_in(Input::Synced { sync, durable: true });
+        }
+    }
+
+    /// Takes an input, and leaves what waits for the kernel's hands to the test.
+    pub(super) fn hand_in(&mut self, input: Input) {
         self.table.handle(self.now, input);
         while let Some(effect) = self.table.next_effect() {
             match effect {
                 Effect::Record(record) => self.records.push(record),
                 Effect::Sync(sync) => self.syncs.push(sync),
+                Effect::Write(sync) => self.writes.push(sync),
                 Effect::Call { id, call, .. } => self.calls.push((id, call)),
                 Effect::Answer { answer, .. } => self.answers.push(answer),
                 Effect::Changed(view) => self.changes.push(*view),

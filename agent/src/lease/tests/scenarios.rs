@@ -544,3 +544,20 @@ fn a_hold_that_ends_is_told_and_gives_the_lease_back_also_while_a_renewal_is_out
     assert!(play.table.is_empty());
     assert!(play.changes.iter().all(|view| !matches!(view.state, State::Lost(_))));
 }
+
+#[test]
+fn a_release_is_answered_when_a_crash_of_the_agent_cannot_turn_it_into_a_loss() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    let (call, _) = play.calls.remove(0);
+    play.hand_in(Input::Settled { call, result: CallResult::Done });
+    assert!(play.answers.is_empty(), "the end of the lease is in nobody's hands yet");
+    let sync = play.writes.pop().expect("it is to be written");
+    // A crash now: the next start gives it back once more, and loses nothing.
+    let mut next = Play::new();
+    next.input(Input::Recover(Box::new(play.memory())));
+    assert!(matches!(next.call(), Call::Release(_)));
+    // A journal that cannot take it is no reason to say that the store did not let go.
+    play.hand_in(Input::Synced { sync, durable: false });
+    assert_eq!(play.answers, [Answer::Released]);
+}

@@ -133,7 +133,7 @@ impl Run {
         while let Some(effect) = self.table.next_effect() {
             match effect {
                 Effect::Record(record) => self.journal.push(record),
-                Effect::Sync(sync) => self.syncs.push(sync),
+                Effect::Sync(sync) | Effect::Write(sync) => self.syncs.push(sync),
                 Effect::Call { id, call, .. } => self.calls.push((id, call)),
                 Effect::Answer { ticket, .. } => {
                     let times = self.answers.get_mut(&ticket).expect("it was asked");

@@ -390,6 +390,11 @@ impl World {
                 let delay = self.dice.below(SECOND / 20);
                 self.later(delay, Happening::OnDisk { agent, life, sync, length });
             }
+            Effect::Write(sync) => {
+                // Less than the kernel promises: here such records may be gone after a crash.
+                let input = Input::Synced { sync, durable: true };
+                self.later(0, Happening::Tell { agent, life, input });
+            }
             Effect::Call { id, call, patience, .. } => {
                 self.agents[agent].waiting.insert(id);
                 let input = Input::Settled { call: id, result: CallResult::Unknown };

@@ -80,7 +80,10 @@ fn gid_names(gids: &BTreeSet<u32>) -> BTreeSet<String> {
 fn the_kernel_says_that_this_is_us() {
     in_runtime(async {
         let (near, far) = UnixStream::pair().unwrap();
-        let peer = Names::new().identify(&async_end(near)).await.unwrap();
+        let stream = async_end(near);
+        // On a task of its own, as the agent does it.
+        let peer = tokio::spawn(async move { Names::new().identify(&stream).await });
+        let peer = peer.await.unwrap().unwrap();
         let uid = nix::unistd::geteuid();
         assert_eq!(peer.who.uid, Uid(uid.as_raw()));
         assert_eq!(peer.who.user, User::from_uid(uid).unwrap().unwrap().name);
