@@ -1,9 +1,17 @@
 //! What the agent tells systemd (sd_notify). Each function does nothing where nobody listens, and
 //! none of them can fail the agent: a supervisor that is deaf is its own trouble.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+/// How long a supervisor whose queue is full is waited for: leases are renewed on the same thread.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The variables by which systemd talks to one process; they are not for its children.
 pub const VARIABLES: [&str; 6] = [
@@ -53,7 +61,20 @@ pub fn watchdog() {
 }
 
 fn tell(state: &[NotifyState]) {
-    if let Err(error) = sd_notify::notify(state) {
+    let Some(place) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(state, &place) {
         tracing::debug!(%error, "systemd was not told");
     }
+}
+
+/// As sd_notify(3) does it, but that waits for as long as the other side does not read.
+fn send(state: &[NotifyState], place: &OsStr) -> io::Result<()> {
+    let address = match place.as_bytes().split_first() {
+        Some((b'@', name)) => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(place)?,
+    };
+    let text: String = state.iter().map(|word| format!("{word}\n")).collect();
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.send_to_addr(text.as_bytes(), &address).map(drop)
 }

@@ -34,13 +34,19 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts an agent with this configuration and waits until it answers.
     pub(crate) fn start(config: &str) -> Agent {
+        let mut agent = Agent::prepare(config);
+        agent.restart();
+        agent
+    }
+
+    /// Everything that an agent needs, and no agent yet.
+    pub(crate) fn prepare(config: &str) -> Agent {
         let dir = tempfile::tempdir().expect("a folder for an agent");
         let state = dir.path().join("state");
         DirBuilder::new().mode(0o700).create(state).expect("a folder for its journal");
         symlink(program("stormctl"), dir.path().join("stormlock")).expect("the second name");
-        let mut agent = Agent { dir, child: None };
+        let agent = Agent { dir, child: None };
         agent.configure(config);
-        agent.restart();
         agent
     }
 
@@ -69,9 +75,22 @@ impl Agent {
 
     /// The same, with a change to its command (its environment, say).
     pub(crate) fn restart_with(&mut self, change: impl FnOnce(&mut Command)) {
+        self.restart_under(&[], change);
+    }
+
+    /// The same below another command (`unshare …`), which has to become the agent by exec.
+    pub(crate) fn restart_under(&mut self, words: &[&str], change: impl FnOnce(&mut Command)) {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().append(true).create(true).open(self.file("log"));
-        let mut command = Command::new(program("stormlockd"));
+        let stormlockd = program("stormlockd");
+        let mut command = match words.split_first() {
+            None => Command::new(stormlockd),
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(stormlockd);
+                command
+            }
+        };
         command.arg("--config").arg(self.file("stormlockd.toml"));
         command.arg("--socket").arg(self.socket());
         command.arg("--state").arg(self.file("state"));
@@ -115,6 +134,11 @@ impl Agent {
     /// SIGTERM, and waits for its end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for an end that it was told to make.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let ended = ends_within(&child, STOP_MAX);
         if !ended {
@@ -141,6 +165,11 @@ impl Agent {
         kill_process(Pid::from_child(child), signal).expect("our own child takes a signal");
     }
 
+    /// The number of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// All that it ever wrote to stderr.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.file("log")).unwrap_or_default()
@@ -154,7 +183,8 @@ impl Agent {
         self.file("state")
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    /// A file in its folder: `stormlockd.toml`, `log`, or one of the test's own.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }
@@ -173,7 +203,7 @@ impl Drop for Agent {
 
 /// A binary of the project. Cargo tells a test where those of its own package are; the other
 /// package's stand beside them once the whole workspace was built.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let ours = option_env!("CARGO_BIN_EXE_stormlockd").or(option_env!("CARGO_BIN_EXE_stormctl"));
     let beside = ours.map(Path::new).and_then(Path::parent).expect("cargo builds this test");
     let program = beside.join(name);

@@ -43,10 +43,11 @@ pub(crate) fn serve(args: &Serve) -> Result<(), Failure> {
         Side::Child(notice) => notice,
     };
     let outcome = serve_in_background(plan, filter, &notice);
+    // Before the parent returns: whoever tries again at once must not find this one's pidfile.
+    notice.gone();
     if let Err(failure) = &outcome {
         notice.failed(failure);
     }
-    notice.gone();
     outcome
 }
 
@@ -129,8 +130,10 @@ impl Plan {
         };
         let (control, wishes) = mpsc::channel(CONTROLS_MAX);
         let (hup, hups) = mpsc::channel(1);
-        if let Some(reloader) = self.reloader {
-            tokio::spawn(reload(reloader, control.clone(), hups));
+        match self.reloader {
+            Some(reloader) => drop(tokio::spawn(reload(reloader, control.clone(), hups))),
+            // Nobody listens then, and whoever sends a signal is told so.
+            None => drop(hups),
         }
         tokio::select! {
             served = run(setup, wishes) => served.map_err(Failure::unavailable),

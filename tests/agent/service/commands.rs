@@ -1,0 +1,163 @@
+//! `check` and `import`: about files, without an agent.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::{CONFIG, ok, path, run_it, says, stormlockd};
+use crate::program::Ran;
+
+/// The configuration in the README of stormlock 0.4.1 on PyPI, word for word.
+const PYTHON_README: &str = "\
+# Default section is used for default configuration for locks.
+# If a configuration isn't specified in a more specific section it falls back
+# to values in here.
+[default]
+# ttl is the maximum time a lock can be held without renewing
+ttl = 1 days
+# principal is an identifier of who is holding the lock
+principal = me@example.com
+# specify which backend to use
+backend = etcd
+
+# Specify configuration for a specific lock
+[special]
+ttl = 30 minutes
+backend = redis
+
+# Backend sections have configuration specific to the backend
+[backend.etcd]
+host = etcd.example.com
+
+[backend.redis]
+url = redis://example.com:6379
+";
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Folder {
+        Folder(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn file(&self, name: &str, mode: u32, text: &str) -> PathBuf {
+        let file = self.0.path().join(name);
+        fs::write(&file, text).expect("a file");
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("its mode");
+        file
+    }
+
+    /// `stormlockd check` of a file with this content and mode.
+    fn check(&self, mode: u32, text: &str) -> Ran {
+        let file = self.file("stormlock.toml", mode, text);
+        run_it(&mut stormlockd(&["check", path(&file)]))
+    }
+
+    fn import(&self, text: &str) -> Ran {
+        let file = self.file(".stormlock.cfg", 0o600, text);
+        run_it(&mut stormlockd(&["import", path(&file)]))
+    }
+}
+
+#[test]
+fn check_says_ok_and_names_the_backends_of_a_good_file() {
+    let folder = Folder::new();
+    let good = "[backend.main]\nkind = \"redis\"\nurl = \"redis://10.0.0.1:6379/0\"\n\
+                [backend.here]\nkind = \"local\"\n";
+    let said = ok(folder.check(0o644, &format!("default_backend = \"main\"\n{good}")));
+    assert!(said.starts_with("OK ") && said.contains("stormlock.toml"), "{said}");
+    assert!(said.trim_end().ends_with("backends: here, main"), "{said}");
+}
+
+#[test]
+fn check_names_file_line_and_key_of_what_is_wrong() {
+    let folder = Folder::new();
+    let file = format!("{}:", folder.0.path().join("stormlock.toml").display());
+    for (text, line, words) in [
+        ("host = \"a\"\ndefault_tll = \"1h\"\n", "2:", ["default_tll", "default_ttl"]),
+        ("\n[backend.main]\nkind = \"redis\"\n", "2:", ["backend.main", "url"]),
+        ("[[rule]]\nwho = [\"root\"]\nmay = [\"aquire\"]\n", "3:", ["may", "acquire"]),
+        ("default_ttl = \"soon\"\n", "1:", ["default_ttl", "soon"]),
+        ("[backend\n", "1:", ["not TOML", ""]),
+    ] {
+        let said = folder.check(0o600, text);
+        says(&said, CONFIG, &[&format!("{file}{line}"), words[0], words[1]]);
+        assert!(said.stderr.starts_with("stormlockd: "), "{said:?}");
+    }
+}
+
+#[test]
+fn check_refuses_a_password_that_others_can_read_and_keeps_it_to_itself() {
+    let folder = Folder::new();
+    let text = "[backend.main]\nkind = \"redis\"\nurl = \"redis://10.0.0.1\"\n\
+                password = \"hunter2\"\n";
+    for mode in [0o644, 0o640, 0o604] {
+        let said = folder.check(mode, text);
+        says(&said, CONFIG, &[":4:", "backend.main.password", "chmod"]);
+        assert!(!said.stderr.contains("hunter2"), "{said:?}");
+    }
+    ok(folder.check(0o600, text));
+    says(&folder.check(0o602, text), CONFIG, &["everyone can change it", "chmod o-w"]);
+}
+
+#[test]
+fn check_of_a_file_that_is_not_there_fails_and_of_none_means_the_usual_one() {
+    let folder = Folder::new();
+    let missing = folder.0.path().join("none.toml");
+    says(&run_it(&mut stormlockd(&["check", path(&missing)])), CONFIG, &["none.toml", "No such"]);
+    let home = || {
+        let mut command = stormlockd(&["check", "--user"]);
+        command.env("XDG_CONFIG_HOME", folder.0.path());
+        command
+    };
+    assert!(ok(run_it(&mut home())).contains("the defaults hold"));
+    fs::create_dir(folder.0.path().join("stormlock")).expect("a folder");
+    folder.file("stormlock/stormlock.toml", 0o600, "default_tll = \"1h\"\n");
+    says(&run_it(&mut home()), CONFIG, &["stormlock/stormlock.toml:1:"]);
+}
+
+#[test]
+fn an_imported_file_passes_the_check() {
+    let folder = Folder::new();
+    let redis = PYTHON_README.replace("backend = etcd", "backend = redis");
+    let imported = folder.import(&redis);
+    assert!(imported.stderr.contains("me@example.com"), "the principal is not taken: {imported:?}");
+    assert!(imported.stderr.contains("etcd"), "the other backend is not in this build");
+    let toml = ok(imported);
+    assert!(toml.contains("default_ttl = \"1d\"") && toml.contains("ttl = \"30m\""), "{toml}");
+    assert!(ok(folder.check(0o644, &toml)).contains("backends: redis"), "{toml}");
+}
+
+#[test]
+fn what_the_python_tool_locks_elsewhere_is_imported_and_refused_until_somebody_decides() {
+    let folder = Folder::new();
+    let imported = folder.import(PYTHON_README);
+    assert!(imported.stderr.contains("refused until you write another one"), "{imported:?}");
+    let toml = ok(imported);
+    let said = folder.check(0o644, &toml);
+    says(&said, CONFIG, &["default_backend", "etcd"]);
+    let decided = toml.replace("default_backend = \"etcd\"", "default_backend = \"redis\"");
+    ok(folder.check(0o644, &decided));
+}
+
+#[test]
+fn an_imported_password_is_left_out_and_its_place_is_said() {
+    let folder = Folder::new();
+    let imported = folder.import("[backend.redis]\nurl = redis://u:hunter2@example.com:6379/1\n");
+    assert!(imported.stderr.contains("/etc/stormlock/redis.password"), "{imported:?}");
+    assert!(!format!("{imported:?}").contains("hunter2"), "{imported:?}");
+    let toml = ok(imported).replace("/etc/stormlock", path(folder.0.path()));
+    says(&folder.check(0o644, &toml), CONFIG, &["password_file", "No such file"]);
+    folder.file("redis.password", 0o600, "hunter2\n");
+    ok(folder.check(0o644, &toml));
+}
+
+#[test]
+fn what_cannot_be_imported_says_its_line() {
+    let folder = Folder::new();
+    says(&folder.import("[default]\nttl = soon\n"), CONFIG, &["line 2", "soon"]);
+    let missing = folder.0.path().join("none.cfg");
+    says(&run_it(&mut stormlockd(&["import", path(&missing)])), CONFIG, &["none.cfg", "No such"]);
+}

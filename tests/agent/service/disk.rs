@@ -1,0 +1,77 @@
+//! A full disk under the journal: nothing new is promised, what is held is kept, and it mends itself.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use stormlock_protocol::message::{Acquire, Hold, State};
+
+use super::{UNAVAILABLE, ok, on_redis, path, says};
+use crate::agent::Agent;
+use crate::dice::now_ms;
+use crate::redis_server::{Answer, RedisServer};
+use crate::{acquire, leases, ttl, until_right, wish};
+
+const TTL_SECS: u64 = 3;
+/// A state directory of 64 KiB, that only the agent sees.
+const SMALL_DISK: &str = "
+    mount -t tmpfs -o size=64k,mode=0700 stormlock-test \"$0\"
+    exec \"$@\"";
+
+/// The state directory as the agent sees it.
+fn disk(agent: &Agent) -> PathBuf {
+    let state = agent.state();
+    let inside = state.strip_prefix("/").expect("a whole path");
+    PathBuf::from(format!("/proc/{}/root", agent.pid())).join(inside)
+}
+
+fn fill(agent: &Agent) {
+    let mut filler = File::create(disk(agent).join("filler")).expect("a file");
+    let full = std::iter::repeat_with(|| filler.write_all(&[0xaa; 512])).find_map(Result::err);
+    assert_eq!(full.expect("an end").kind(), ErrorKind::StorageFull);
+}
+
+#[test]
+fn on_a_full_disk_nothing_new_is_taken_renewals_go_on_and_space_mends_it() {
+    let store = RedisServer::start();
+    let mut agent = Agent::prepare(&on_redis(store.port()));
+    let state = agent.state();
+    let small = ["unshare", "--mount", "--propagation", "private", "sh", "-euc", SMALL_DISK];
+    agent.restart_under(&[&small[..], &[path(&state)]].concat(), |_| {});
+    let mut client = agent.client().expect("the agent answers");
+    let short = Acquire { ttl: Some(ttl(TTL_SECS)), ..wish("prod/db", Hold::Keep) };
+    let held = acquire(&mut client, short);
+    fill(&agent);
+
+    // The journal's last page may have room for a few more.
+    let refused = until_right("no new lease is taken", || {
+        let ran = agent.ctl(&["acquire", "new"]);
+        match ran.code {
+            Some(0) => Err(format!("{:?}", ok(agent.ctl(&["release", "new"])))),
+            _ => Ok(ran),
+        }
+    });
+    says(&refused, UNAVAILABLE, &["cannot write its journal", "stormctl doctor"]);
+    assert_eq!(store.run("EXISTS new"), Answer::Int(0), "taken in the store");
+    let doctor = agent.ctl(&["doctor"]);
+    assert_eq!(doctor.code, Some(1), "{doctor:?}");
+    assert!(doctor.stdout.contains("cannot be written: no new lease is taken"), "{doctor:?}");
+    let began = now_ms();
+    until_right("it lives longer than its ttl", || {
+        let all = leases(&mut client);
+        assert!(matches!(all[0].state, State::Held | State::AtRisk), "{all:?}");
+        if now_ms() - began > 2000 * TTL_SECS { Ok(()) } else { Err(String::new()) }
+    });
+    assert_eq!(store.run("EXISTS prod/db"), Answer::Int(1));
+
+    fs::remove_file(disk(&agent).join("filler")).expect("it is there");
+    until_right("new leases are taken again", || {
+        let ran = agent.ctl(&["acquire", "new"]);
+        if ran.code == Some(0) { Ok(()) } else { Err(ran.stderr) }
+    });
+    assert_eq!(agent.ctl(&["doctor"]).code, Some(0));
+    let all = leases(&mut client);
+    assert!(all.iter().any(|it| it.lease == held.lease && it.state == State::Held), "{all:?}");
+    ok(agent.ctl(&["release", "prod/db"]));
+    assert_eq!(store.run("EXISTS prod/db"), Answer::Int(0));
+}
