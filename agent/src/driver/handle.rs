@@ -35,12 +35,14 @@ pub struct Wish {
 }
 
 /// The driver in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Leases in any state.
     pub leases: usize,
     /// The journal can be written.
     pub journal_works: bool,
+    /// Why it cannot be, or why it was not compacted.
+    pub trouble: Option<String>,
 }
 
 /// The driver is gone: the agent is stopping.

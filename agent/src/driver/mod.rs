@@ -103,7 +103,7 @@ impl Driver {
                 Some(settled) = self.calls.join_next(), if !self.calls.is_empty() => {
                     self.settle(settled);
                 }
-                Some(said) = self.said.recv() => self.input(heard(said)),
+                Some(said) = self.said.recv() => self.hear(said),
                 () = alarm.rings() => self.input(Input::Tick),
                 jump = jumps.jumps() => {
                     tracing::warn!(?jump, "the clocks moved apart: every lease is read back");
@@ -145,7 +145,8 @@ impl Driver {
             Command::Snapshot(answer) => {
                 let leases = self.table.len();
                 let journal_works = self.table.journal_works();
-                let _ = answer.send(Snapshot { leases, journal_works });
+                let trouble = self.journal.trouble();
+                let _ = answer.send(Snapshot { leases, journal_works, trouble });
             }
             Command::InJournal(backends) => self.table.also_in_journal(backends),
             Command::Stop(leaving, done) => return Next::Stop(leaving, done),
@@ -175,6 +176,21 @@ impl Driver {
             .filter(|view| view.claim.resource == *on)
             .filter(|view| rank(view) < 3)
             .min_by_key(|view| (rank(view), std::cmp::Reverse(view.deadline)))
+    }
+
+    fn hear(&mut self, said: Said) {
+        self.input(match said {
+            Said::Synced { sync, durable } => Input::Synced { sync, durable },
+            Said::Works(works) => {
+                if works {
+                    tracing::info!("the journal can be written again");
+                } else {
+                    let why = self.journal.trouble().unwrap_or_default();
+                    tracing::error!(%why, "the journal cannot be written: no new lease is taken");
+                }
+                Input::Journal { works }
+            }
+        });
     }
 
     fn settle(&mut self, settled: Result<(CallId, BackendName, Outcome), tokio::task::JoinError>) {
@@ -254,7 +270,7 @@ impl Driver {
                 Some(settled) = self.calls.join_next(), if !self.calls.is_empty() => {
                     self.settle(settled);
                 }
-                Some(said) = self.said.recv() => self.input(heard(said)),
+                Some(said) = self.said.recv() => self.hear(said),
                 () = alarm.rings() => self.input(Input::Tick),
                 () = dog.barks() => {}
             }
@@ -290,20 +306,6 @@ impl Dog {
 enum Next {
     GoOn,
     Stop(Leaving, oneshot::Sender<()>),
-}
-
-fn heard(said: Said) -> Input {
-    match said {
-        Said::Synced { sync, durable } => Input::Synced { sync, durable },
-        Said::Works(works) => {
-            if works {
-                tracing::info!("the journal can be written again");
-            } else {
-                tracing::error!("the journal cannot be written: no new lease is taken");
-            }
-            Input::Journal { works }
-        }
-    }
 }
 
 /// Chance that no copy of this host gets again: from the kernel, each time.

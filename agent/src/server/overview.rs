@@ -8,6 +8,7 @@ use stormlock_protocol::name::LeaseId;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
 use super::told;
+use crate::driver::Snapshot;
 use crate::lease::{BackendName, Holder};
 use crate::policy::{Act, Glob};
 
@@ -99,15 +100,7 @@ impl Service {
     /// What is worth saying about the agent, the caller's rights and each store.
     pub(super) async fn doctor(&self, caller: &Caller) -> Answered<Reply> {
         let mut findings = vec![self.finding_of_rights(caller)];
-        let works = self.driver.snapshot().await?.journal_works;
-        findings.push(if works {
-            finding(Level::Good, "journal", "can be written")
-        } else {
-            let mut bad =
-                finding(Level::Bad, "journal", "cannot be written: no new lease is taken");
-            bad.mend = Some("free space on, or remount, the state directory's disk".to_owned());
-            bad
-        });
+        findings.push(finding_of_journal(self.driver.snapshot().await?));
         for note in &self.about.notes {
             findings.push(finding(Level::Warning, "journal", note));
         }
@@ -159,6 +152,19 @@ impl Service {
             }
         }
     }
+}
+
+fn finding_of_journal(driver: Snapshot) -> Finding {
+    let (level, text) = match (driver.journal_works, driver.trouble) {
+        (true, None) => return finding(Level::Good, "journal", "can be written"),
+        (true, Some(why)) => (Level::Warning, format!("grows and cannot be written anew: {why}")),
+        (false, why) => {
+            let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+            (Level::Bad, format!("cannot be written, no new lease is taken{why}"))
+        }
+    };
+    let mend = "free space on, or remount, the state directory's disk".to_owned();
+    Finding { mend: Some(mend), ..finding(level, "journal", &text) }
 }
 
 fn finding(level: Level, about: &str, text: &str) -> Finding {

@@ -55,7 +55,9 @@ fn on_a_full_disk_nothing_new_is_taken_renewals_go_on_and_space_mends_it() {
     assert_eq!(store.run("EXISTS new"), Answer::Int(0), "taken in the store");
     let doctor = agent.ctl(&["doctor"]);
     assert_eq!(doctor.code, Some(1), "{doctor:?}");
-    assert!(doctor.stdout.contains("cannot be written: no new lease is taken"), "{doctor:?}");
+    for said in [doctor.stdout, agent.log()] {
+        assert!(said.contains("cannot be written") && said.contains("No space left"), "{said}");
+    }
     let began = now_ms();
     until_right("it lives longer than its ttl", || {
         let all = leases(&mut client);
