@@ -18,7 +18,7 @@ use source::{Source, project, project_root};
 
 /// The agent's map: each module, and what it may name. Arrows run down only.
 const AGENT: &Arrows = &[
-    ("main", &["cli"]),
+    ("main", &["cli", "lib"]),
     ("cli", &["lib", "protocol"]),
     ("lib", &["*"]),
     (

@@ -24,11 +24,12 @@ Exit codes:
 const DEV_EXAMPLES: &str = "\
 Examples:
   stormlockd dev                                      $SHELL, locks count on this host only
-  stormlockd dev -- stormctl run prod/db -- ./migrate
+  stormlockd dev -- sh -c 'stormctl acquire demo && stormctl status'
   stormlockd dev --backend redis://127.0.0.1:6379/0   the same with a store
 
 The agent, its socket and what it remembers go when the command ends; the leases it still holds are
-given back first. The exit code is the command's: 128+N for signal N, 126 or 127 if it cannot be run.";
+given back first. The exit code is the command's: 128+N for signal N, 126 or 127 if it cannot be
+run.";
 
 /// Holds leases on resources for the users of this host, in a store that the site already runs.
 #[derive(Debug, Parser)]

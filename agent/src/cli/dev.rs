@@ -129,12 +129,13 @@ async fn attend(config: Config, command: Command, dir: &PrivateDir) -> Result<u8
     if let Some(ended) = ended {
         return Err(ended_early(ended));
     }
+    let stopped = async { tokio::join!(control.send(Control::Stop(Leaving::Release)), agent).1 };
     tokio::select! {
         // It takes the wish and ends; a signal is from somebody who does not want to wait for that.
-        (_, ended) = async { tokio::join!(control.send(Control::Stop(Leaving::Release)), agent) } => {
-            ended.map_err(Failure::unavailable)?;
+        ended = stopped => ended.map_err(Failure::unavailable)?,
+        _ = signals.next() => {
+            eprintln!("stormlockd: leases may be left behind until their ttl ends");
         }
-        _ = signals.next() => eprintln!("stormlockd: leases may be left behind until their ttl ends"),
     }
     Ok(code)
 }

@@ -95,7 +95,8 @@ pub(crate) fn prepare_state(dir: &Path) -> Result<(), Failure> {
     }
     if found.mode() & OTHERS_WRITE != 0 {
         return Err(Failure::unavailable(anyhow!(
-            "others can write in the state directory {shown}: chmod go-w it, or give another --state"
+            "others can write in the state directory {shown}: chmod go-w it, or give another \
+             --state"
         )));
     }
     Ok(())

@@ -87,7 +87,8 @@ pub enum ListenError {
     TooLong(PathBuf),
     /// A live agent has it.
     #[error(
-        "another agent listens on {}: stop it first, or give this one another --socket", .0.display()
+        "another agent listens on {}: stop it first, or give this one another --socket",
+        .0.display()
     )]
     InUse(PathBuf),
     /// Something else is there.

@@ -154,7 +154,7 @@ impl Service {
         };
         Ok(Claim {
             resource: on.clone(),
-            lease: mint(&traits)?,
+            lease: mint(traits.narrow_ids)?,
             backend,
             principal: config.principal(&caller.who),
             host: config.host.clone(),

@@ -7,7 +7,6 @@ use stormlock_protocol::message::{self, Code, Refusal};
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::service::Answered;
-use crate::backend::Traits;
 use crate::clock;
 use crate::lease::Hold;
 use crate::policy::Permit;
@@ -62,9 +61,9 @@ pub(super) fn hold_from_now(hold: message::Hold) -> Answered<Hold> {
 }
 
 /// A fresh lease id. Ids with an empty upper half are those of stores with narrow ones.
-pub(super) fn mint(traits: &Traits) -> Answered<LeaseId> {
+pub(super) fn mint(narrow: bool) -> Answered<LeaseId> {
     let mut number = u128::from(random()?) << 64 | u128::from(random()?);
-    if traits.narrow_ids {
+    if narrow {
         number &= u128::from(u64::MAX >> 1);
     } else {
         number |= 1 << 127;

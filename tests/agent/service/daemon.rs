@@ -1,5 +1,5 @@
-//! `--daemonize`, for hosts without systemd: whoever started it may use it when the command returns,
-//! and hears why if it cannot be used.
+//! `--daemonize`, for hosts without systemd: whoever started it may use it when the command
+//! returns, and hears why if it cannot be used.
 
 use std::fs;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
-//! A full disk under the journal: nothing new is promised, what is held is kept, and it mends itself.
+//! A full disk under the journal: nothing new is promised, what is held is kept, and it mends
+//! itself.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};

@@ -84,7 +84,8 @@ fn sighup_brings_a_new_rule_and_a_new_backend_into_force() {
     ok(agent.ctl(&["acquire", "prod/db"]));
     let uid = rustix::process::geteuid().as_raw();
     agent.configure(&format!(
-        "host = \"alpha\"\ndefault_backend = \"main\"\n[backend.main]\nkind = \"redis\"\nurl = \"{}\"\n\
+        "host = \"alpha\"\ndefault_backend = \"main\"\n\
+         [backend.main]\nkind = \"redis\"\nurl = \"{}\"\n\
          [backend.here]\nkind = \"local\"\n\
          [[resource]]\nnames = [\"prod/*\"]\nbackend = \"here\"\n\
          [[rule]]\nwho = [\"uid:{uid}\"]\nresources = [\"closed/*\"]\nmay = [\"read\"]\n\

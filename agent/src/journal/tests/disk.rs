@@ -211,8 +211,9 @@ fn a_full_disk_is_told_survived_and_mended() {
         return on_a_small_disk(Path::new(&dir));
     }
     let dir = state_dir();
-    let script = "mount -t tmpfs -o size=64k,mode=0700 stormlock-test \"$1\" && exec \"$2\" \
-                  --exact journal::tests::disk::a_full_disk_is_told_survived_and_mended --nocapture";
+    let script = "mount -t tmpfs -o size=64k,mode=0700 stormlock-test \"$1\" && \
+                  exec \"$2\" --nocapture \
+                  --exact journal::tests::disk::a_full_disk_is_told_survived_and_mended";
     let status = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
         .arg(dir.path())

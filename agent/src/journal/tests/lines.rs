@@ -70,13 +70,24 @@ fn a_line_reads_the_same_for_ever() {
     check(
         intent(2, Hold::Until(at(9)), Attach::Session(SessionId(4))),
         &format!(
-            r#"{{"intent":{{"resource":"prod/db-2","lease":"{id}","backend":"main","principal":"Žofie Дмитрий 明 🦀","host":"bastion2","reason":"Žofie Дмитрий 明 🦀","ttl_secs":900,"created_ms":1700000123456,"nonce":"0000000200000000","owner":1002,"hold":{{"until_ns":9000000000}},"attach":{{"session":4}}}}}}"#
+            concat!(
+                r#"{{"intent":{{"resource":"prod/db-2","lease":"{id}","backend":"main","#,
+                r#""principal":"Žofie Дмитрий 明 🦀","host":"bastion2","#,
+                r#""reason":"Žofie Дмитрий 明 🦀","ttl_secs":900,"created_ms":1700000123456,"#,
+                r#""nonce":"0000000200000000","owner":1002,"hold":{{"until_ns":9000000000}},"#,
+                r#""attach":{{"session":4}}}}}}"#
+            ),
+            id = id
         ),
     );
     check(
         granted(2, 7, 1),
         &format!(
-            r#"{{"granted":{{"lease":"{id}","fence":7,"sent_ns":1000000000,"remaining_ns":900000000000}}}}"#
+            concat!(
+                r#"{{"granted":{{"lease":"{id}","fence":7,"#,
+                r#""sent_ns":1000000000,"remaining_ns":900000000000}}}}"#
+            ),
+            id = id
         ),
     );
     check(
@@ -86,7 +97,11 @@ fn a_line_reads_the_same_for_ever() {
     check(
         renewed(2, 1, 1),
         &format!(
-            r#"{{"renewed":{{"lease":"{id}","nonce":"0000000000000001","ttl_secs":600,"hold":"keep","sent_ns":1000000000,"remaining_ns":600000000000}}}}"#
+            concat!(
+                r#"{{"renewed":{{"lease":"{id}","nonce":"0000000000000001","ttl_secs":600,"#,
+                r#""hold":"keep","sent_ns":1000000000,"remaining_ns":600000000000}}}}"#
+            ),
+            id = id
         ),
     );
     check(ending(2, Ending::Cancel), &format!(r#"{{"ending":{{"lease":"{id}","how":"cancel"}}}}"#));
