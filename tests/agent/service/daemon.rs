@@ -58,9 +58,16 @@ impl Daemon {
     /// Starts it; what the command that returned said.
     fn start(&mut self) -> Ran {
         let ran = run_it(&mut self.command("state", "socket", "pid"));
-        // At once, so that it is ended also when the test does not like what it said.
-        self.process = self.pid().and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        self.process = self.find();
         ran
+    }
+
+    /// The process of the pidfile, if it is one of ours: numbers are used again.
+    fn find(&self) -> Option<OwnedFd> {
+        let pid = self.pid()?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        let words = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        words.contains(self.dir.path().to_str()?).then_some(process)
     }
 
     fn pid(&self) -> Option<Pid> {
@@ -77,17 +84,19 @@ impl Daemon {
     }
 
     fn end(&mut self, signal: Signal) {
-        let process = self.process.take().expect("it runs");
-        pidfd_send_signal(&process, signal).expect("it takes a signal");
+        let process = self.process.as_ref().expect("it runs");
+        pidfd_send_signal(process, signal).expect("it takes a signal");
         let limit = Timespec::try_from(PATIENCE).expect("a limit");
-        let mut ends = [PollFd::new(&process, PollFlags::IN)];
+        let mut ends = [PollFd::new(process, PollFlags::IN)];
         assert_eq!(poll(&mut ends, Some(&limit)), Ok(1), "it does not end:\n{}", self.log());
+        self.process = None;
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Some(process) = &self.process {
+        // Also one whose start the test did not live to see.
+        if let Some(process) = self.process.take().or_else(|| self.find()) {
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         if std::thread::panicking() {
