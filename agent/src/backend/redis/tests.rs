@@ -134,12 +134,14 @@ fn outcome<T: std::fmt::Debug>(answer: Result<T, BackendError>) -> String {
 }
 
 /// Lets `call` run until `until` holds, then drops it, as the driver does when patience ends.
-async fn dropped_when<T>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
+async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
     let end = clock::now() + Duration::from_secs(20);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
         std::future::poll_fn(|cx| {
-            assert!(call.as_mut().poll(cx).is_pending(), "it has an answer");
+            if let std::task::Poll::Ready(answer) = call.as_mut().poll(cx) {
+                panic!("it has an answer: {}", outcome(answer));
+            }
             std::task::Poll::Ready(())
         })
         .await;
