@@ -60,7 +60,8 @@ pub(crate) struct Serve {
     /// Serve only yourself, with a socket, a state directory and a configuration of your own
     #[arg(long)]
     pub(crate) user: bool,
-    /// Go into the background; the command returns when the socket answers
+    /// Go into the background; the command returns when the socket answers. The log is in the
+    /// journal, else in syslog, else in stormlockd.log in the state directory
     #[arg(long)]
     pub(crate) daemonize: bool,
     /// Write the number of the process there, and lock it

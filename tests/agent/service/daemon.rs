@@ -13,7 +13,7 @@ use stormlock_protocol::client::Client;
 use stormlock_protocol::message::Hold;
 use tempfile::TempDir;
 
-use super::{CONFIG, OK, UNAVAILABLE, mode, run_it, says};
+use super::{CONFIG, OK, UNAVAILABLE, mode, run_it, says, stormlockd};
 use crate::agent::program;
 use crate::program::Ran;
 use crate::{acquire, leases, local, wish};
@@ -139,6 +139,8 @@ fn a_daemon_belongs_to_nobody_and_logs_beside_its_journal_where_there_is_nothing
     assert_eq!(mode(&daemon.file("state")), 0o700);
     daemon.end(Signal::TERM);
     assert!(daemon.log().contains("stopping; leases stay"), "{}", daemon.log());
+    let help = run_it(&mut stormlockd(&["--help"])).stdout;
+    assert!(help.contains("stormlockd.log"), "nobody is told where it is: {help}");
 }
 
 fn pid_number(pid: Pid) -> u32 {
