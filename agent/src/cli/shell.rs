@@ -1,5 +1,6 @@
 //! The interactive shell of `stormlockd dev`: the user's own, with the prompt hook on. The hook is
-//! stormctl's; a shell that is not known here, or no stormctl in reach, gives a plain shell.
+//! stormctl's; a shell that is not known here, or a stormctl that has none (or is not in reach),
+//! gives a plain shell.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,7 +12,7 @@ const FALLBACK: &str = "/bin/sh";
 const BASHRC: &str = "\
 [ -r /etc/bash.bashrc ] && . /etc/bash.bashrc
 [ -r ~/.bashrc ] && . ~/.bashrc
-if command -v stormctl > /dev/null; then eval \"$(command stormctl init bash)\"; fi
+eval \"$(command stormctl init bash 2> /dev/null)\"
 ";
 
 /// zsh reads its files from ZDOTDIR; after ours it is what it was before, or became in .zshenv.
@@ -27,10 +28,10 @@ const ZSHRC: &str = "\
 ZDOTDIR=\"$__stormlock_zdotdir\"
 unset __stormlock_zdotdir __stormlock_dev
 [[ -r \"$ZDOTDIR/.zshrc\" ]] && . \"$ZDOTDIR/.zshrc\"
-(( $+commands[stormctl] )) && eval \"$(command stormctl init zsh)\"
+eval \"$(command stormctl init zsh 2> /dev/null)\"
 ";
 
-const FISH: &str = "type -q stormctl; and command stormctl init fish | source";
+const FISH: &str = "type -q stormctl; and command stormctl init fish 2> /dev/null | source";
 
 /// What to run, and what to set for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +71,9 @@ pub(crate) fn interactive(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn check(shell: Option<&str>, expected: &[&str]) {
@@ -91,18 +95,34 @@ mod tests {
         check(None, &[FALLBACK]);
     }
 
-    #[test]
-    fn bash_runs_its_start_up_file_without_a_complaint() {
+    /// What a shell's start-up file prints (stdout, stderr) beside this script as `stormctl`.
+    fn told(shell: &str, stormctl: &str) -> (String, String) {
         let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("stormctl");
         fs::write(home.path().join(".bashrc"), "echo own\n").unwrap();
-        fs::write(home.path().join("bashrc"), BASHRC).unwrap();
-        let output = std::process::Command::new("/bin/bash")
-            .args(["--noprofile", "-c", ". ~/bashrc"])
+        fs::write(&program, format!("#!/bin/sh\n{stormctl}\n")).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let made = interactive(Some(shell.into()), None, home.path()).unwrap();
+        // Without a terminal bash complains about `-i`; only its file is of interest.
+        let rc = made.command.get(2).unwrap().clone();
+        let output = std::process::Command::new(shell)
+            .args(["--noprofile", "-c", ". \"$0\"; echo then"])
+            .arg(rc)
             .env("HOME", home.path())
-            .env("PATH", "/nowhere")
+            .env("PATH", home.path())
             .output()
             .unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), "own\n");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stdout), text(&output.stderr))
+    }
+
+    #[test]
+    fn bash_takes_the_hook_of_a_stormctl_that_has_one_and_is_silent_about_any_other() {
+        let quiet = String::new;
+        let without = "echo \"unrecognized subcommand '$1'\" >&2; exit 64";
+        assert_eq!(told("/bin/bash", without), ("own\nthen\n".to_owned(), quiet()));
+        assert_eq!(told("/bin/bash", "exit 127"), ("own\nthen\n".to_owned(), quiet()));
+        let with = "[ \"$*\" = 'init bash' ] && echo 'echo hook'";
+        assert_eq!(told("/bin/bash", with), ("own\nhook\nthen\n".to_owned(), quiet()));
     }
 }
