@@ -3,10 +3,11 @@
 use std::process::Command;
 
 use stormlock_protocol::message::{
-    Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Level, List, Lock,
-    LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target, Unread,
+    Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Lease, Level, List,
+    Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target,
+    Unread,
 };
-use stormlock_protocol::name::{Principal, Ttl, UnixMs};
+use stormlock_protocol::name::{Principal, Reason, Ttl, UnixMs};
 
 use crate::fake::{Act, Fake, ID, Run, SINCE, id, lease, lock, resource, status, stormctl};
 
@@ -66,8 +67,11 @@ fn a_lock_of_this_host_only_is_never_taken_for_a_fleet_lock() {
     assert!(run.stderr.contains("a counts on this host only"), "{}", run.stderr);
     let run = Fake::replying(vec![Reply::Acquired(vec![local()])]).run(&["--json", "acquire", "a"]);
     assert_eq!(run.json()["leases"][0]["this_host_only"], true);
-    let run = Fake::replying(vec![Reply::Status(status(vec![local()]))]).run(&["status"]);
-    assert!(run.stdout.contains("this host only"), "{}", run.stdout);
+    // A long reason takes no room from the mark.
+    let reason = Some(Reason::new("r".repeat(200)).unwrap());
+    let wordy = Lease { hold: Hold::Until(UnixMs(4_102_444_800_000)), reason, ..local() };
+    let run = Fake::replying(vec![Reply::Status(status(vec![wordy]))]).run(&["status"]);
+    assert!(run.stdout.contains("local*") && run.stdout.contains("* this host only"));
     let lock = Lock { this_host_only: true, ..lock() };
     let run = Fake::replying(vec![Reply::Current(Some(lock.clone()))]).run(&["current", "prod/db"]);
     assert!(run.stderr.contains("this host only"), "{}", run.stderr);
@@ -280,6 +284,17 @@ fn list_of_a_backend_that_cannot_be_read_is_incomplete_and_says_so() {
     assert!(run.stderr.contains("backend spare could not be read: connection refused"));
     let json = Fake::replying(vec![reply()]).run(&["list", "--json"]).json();
     assert_eq!(json["unread"][0]["backend"], "spare");
+}
+
+#[test]
+fn list_says_that_there_is_no_lock_only_when_it_could_see_all() {
+    let reply = |unread| Reply::Locks { locks: vec![], next: None, unread };
+    let unread = vec![Unread { backend: "spare".into(), why: "connection refused".into() }];
+    let run = Fake::replying(vec![reply(unread)]).run(&["list"]);
+    let told = "stormctl: backend spare could not be read: connection refused\n";
+    assert_eq!((run.code, run.stderr.as_str()), (69, told));
+    let run = Fake::replying(vec![reply(vec![])]).run(&["list", "dev/*"]);
+    assert_eq!((run.code, run.stderr.as_str()), (0, "stormctl: no lock matches dev/*\n"));
 }
 
 #[test]

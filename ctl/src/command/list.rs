@@ -3,6 +3,7 @@
 use stormlock_protocol::client::Locks;
 use stormlock_protocol::message::{self, Lock};
 
+use super::{footnote, marked};
 use crate::args;
 use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
@@ -10,9 +11,6 @@ use crate::render::json::{Document, Line, LockJson, UnreadJson};
 use crate::render::table::{Column, Table};
 use crate::render::{Format, View, or_empty, tsv};
 use crate::time;
-
-/// What follows the name of a backend that other hosts do not share.
-const HOST_ONLY_MARK: &str = "*";
 
 const COLUMNS: [Column; 7] = [
     Column { title: "RESOURCE", least: None },
@@ -38,8 +36,11 @@ pub(crate) fn run(args: &args::List, link: &mut Link, view: &View) -> Result<Ans
         .map(|unread| format!("backend {} could not be read: {}", unread.backend, unread.why))
         .collect();
     let exit = if warnings.is_empty() { None } else { Some(Exit::Unavailable) };
-    let talk = match (found.locks.is_empty(), view.format) {
-        (true, Format::Human) => vec!["no locks".to_owned()],
+    // What could not be read may be held: only a whole answer says that there is none.
+    let is_empty = found.locks.is_empty() && found.unread.is_empty();
+    let talk = match (is_empty, &args.glob, view.format) {
+        (true, Some(glob), Format::Human) => vec![format!("no lock matches {glob}")],
+        (true, None, Format::Human) => vec!["no locks".to_owned()],
         _ => Vec::new(),
     };
     Ok(Answer { data: data(&found, view)?, talk, warnings, exit })
@@ -116,20 +117,16 @@ fn data(found: &Locks, view: &View) -> Result<String, Failure> {
 fn table(locks: &[Lock], view: &View) -> String {
     let mut table = Table::new(&COLUMNS);
     for lock in locks {
-        let mark = if lock.this_host_only { HOST_ONLY_MARK } else { "" };
         table.row(vec![
             lock.resource.to_string(),
             lock.principal.to_string(),
             or_empty(lock.host.as_ref()),
             time::short(time::age_secs(lock.since, &view.now)),
             lock.left_ms.map_or_else(|| "no end".into(), |left| time::short(left / 1_000)),
-            format!("{}{mark}", lock.backend),
+            marked(&lock.backend, lock.this_host_only),
             or_empty(lock.reason.as_ref()),
         ]);
     }
-    let mut text = table.render(view.width, |_, cell| cell.to_owned());
-    if locks.iter().any(|lock| lock.this_host_only) {
-        text.push_str(&format!("{HOST_ONLY_MARK} this host only\n"));
-    }
-    text
+    let text = table.render(view.width, |_, cell| cell.to_owned());
+    text + footnote(locks.iter().any(|lock| lock.this_host_only))
 }

@@ -95,6 +95,17 @@ fn scope(leases: &[Lease], view: &View) -> Vec<String> {
     }
 }
 
+/// The name of a backend in a table, with a mark if other hosts do not share it: short, so that it
+/// is never cut away.
+fn marked(backend: &str, this_host_only: bool) -> String {
+    if this_host_only { format!("{backend}*") } else { backend.to_owned() }
+}
+
+/// What the mark of [`marked`] means, below a table that has one.
+fn footnote(has_mark: bool) -> &'static str {
+    if has_mark { "* this host only\n" } else { "" }
+}
+
 /// The warning that belongs to a lock which other hosts do not see.
 pub(crate) fn told_scope(resources: &[String], backend: &str) -> String {
     let verb = if resources.len() == 1 { "counts" } else { "count" };

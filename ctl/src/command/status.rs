@@ -2,7 +2,7 @@
 
 use stormlock_protocol::message::{Agent, Backend, Health, Hold, Lease, State, Status};
 
-use super::lease_row;
+use super::{footnote, lease_row, marked};
 use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{
@@ -123,19 +123,19 @@ fn about_backend(backend: &Backend, view: &View) -> String {
 fn table(leases: &[Lease], view: &View) -> String {
     let mut table = Table::new(&COLUMNS);
     for lease in leases {
-        let scope = if lease.this_host_only { " (this host only)" } else { "" };
         table.row(vec![
             lease.resource.to_string(),
             told_state(&lease.state),
             if lease.left_ms == 0 { "-".into() } else { time::short(lease.left_ms / 1_000) },
             told_hold(lease.hold, view),
-            format!("{}{scope}", lease.backend),
+            marked(&lease.backend, lease.this_host_only),
             or_empty(lease.reason.as_ref()),
         ]);
     }
-    table.render(view.width, |column, cell| {
+    let text = table.render(view.width, |column, cell| {
         if column == STATE_COLUMN { view.paint(mood(cell), cell) } else { cell.to_owned() }
-    })
+    });
+    text + footnote(leases.iter().any(|lease| lease.this_host_only))
 }
 
 fn told_state(state: &State) -> String {
