@@ -75,6 +75,9 @@ pub(crate) struct Serve {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Say whether a configuration is right, and where it is wrong
+    ///
+    /// It reads what the agent would read, passwords as well, but connects to no store. A
+    /// password_credential is not read, unless $CREDENTIALS_DIRECTORY is set.
     Check(Check),
     /// Print the configuration of the Python tool (.stormlock.cfg) as one for this agent
     Import(Import),

@@ -16,7 +16,7 @@ pub(crate) fn check(args: &Check) -> Result<(), Failure> {
     let path = paths::config(args.file.as_deref(), mode)?;
     let (config, what) = match path {
         Some(path) if args.file.is_some() || path.symlink_metadata().is_ok() => {
-            let config = Config::load(&path, mode).map_err(Failure::config)?;
+            let config = Config::check(&path, mode).map_err(Failure::config)?;
             (config, path.display().to_string())
         }
         Some(path) => (Config::fresh(mode), format!("no {}, the defaults hold", path.display())),

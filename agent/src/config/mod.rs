@@ -105,6 +105,9 @@ pub struct Outside {
     pub nodename: String,
     /// Whether others than the owner can read the file: then no password may stand in it.
     pub others_may_read: bool,
+    /// True when somebody looks from outside of the agent's unit: a credential that systemd gives
+    /// to the unit alone is then taken for granted.
+    pub credentials_are_elsewhere: bool,
     /// The environment.
     pub env: fn(&str) -> Option<OsString>,
 }
@@ -162,9 +165,26 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] names the file, line, key and what to do.
     pub fn load(path: &Path, mode: Mode) -> Result<Config, ConfigError> {
+        Config::read(path, Outside::here(mode))
+    }
+
+    /// Checks a file for an agent that may run elsewhere: see
+    /// [`Outside::credentials_are_elsewhere`]. What comes of it is not to be run.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn check(path: &Path, mode: Mode) -> Result<Config, ConfigError> {
+        Config::read(path, Outside { credentials_are_elsewhere: true, ..Outside::here(mode) })
+    }
+
+    fn read(path: &Path, outside: Outside) -> Result<Config, ConfigError> {
         let cannot_read = |source| ConfigError::Read { path: path.to_owned(), source };
         let file = File::open(path).map_err(cannot_read)?;
-        let permissions = file.metadata().map_err(cannot_read)?.mode();
+        let metadata = file.metadata().map_err(cannot_read)?;
+        if metadata.is_dir() {
+            return Err(cannot_read(io::ErrorKind::IsADirectory.into()));
+        }
+        let permissions = metadata.mode();
         if permissions & EVERYONE_WRITES != 0 {
             return Err(ConfigError::OpenToAll { path: path.to_owned() });
         }
@@ -175,7 +195,7 @@ impl Config {
             return Err(ConfigError::TooLarge { path: path.to_owned() });
         }
         let others_may_read = permissions & OTHERS_READ != 0;
-        Config::parse(&bytes, path, &Outside { others_may_read, ..Outside::here(mode) })
+        Config::parse(&bytes, path, &Outside { others_may_read, ..outside })
     }
 
     /// Reads a file at its usual place; [`Config::fresh`] if there is none. One that is there but
@@ -261,6 +281,7 @@ impl Outside {
             uid: Uid(rustix::process::geteuid().as_raw()),
             nodename: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             others_may_read: false,
+            credentials_are_elsewhere: false,
             env: from_env,
         }
     }

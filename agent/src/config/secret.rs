@@ -73,6 +73,7 @@ fn from_credential(name: &Placed<String>, outside: &Outside) -> Result<SecretStr
     }
     match (outside.env)(CREDENTIALS) {
         Some(directory) => from_file(&Path::new(&directory).join(value), spot),
+        None if outside.credentials_are_elsewhere => Ok(SecretString::from("")),
         None => Err(spot.wrong(format!(
             "there are no credentials here (${CREDENTIALS} is not set); start the agent from a \
              unit with LoadCredential={value}:/path, or use password_file"

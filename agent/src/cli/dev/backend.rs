@@ -64,6 +64,7 @@ impl Given {
             uid: Uid(rustix::process::geteuid().as_raw()),
             nodename: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             others_may_read: false,
+            credentials_are_elsewhere: false,
             env: paths::env,
         };
         let config = Config::parse(toml.as_bytes(), Path::new("--backend"), &outside);

@@ -39,6 +39,7 @@ fn config(imported: &Imported) -> Result<Config, String> {
         uid: Uid(990),
         nodename: "bastion2".to_owned(),
         others_may_read: true,
+        credentials_are_elsewhere: false,
         env: |_| None,
     };
     Config::parse(toml.as_bytes(), Path::new("s.toml"), &outside).map_err(|e| e.to_string())
