@@ -24,6 +24,7 @@ use crate::program::{Ran, run};
 const COMMAND_MAX: Duration = Duration::from_secs(30);
 
 const OK: i32 = 0;
+const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
 const NO_PERMISSION: i32 = 77;
 const CONFIG: i32 = 78;

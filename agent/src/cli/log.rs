@@ -37,15 +37,18 @@ pub(crate) fn filter(given: Option<&str>, usual: &str, env: Env) -> Result<EnvFi
         (None, Some(level)) => (level, VARIABLE),
         (None, None) => (usual, "--log"),
     };
+    let refused =
+        || Failure::usage(format!("{by} {said:?} is no level: write one of {}", LEVELS.join(", ")));
     let directives = if LEVELS.contains(&said) {
         let libraries = if said == "error" { "error" } else { "warn" };
         format!("{libraries},stormlock_agent={said},stormlockd={said}")
-    } else {
+    } else if said.contains(['=', ',']) {
         said.to_owned()
+    } else {
+        // A single word would be the name of a library, and a slip in a level the end of the log.
+        return Err(refused());
     };
-    EnvFilter::builder().parse(&directives).map_err(|_| {
-        Failure::usage(format!("{by} {said:?} is no level: write one of {}", LEVELS.join(", ")))
-    })
+    EnvFilter::builder().parse(&directives).map_err(|_| refused())
 }
 
 /// Logs to stderr, or to the journal with all fields if that is where stderr leads.
@@ -138,6 +141,8 @@ mod tests {
         check(Some("error"), Some("trace"), Some("error,stormlock_agent=error,stormlockd=error"));
         check(Some("redis=debug"), None, Some("redis=debug"));
         check(Some("loud=yes"), None, None);
+        check(Some("inof"), None, None);
+        check(None, Some("INFO"), None);
         check(None, Some(""), Some("warn,stormlock_agent=info,stormlockd=info"));
     }
 }

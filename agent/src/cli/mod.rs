@@ -42,9 +42,15 @@ fn perform() -> Result<u8, Failure> {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(answer) => {
+            if answer.use_stderr() {
+                let text = answer.render().to_string();
+                return Err(Failure::usage(
+                    text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
+                ));
+            }
             // A broken pipe is all that can go wrong, and then nobody reads it.
             let _ = answer.print();
-            return Ok(if answer.use_stderr() { exit::USAGE } else { exit::OK });
+            return Ok(exit::OK);
         }
     };
     process::protect_secrets();

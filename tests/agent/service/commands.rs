@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::{CONFIG, ok, path, run_it, says, stormlockd};
+use super::{CONFIG, USAGE, ok, path, run_it, says, stormlockd};
 use crate::program::Ran;
 
 /// The configuration in the README of stormlock 0.4.1 on PyPI, word for word.
@@ -103,10 +103,32 @@ fn check_refuses_a_password_that_others_can_read_and_keeps_it_to_itself() {
 }
 
 #[test]
+fn check_by_hand_takes_the_credential_of_the_unit_for_granted() {
+    let folder = Folder::new();
+    let backend = "[backend.main]\nkind = \"redis\"\nurl = \"redis://10.0.0.1\"\n";
+    let text = format!("{backend}username = \"s\"\npassword_credential = \"redis\"\n");
+    assert!(ok(folder.check(0o644, &text)).starts_with("OK "));
+    let serve =
+        run_it(&mut stormlockd(&["--config", path(&folder.0.path().join("stormlock.toml"))]));
+    says(&serve, CONFIG, &[":5:", "there are no credentials here"]);
+}
+
+#[test]
+fn a_wrong_word_is_told_by_name_and_a_wrong_level_is_no_silent_log() {
+    for (words, told) in [
+        (["--conifg", "x"], "stormlockd: unexpected argument '--conifg'"),
+        (["--log", "inof"], "stormlockd: --log \"inof\" is no level"),
+    ] {
+        let said = run_it(&mut stormlockd(&words));
+        says(&said, USAGE, &[told]);
+    }
+}
+
+#[test]
 fn check_of_a_file_that_is_not_there_fails_and_of_none_means_the_usual_one() {
     let folder = Folder::new();
     let missing = folder.0.path().join("none.toml");
-    says(&run_it(&mut stormlockd(&["check", path(&missing)])), CONFIG, &["none.toml", "No such"]);
+    says(&run_it(&mut stormlockd(&["check", path(&missing)])), CONFIG, &["none.toml", "no such"]);
     let home = || {
         let mut command = stormlockd(&["check", "--user"]);
         command.env("XDG_CONFIG_HOME", folder.0.path());
@@ -149,7 +171,7 @@ fn an_imported_password_is_left_out_and_its_place_is_said() {
     assert!(imported.stderr.contains("/etc/stormlock/redis.password"), "{imported:?}");
     assert!(!format!("{imported:?}").contains("hunter2"), "{imported:?}");
     let toml = ok(imported).replace("/etc/stormlock", path(folder.0.path()));
-    says(&folder.check(0o644, &toml), CONFIG, &["password_file", "No such file"]);
+    says(&folder.check(0o644, &toml), CONFIG, &["password_file", "no such file"]);
     folder.file("redis.password", 0o600, "hunter2\n");
     ok(folder.check(0o644, &toml));
 }
@@ -159,5 +181,5 @@ fn what_cannot_be_imported_says_its_line() {
     let folder = Folder::new();
     says(&folder.import("[default]\nttl = soon\n"), CONFIG, &["line 2", "soon"]);
     let missing = folder.0.path().join("none.cfg");
-    says(&run_it(&mut stormlockd(&["import", path(&missing)])), CONFIG, &["none.cfg", "No such"]);
+    says(&run_it(&mut stormlockd(&["import", path(&missing)])), CONFIG, &["none.cfg", "no such"]);
 }
