@@ -66,7 +66,7 @@ impl Watchers {
                 tracing::info!(resource, %lease, principal, fence, backend, "lease is released");
             }
             State::Lost(why) => {
-                tracing::warn!(resource, %lease, principal, fence, backend, ?why, "lease is lost");
+                tracing::warn!(resource, %lease, principal, fence, backend, %why, "lease is lost");
             }
             State::Asking => {}
         }

@@ -162,6 +162,19 @@ pub enum Loss {
     Revoked,
 }
 
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Loss::Expired => f.write_str("its time ran out"),
+            Loss::TakenBy(who) => write!(f, "{who} has it"),
+            Loss::BrokenBy(who) => write!(f, "{who} broke it"),
+            Loss::StoreLostIt => f.write_str("the store no longer has it"),
+            Loss::Clone => f.write_str("a copy of this host's journal renewed it"),
+            Loss::Revoked => f.write_str("policy took it away"),
+        }
+    }
+}
+
 /// What came of an acquire. Contention is a value, not an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {

@@ -109,7 +109,7 @@ pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
 pub(super) fn refusal(no: No) -> Refusal {
     match no {
         No::Held(on, _) => held(&on, None),
-        No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {}", why(&loss))),
+        No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
         No::TooMany(max) => {
             let why = format!("you may have {max} leases at once; release some first");
@@ -202,17 +202,6 @@ fn describe(kind: RefusedKind) -> &'static str {
     }
 }
 
-fn why(loss: &Loss) -> String {
-    match loss {
-        Loss::Expired => "its time ran out".to_owned(),
-        Loss::TakenBy(who) => format!("{who} has it"),
-        Loss::BrokenBy(who) => format!("{who} broke it"),
-        Loss::StoreLostIt => "the store no longer has it".to_owned(),
-        Loss::Clone => "a copy of this host's journal renewed it".to_owned(),
-        Loss::Revoked => "policy took it away".to_owned(),
-    }
-}
-
 fn state(state: &State) -> message::State {
     match state {
         State::Asking => message::State::Asking,
@@ -231,9 +220,15 @@ fn state(state: &State) -> message::State {
     }
 }
 
+/// The end of a person's hold; they write it in whole seconds.
 fn on_the_wall(now: Moment, then: Moment) -> UnixMs {
     let ahead = i64::try_from(millis(now.until(then))).unwrap_or(i64::MAX);
-    UnixMs(clock::wall().0.saturating_add(ahead))
+    UnixMs(to_second(clock::wall().0.saturating_add(ahead)))
+}
+
+/// The way to the boot clock and back costs a moment: 9:00 would be shown as 8:59.
+fn to_second(wall_ms: i64) -> i64 {
+    wall_ms.saturating_add(500).div_euclid(1_000).saturating_mul(1_000)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -246,4 +241,17 @@ fn tame_host(host: String) -> String {
         tamed.pop();
     }
     tamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hold_until_nine_is_shown_as_nine() {
+        for (ms, expected) in [(32_399_999, 32_400_000), (32_400_499, 32_400_000), (-1, 0)] {
+            assert_eq!(to_second(ms), expected);
+        }
+        assert_eq!(to_second(i64::MAX), i64::MAX / 1_000 * 1_000);
+    }
 }
