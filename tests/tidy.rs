@@ -46,6 +46,7 @@ const PROTOCOL: &Arrows = &[
     ("client", &["frame", "message", "name"]),
     ("message", &["name"]),
     ("frame", &[]),
+    ("cause", &[]),
     ("duration", &["name"]),
     ("name", &[]),
 ];

@@ -4,10 +4,12 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{getegid, geteuid, getgid, getuid};
+use stormlock_protocol::cause::plain;
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::frame::{FrameError, Verdict, Welcome};
 use stormlock_protocol::message::{Code, Refusal};
@@ -22,6 +24,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
 const PROTOCOL_CODE: &str = "protocol";
+const JOIN_THE_GROUP: &str =
+    "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again";
+const ANOTHERS_AGENT: &str =
+    "it is another user's own agent; without --socket and STORMLOCK_SOCKET the host's is asked";
 const TREAT_AS_NOT_HELD: &str =
     "what was asked may have happened: treat it as not held; `stormctl status` shows what is yours";
 
@@ -156,9 +162,12 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
             "start one: `systemctl start stormlockd`, or without root `stormlockd --user`, \
              or to try it out `stormlockd dev`",
         ),
-        ClientError::NoAccess { .. } => fail(Exit::NoPerm, Code::Denied.as_str()).advise(
-            "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again",
-        ),
+        ClientError::NoAccess { path, .. } => {
+            let is_of_the_host = path == Path::new(SYSTEM_SOCKET) || is_for_a_group(&path);
+            let advice = if is_of_the_host { JOIN_THE_GROUP } else { ANOTHERS_AGENT };
+            fail(Exit::NoPerm, Code::Denied.as_str()).advise(advice)
+        }
+        ClientError::LongPath(_) => fail(Exit::Usage, Code::BadRequest.as_str()),
         ClientError::Mute(_) | ClientError::Closed => {
             in_doubt(Exit::Unavailable, unavailable, "see `systemctl status stormlockd`")
         }
@@ -177,6 +186,11 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
     }
 }
 
+fn is_for_a_group(socket: &Path) -> bool {
+    const GROUP_WRITES: u32 = 0o020;
+    socket.metadata().is_ok_and(|found| found.mode() & GROUP_WRITES != 0)
+}
+
 /// A failure that the agent worded.
 pub(crate) fn refused(refusal: Refusal, doing: &str) -> Failure {
     let message = match (&refusal.holder, doing) {
@@ -186,6 +200,9 @@ pub(crate) fn refused(refusal: Refusal, doing: &str) -> Failure {
         (Some(_), _) => refusal.message.clone(),
     };
     let mut failure = Failure::new(Exit::of(refusal.code), refusal.code.as_str(), message);
+    if refusal.code == Code::Unavailable {
+        failure = failure.advise("what is wrong with it: `stormctl doctor`");
+    }
     failure.refusals.push(refusal);
     failure
 }
@@ -261,7 +278,7 @@ fn chain(error: &dyn std::error::Error) -> String {
         text.push_str(&cause.to_string());
         next = cause.source();
     }
-    text
+    plain(&text)
 }
 
 #[cfg(test)]
@@ -328,12 +345,17 @@ mod tests {
 
     #[test]
     fn a_forbidden_socket_says_which_group_to_join() {
-        let source = io::Error::from(io::ErrorKind::PermissionDenied);
-        let error = ClientError::NoAccess { path: "/run/x".into(), source };
-        let failure = explain(error, "", Asks::Changes);
+        let refused = |path: &str| {
+            let source = io::Error::from_raw_os_error(rustix::io::Errno::ACCESS.raw_os_error());
+            explain(ClientError::NoAccess { path: path.into(), source }, "", Asks::Changes)
+        };
+        let failure = refused(SYSTEM_SOCKET);
         assert_eq!((failure.exit, failure.code), (Exit::NoPerm, "denied"));
-        assert!(failure.message.starts_with("may not use the agent's socket /run/x: "));
+        let told = format!("may not use the agent's socket {SYSTEM_SOCKET}: permission denied");
+        assert_eq!(failure.message, told);
         let advice = failure.advice.unwrap();
         assert!(advice.contains("stormlock") && advice.contains("log in again"), "{advice}");
+        let advice = refused("/proc/1/nothing/stormlockd.sock").advice.unwrap();
+        assert!(advice.contains("another user's own agent"), "{advice}");
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
 
+use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
     Acquire, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Refusal, Release, Released, Renew,
@@ -37,6 +38,9 @@ pub enum ClientError {
         #[source]
         source: io::Error,
     },
+    /// No socket can have such a path.
+    #[error("{} is longer than a socket's path can be ({SOCKET_PATH_MAX} bytes)", .0.display())]
+    LongPath(PathBuf),
     /// The agent did not answer in the time allowed.
     #[error("the agent did not answer within {} ms", .0.as_millis())]
     Mute(Duration),
@@ -83,9 +87,12 @@ impl Client {
     /// Connects, and will wait at most `patience` for the connection and for each reply.
     ///
     /// # Errors
-    /// [`ClientError::NoAgent`], [`ClientError::NoAccess`], [`ClientError::Mute`] when the agent's
-    /// backlog is full, [`ClientError::Io`].
+    /// [`ClientError::NoAgent`], [`ClientError::NoAccess`], [`ClientError::LongPath`],
+    /// [`ClientError::Mute`] when the agent's backlog is full, [`ClientError::Io`].
     pub fn connect(path: &Path, patience: Duration) -> Result<Client, ClientError> {
+        if path.as_os_str().len() > SOCKET_PATH_MAX {
+            return Err(ClientError::LongPath(path.to_owned()));
+        }
         let name = path.to_fs_name::<GenericFilePath>().map_err(ClientError::Io)?;
         let connected = ConnectOptions::new()
             .name(name)

@@ -22,6 +22,7 @@
 //!
 //! No async runtime and no store client is ever a dependency of this package.
 
+pub mod cause;
 pub mod client;
 pub mod duration;
 pub mod frame;
@@ -38,6 +39,8 @@ pub const FRAME_MAX: usize = 64 * 1024;
 pub const RESOURCES_MAX: usize = 32;
 /// How long the agent waits for a client's hello, in seconds.
 pub const HELLO_SECS: u64 = 5;
+/// Longest path of a Unix socket, in bytes: the kernel has room for no more.
+pub const SOCKET_PATH_MAX: usize = 107;
 /// Where the agent of the system listens.
 pub const SYSTEM_SOCKET: &str = "/run/stormlock/stormlockd.sock";
 /// Where the agent of one user listens, below `$XDG_RUNTIME_DIR`.

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal as Number, kill_process};
 use stormlock_agent::config::Config;
 use stormlock_agent::server::listen::{Access, Listener};
 use stormlock_agent::{Control, Leaving, Setup, place, run, systemd};
+use stormlock_protocol::cause::plain;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -145,7 +146,7 @@ fn start(mut command: Command) -> Result<Child, (u8, String)> {
         let is_missing = error.kind() == io::ErrorKind::NotFound;
         let code = if is_missing { exit::NOT_FOUND } else { exit::CANNOT_RUN };
         let program = command.as_std().get_program().to_string_lossy().into_owned();
-        (code, format!("running {program}: {error}"))
+        (code, plain(&format!("running {program}: {error}")))
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use stormlock_protocol::cause::plain;
+
 pub(crate) const OK: u8 = 0;
 /// Bad arguments.
 pub(crate) const USAGE: u8 = 64;
@@ -31,7 +33,7 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(code: u8, error: impl Into<anyhow::Error>) -> Failure {
-        Failure { code, text: format!("{:#}", error.into()), advice: None, is_told: false }
+        Failure { code, text: plain(&format!("{:#}", error.into())), advice: None, is_told: false }
     }
 
     pub(crate) fn usage(text: impl Into<String>) -> Failure {

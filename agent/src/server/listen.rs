@@ -29,7 +29,7 @@ pub type Stream = LocalStream;
 pub const GROUP: &str = "stormlock";
 
 /// The kernel's `sockaddr_un` has room for a path of so many bytes and a zero.
-const PATH_MAX: usize = 107;
+const PATH_MAX: usize = stormlock_protocol::SOCKET_PATH_MAX;
 /// How long a look at a socket may take before it counts as that of a live, busy agent.
 const PROBE: Duration = Duration::from_secs(2);
 const OWNER_ONLY: u32 = 0o600;

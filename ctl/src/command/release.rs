@@ -5,6 +5,7 @@ use stormlock_protocol::message::{self, Code, Refusal, Released, Target};
 use crate::args;
 use crate::connect::{Link, if_about, refused};
 use crate::exit::{Answer, Exit, Failure};
+use crate::render::failure::told;
 use crate::render::json::{Document, Line, ReleasedJson};
 use crate::render::{Format, View, or_empty, tsv};
 
@@ -80,8 +81,13 @@ fn failure(outcomes: &[&Released], done: &[&Released]) -> Failure {
         Some(resource) => format!("releasing {resource}"),
         None => "releasing".to_owned(),
     };
+    let is_elsewhere = worst.code == Code::NotHeld;
     let mut failure = refused(worst, &doing);
     failure.refusals.extend(rest);
+    if let ([only], true) = (outcomes, is_elsewhere) {
+        let command = format!("stormctl current {}", only.resource);
+        failure = failure.then_type(command, "who holds it");
+    }
     let done: Vec<&str> = done.iter().map(|outcome| outcome.resource.as_str()).collect();
     if done.is_empty() { failure } else { failure.advise(format!("released: {}", done.join(", "))) }
 }
@@ -125,9 +131,9 @@ fn talk(done: &[&Released]) -> Vec<String> {
     if done.is_empty() {
         return vec!["nothing was held".to_owned()];
     }
-    let told = done.iter().map(|outcome| match &outcome.refusal {
+    let sentences = done.iter().map(|outcome| match about(outcome) {
         None => format!("{} is released", outcome.resource),
-        Some(refusal) => format!("{}: {}", outcome.resource, refusal.message),
+        Some(refusal) => told(&refusal),
     });
-    told.collect()
+    sentences.collect()
 }

@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
+use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Hold, IsHeld, Lease, Release, Released, Renew, Target,
 };
@@ -80,7 +81,8 @@ fn lease(word: &str) -> Result<Option<LeaseId>, u8> {
 
 /// As there, the file's ttl is also that of a renewal, and an option wins over it.
 fn ttl(call: &Call) -> Result<Option<Ttl>, u8> {
-    let in_file = config::ttl_secs(call.config.as_deref(), &call.resource).map_err(|e| fail(&e))?;
+    let in_file =
+        config::ttl_secs(call.config.as_deref(), &call.resource).map_err(|e| fail(&plain(&e)))?;
     let secs = call.ttl_secs.or(in_file);
     secs.map(Ttl::from_secs).transpose().map_err(|error| fail(&format!("ttl: {error}")))
 }
@@ -225,7 +227,7 @@ fn print(data: &str, exit: u8) -> u8 {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            fail(&format!("writing to stdout: {error}"))
+            fail(&plain(&format!("writing to stdout: {error}")))
         }
         _ => exit,
     }

@@ -101,8 +101,10 @@ fn as_words(failure: &Failure, view: &View) -> String {
 /// One refusal among several, with what it is about.
 pub(crate) fn told(refusal: &Refusal) -> String {
     match &refusal.resource {
-        Some(resource) => format!("{resource}: {}", refusal.message),
-        None => refusal.message.clone(),
+        Some(resource) if !refusal.message.split(' ').any(|word| word == resource.as_str()) => {
+            format!("{resource}: {}", refusal.message)
+        }
+        Some(_) | None => refusal.message.clone(),
     }
 }
 

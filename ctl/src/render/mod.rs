@@ -13,6 +13,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::ValueEnum;
 use jiff::Zoned;
 use serde::Serialize;
+use stormlock_protocol::cause::plain;
 
 use crate::exit::{Answer, Exit, Failure};
 
@@ -154,7 +155,7 @@ pub(crate) fn answer(answer: &Answer, is_quiet: bool) -> Exit {
     answer.warnings.iter().for_each(|sentence| say(sentence));
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            say(&format!("writing the answer to stdout: {error}"));
+            say(&plain(&format!("writing the answer to stdout: {error}")));
             Exit::Software
         }
         _ => answer.exit.unwrap_or(Exit::Ok),
