@@ -118,7 +118,7 @@ pub(crate) struct Acquire {
     #[arg(short = 'm', long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<Reason>,
     /// How long the lock stays behind if this host dies [default: the agent's]
-    #[arg(long, value_name = "DUR", value_parser = ttl)]
+    #[arg(long, value_name = "DUR", value_parser = ttl, allow_hyphen_values = true)]
     pub(crate) ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) hold: TakeHold,
@@ -129,10 +129,10 @@ pub(crate) struct Acquire {
 #[group(multiple = false)]
 pub(crate) struct TakeHold {
     /// Keep it renewed for this long: 90s, 15m, 2h30m, 2d, '30 minutes'
-    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs)]
+    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs, allow_hyphen_values = true)]
     pub(crate) for_secs: Option<u32>,
     /// Keep it renewed until then: 18:00, 'tomorrow 9:00', 2026-11-26T09:00, +2h
-    #[arg(long, value_name = "TIME", value_parser = until)]
+    #[arg(long, value_name = "TIME", value_parser = until, allow_hyphen_values = true)]
     pub(crate) until: Option<UnixMs>,
     /// Keep it renewed until it is released
     #[arg(long)]
@@ -195,7 +195,7 @@ pub(crate) struct Renew {
     /// Only if this is the lease
     pub(crate) lease: Option<LeaseId>,
     /// A new ttl
-    #[arg(long, value_name = "DUR", value_parser = ttl)]
+    #[arg(long, value_name = "DUR", value_parser = ttl, allow_hyphen_values = true)]
     pub(crate) ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) hold: RenewHold,
@@ -206,10 +206,10 @@ pub(crate) struct Renew {
 #[group(multiple = false)]
 pub(crate) struct RenewHold {
     /// Keep it renewed for this long from now
-    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs)]
+    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs, allow_hyphen_values = true)]
     pub(crate) for_secs: Option<u32>,
     /// Keep it renewed until then
-    #[arg(long, value_name = "TIME", value_parser = until)]
+    #[arg(long, value_name = "TIME", value_parser = until, allow_hyphen_values = true)]
     pub(crate) until: Option<UnixMs>,
 }
 
@@ -431,6 +431,14 @@ mod tests {
     fn a_foreign_resource_is_told_which_characters_are_allowed() {
         let error = parsed(&["acquire", "a b"]).unwrap_err().to_string();
         assert!(error.contains("allowed: letters, digits and . _ / : @ + -"), "{error}");
+    }
+
+    #[test]
+    fn a_negative_duration_is_told_to_be_one() {
+        for option in ["--ttl", "--for"] {
+            let error = parsed(&["acquire", "a", option, "-1s"]).unwrap_err().to_string();
+            assert!(error.contains("'-1s' for") && error.contains("for example 90s"), "{error}");
+        }
     }
 
     #[test]

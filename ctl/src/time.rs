@@ -15,6 +15,9 @@ const UNITS: [(&str, u64); 4] = [("day", 86_400), ("hour", 3_600), ("minute", 60
 const UNTIL_FORMS: &str =
     "write for example 18:00, `tomorrow 9:00`, 2026-11-26T09:00, 2026-11-26T09:00:00Z or +2h";
 
+const ZONE_UNKNOWN: &str = "the time zone here is not known: mend TZ (or set TZ=UTC), or write \
+     for example +2h or 2026-11-26T09:00:00Z";
+
 /// The wall clock in the host's time zone.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
 pub(crate) fn now() -> Zoned {
@@ -136,6 +139,9 @@ fn from_now(duration: &str, now: &Zoned) -> Result<Timestamp, String> {
 
 fn local(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     let zone = now.time_zone();
+    if zone.is_unknown() {
+        return Err(ZONE_UNKNOWN.to_owned());
+    }
     let ambiguous = zone.to_ambiguous_zoned(civil(text, now)?);
     let earlier = ambiguous.clone().compatible();
     let at = match &earlier {
@@ -237,6 +243,14 @@ mod tests {
         ] {
             assert!(parse_until(bad, &now).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn where_the_time_zone_is_not_known_no_local_time_is_guessed() {
+        let now = berlin("2026-11-25T12:00").with_time_zone(TimeZone::unknown());
+        assert!(parse_until("18:00", &now).unwrap_err().contains("TZ"));
+        assert!(parse_until("+2h", &now).is_ok());
+        assert!(parse_until("2026-11-26T09:00:00Z", &now).is_ok());
     }
 
     #[test]
