@@ -82,9 +82,8 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
 fn told(error: &clap::Error) -> Exit {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // A reader that went away is no failure.
-            let _ = error.print();
-            Exit::Ok
+            let data = error.render().to_string();
+            render::answer(&Answer { data, ..Answer::default() }, false)
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();

@@ -51,12 +51,16 @@ fn examine(link: &mut Link, findings: &mut Vec<Finding>) {
     findings.push(finding(
         Level::Good,
         "you",
-        format!("you are {}, and hold {} leases here", status.agent.you, status.leases.len()),
+        format!("you are {}, and hold {} here", status.agent.you, leases(status.leases.len())),
     ));
     match link.read("asking the agent's findings", |client| client.doctor()) {
         Ok(theirs) => findings.extend(theirs),
         Err(failure) => findings.push(from_failure("agent", failure)),
     }
+}
+
+fn leases(count: usize) -> String {
+    if count == 1 { "1 lease".to_owned() } else { format!("{count} leases") }
 }
 
 fn versions(agent: &str) -> Finding {
