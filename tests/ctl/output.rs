@@ -159,13 +159,18 @@ fn tsv_has_one_line_per_lock_whatever_it_contains() {
 }
 
 #[test]
-fn a_long_reason_is_cut_in_a_table_and_whole_for_programs() {
+fn a_long_reason_is_cut_to_the_columns_and_whole_in_a_pipe_and_for_programs() {
     let long = "long ".repeat(40).trim_end().to_owned();
     let wordy = Lock { reason: Some(Reason::new(&*long).unwrap()), ..lock() };
     let reply = || Reply::Locks { locks: vec![wordy.clone()], next: None, unread: vec![] };
-    let run = Fake::replying(vec![reply()]).run(&["list"]);
+    let fake = Fake::replying(vec![reply()]);
+    let mut command = fake.command(&["list"]);
+    command.env("COLUMNS", "80");
+    let run = Run::of(command);
     assert!(run.stdout.lines().all(|line| line.chars().count() <= 80), "{}", run.stdout);
     assert!(run.stdout.contains('…'));
+    let run = Fake::replying(vec![reply()]).run(&["list"]);
+    assert!(run.stdout.contains(&long), "{}", run.stdout);
     for format in ["json", "jsonl", "tsv"] {
         let run = Fake::replying(vec![reply()]).run(&["list", "-o", format]);
         assert!(run.stdout.contains(&long), "{format}");

@@ -70,7 +70,10 @@ fn a_lock_of_this_host_only_is_never_taken_for_a_fleet_lock() {
     // A long reason takes no room from the mark.
     let reason = Some(Reason::new("r".repeat(200)).unwrap());
     let wordy = Lease { hold: Hold::Until(UnixMs(4_102_444_800_000)), reason, ..local() };
-    let run = Fake::replying(vec![Reply::Status(status(vec![wordy]))]).run(&["status"]);
+    let fake = Fake::replying(vec![Reply::Status(status(vec![wordy]))]);
+    let mut command = fake.command(&["status"]);
+    command.env("COLUMNS", "80");
+    let run = Run::of(command);
     assert!(run.stdout.contains("local*") && run.stdout.contains("* this host only"));
     let lock = Lock { this_host_only: true, ..lock() };
     let run = Fake::replying(vec![Reply::Current(Some(lock.clone()))]).run(&["current", "prod/db"]);
@@ -323,7 +326,7 @@ fn status_shows_state_time_left_and_backends() {
         "\u{1b}[32mheld\u{1b}[0m",
         "\u{1b}[31mlost: taken by otto@bastion3\u{1b}[0m",
         "4m30s",
-        "schema mig…",
+        "schema migration",
     ] {
         assert!(run.stdout.contains(part), "no {part:?} in {}", run.stdout);
     }

@@ -17,8 +17,6 @@ use stormlock_protocol::cause::plain;
 
 use crate::exit::{Answer, Exit, Failure};
 
-/// Columns when stdout is no terminal.
-const WIDTH_DEFAULT: usize = 80;
 /// Narrower terminals get tables of this width: they would be unreadable cut further.
 const WIDTH_MIN: usize = 40;
 
@@ -84,11 +82,15 @@ impl View {
                 is_terminal && !is_unwanted && !var_is("TERM", |value| value == "dumb")
             }
         };
-        let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_col);
-        let width = match usize::from(columns) {
-            0 => WIDTH_DEFAULT,
-            columns => columns.max(WIDTH_MIN),
+        let of_terminal = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| size.ws_col);
+        // watch(1) and pagers that cut tell the width so.
+        let told = || env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+        // What nobody limits is not cut: grep and less take lines of any length.
+        let width = match usize::from(of_terminal) {
+            0 => told().unwrap_or(usize::MAX),
+            columns => columns,
         };
+        let width = width.max(WIDTH_MIN);
         View { format, is_quiet: false, is_verbose: false, has_colour, width, now }
     }
 
