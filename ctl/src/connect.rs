@@ -224,7 +224,13 @@ fn refused_greeting(welcome: Welcome, doing: &str) -> Failure {
             "restart the agent, which runs an older version: `systemctl restart stormlockd` \
              (no lease is lost by it)",
         ),
-        Verdict::Speak(chosen) | Verdict::Unknown(chosen) => (
+        Verdict::Speak(chosen) => (
+            Exit::Protocol,
+            PROTOCOL_CODE,
+            format!("the agent chose protocol {chosen}, this stormctl offered {ours}"),
+            "update stormctl",
+        ),
+        Verdict::Unknown(chosen) => (
             Exit::Protocol,
             PROTOCOL_CODE,
             format!("the agent refused the greeting with code {chosen}, unknown to this stormctl"),

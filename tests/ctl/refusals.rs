@@ -131,6 +131,7 @@ fn a_greeting_refused_says_which_side_to_update() {
         (Verdict::ClientTooOld, 76, "update stormctl"),
         (Verdict::AgentTooOld, 76, "systemctl restart stormlockd"),
         (Verdict::Unknown(99), 76, "code 99"),
+        (Verdict::Speak(9), 76, "chose protocol 9"),
         (Verdict::Garbage, 76, "did not understand"),
         (Verdict::TooMany, 75, "too many sessions"),
         (Verdict::Denied, 77, "journalctl -u stormlockd"),

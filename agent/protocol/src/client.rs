@@ -16,6 +16,7 @@ use crate::message::{
     Reply, Request, Status, Unread,
 };
 use crate::name::{LeaseId, Resource};
+use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -244,7 +245,9 @@ impl Client {
                 (Err(_), Err(unwritten)) => return Err(unwritten),
                 (Err(unread), Ok(())) => return Err(unread),
             };
-            if !matches!(welcome.verdict, Verdict::Speak(_)) {
+            // One that chose what this side never offered is not to be understood either.
+            let ours = PROTOCOL_MIN..=PROTOCOL_MAX;
+            if !matches!(welcome.verdict, Verdict::Speak(chosen) if ours.contains(&chosen)) {
                 return Err(ClientError::Greeting(welcome));
             }
             self.welcome = Some(welcome);
