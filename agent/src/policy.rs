@@ -223,6 +223,15 @@ impl Policy {
         Policy { rules: Rules::Written(rules), caps: Vec::new() }
     }
 
+    /// Whom the written rules are about, each with the line of its rule.
+    pub fn subjects(&self) -> impl Iterator<Item = (usize, &Subject)> {
+        let rules = match &self.rules {
+            Rules::Written(rules) => rules.as_slice(),
+            Rules::Host | Rules::Only(_) => &[],
+        };
+        rules.iter().flat_map(|rule| rule.who.iter().map(move |subject| (rule.line, subject)))
+    }
+
     /// The same with caps; of those, too, the first that matches a resource decides.
     #[must_use]
     pub fn with_caps(self, caps: Vec<Cap>) -> Policy {

@@ -103,6 +103,16 @@ fn check_refuses_a_password_that_others_can_read_and_keeps_it_to_itself() {
 }
 
 #[test]
+fn check_notes_who_is_not_known_here_and_is_content() {
+    let folder = Folder::new();
+    let who = "[\"group:no-such-group\", \"user:root\", \"user:no-such-user\", \"group:4242\"]";
+    let said = folder.check(0o644, &format!("\n[[rule]]\nwho = {who}\nmay = [\"acquire\"]\n"));
+    let note = "stormlockd: note: the rule on line 2: this host knows no";
+    let notes = format!("{note} group no-such-group\n{note} user no-such-user\n");
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), notes.as_str()));
+}
+
+#[test]
 fn check_by_hand_takes_the_credential_of_the_unit_for_granted() {
     let folder = Folder::new();
     let backend = "[backend.main]\nkind = \"redis\"\nurl = \"redis://10.0.0.1\"\n";
