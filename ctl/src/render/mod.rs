@@ -157,7 +157,7 @@ pub(crate) fn answer(answer: &Answer, is_quiet: bool) -> Exit {
     answer.warnings.iter().for_each(|sentence| say(sentence));
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            say(&plain(&format!("writing the answer to stdout: {error}")));
+            say(&plain(&format!("writing the answer to stdout: {error}; what was asked is done")));
             Exit::Software
         }
         _ => answer.exit.unwrap_or(Exit::Ok),
