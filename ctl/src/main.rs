@@ -22,6 +22,7 @@ use crate::args::{Cli, Command};
 use crate::connect::{Link, PATIENCE, Places, SHORT_PATIENCE};
 use crate::exit::{Answer, Exit, Failure};
 use crate::render::View;
+use crate::render::text::visible;
 
 fn main() -> ExitCode {
     let argv: Vec<OsString> = env::args_os().collect();
@@ -91,7 +92,9 @@ fn told(error: &clap::Error) -> Exit {
         }
         _ => {
             let text = error.render().to_string();
-            let told = text.strip_prefix("error: ").unwrap_or(&text);
+            // It quotes the arguments, which may be somebody else's words.
+            let told = text.strip_prefix("error: ").unwrap_or(&text).lines().map(visible);
+            let told: String = told.map(|line| line + "\n").collect();
             let _ = write!(std::io::stderr(), "stormctl: {told}");
             Exit::Usage
         }

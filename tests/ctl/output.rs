@@ -190,6 +190,16 @@ fn times_for_people_are_local_and_times_for_programs_are_not() {
 }
 
 #[test]
+fn a_usage_error_shows_what_is_invisible_in_an_argument() {
+    let mut command = stormctl();
+    command.args(["acquire", "a", "-m", "x\u{202e}y\u{7}"]);
+    let run = Run::of(command);
+    assert_eq!(run.code, 64);
+    assert!(run.stderr.contains("'x\\u{202e}y"), "{}", run.stderr);
+    assert!(!run.stderr.contains(['\u{202e}', '\u{7}']), "{}", run.stderr);
+}
+
+#[test]
 fn verbose_says_which_agent_is_asked() {
     let fake = Fake::replying(vec![Reply::Current(Some(lock()))]);
     let run = fake.run(&["-v", "current", "prod/db", "--id-only"]);
