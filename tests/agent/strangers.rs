@@ -235,6 +235,18 @@ fn a_stream_tells_the_whole_state_first_and_then_each_change() {
 }
 
 #[test]
+fn what_one_user_may_have_does_not_count_what_was_lost() {
+    let agent = Agent::start(&format!("{}max_leases = 1\n", local()));
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, Acquire { ttl: Some(ttl(1)), ..wish("a", Hold::No) });
+    until("its time runs out", || {
+        let all = leases(&mut client);
+        matches!(all.first()?.state, State::Lost(_)).then_some(())
+    });
+    acquire(&mut client, wish("b", Hold::No));
+}
+
+#[test]
 fn too_many_leases_of_one_user_are_refused_and_nothing_is_taken() {
     let agent = Agent::start(&format!("{}max_leases = 3\n", local()));
     let mut client = agent.client().expect("the agent answers");
