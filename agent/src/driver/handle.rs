@@ -1,11 +1,12 @@
 //! How the rest of the agent talks to the driver.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Leaving;
+use crate::backend::{OpenError, Options};
 use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
 
 /// Commands that wait while the driver is at work; more callers than that wait their turn.
@@ -61,9 +62,12 @@ pub(super) enum Command {
     Find { owner: Uid, on: Resource, answer: oneshot::Sender<Option<View>> },
     Subscribe { owner: Uid, answer: oneshot::Sender<(Vec<View>, mpsc::Receiver<View>)> },
     Snapshot(oneshot::Sender<Snapshot>),
-    InJournal(BTreeSet<BackendName>),
+    Configure(BTreeMap<BackendName, Options>, oneshot::Sender<Configured>),
     Stop(Leaving, oneshot::Sender<()>),
 }
+
+/// Done, or the store that cannot be opened.
+pub(super) type Configured = Result<(), (BackendName, OpenError)>;
 
 impl Handle {
     pub(super) fn new() -> (Handle, mpsc::Receiver<Command>) {
@@ -162,9 +166,15 @@ impl Handle {
         self.ask(Command::Snapshot).await
     }
 
-    /// Names further stores whose locks stand in this agent's journal, before any claim on them.
-    pub async fn in_journal(&self, backends: BTreeSet<BackendName>) {
-        let _ = self.commands.send(Command::InJournal(backends)).await;
+    /// Gives the stores another configuration: see [`crate::stores::Stores::configure`].
+    ///
+    /// # Errors
+    /// [`Stopping`]; within it, the store that cannot be opened: then nothing has changed.
+    pub async fn configure(
+        &self,
+        backends: BTreeMap<BackendName, Options>,
+    ) -> Result<Result<(), (BackendName, OpenError)>, Stopping> {
+        self.ask(|answer| Command::Configure(backends, answer)).await
     }
 
     /// Stops the driver and waits until its journal is closed.
