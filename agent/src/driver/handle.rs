@@ -83,12 +83,21 @@ impl Handle {
         self.ask(|answer| Command::Acquire { wish, answer }).await
     }
 
-    /// Gives a lease back.
+    /// Gives leases back, all at once: a store that does not answer is waited for once, not for
+    /// each. The answers are in the order of the leases.
     ///
     /// # Errors
     /// [`Stopping`].
-    pub async fn release(&self, lease: LeaseId) -> Result<Answer, Stopping> {
-        self.ask(|answer| Command::Release { lease, answer }).await
+    pub async fn release_all(&self, leases: Vec<LeaseId>) -> Result<Vec<Answer>, Stopping> {
+        let mut open = Vec::with_capacity(leases.len());
+        for lease in leases {
+            open.push(self.question(|answer| Command::Release { lease, answer }).await?);
+        }
+        let mut answers = Vec::with_capacity(open.len());
+        for answer in open {
+            answers.push(answer.await.map_err(|_| Stopping)?);
+        }
+        Ok(answers)
     }
 
     /// Moves a lease's end.
@@ -186,8 +195,15 @@ impl Handle {
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Stopping> {
+        self.question(command).await?.await.map_err(|_| Stopping)
+    }
+
+    async fn question<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, Stopping> {
         let (sender, answer) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        Ok(answer)
     }
 }
