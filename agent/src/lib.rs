@@ -23,19 +23,16 @@ pub mod server;
 pub mod stores;
 pub mod systemd;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use backend::Options;
 use config::Config;
 pub use driver::Leaving;
 use driver::{Driver, Handle};
 use journal::{Journal, Place};
-use lease::BackendName;
 use server::listen::Listener;
 use server::service::{About, Service};
 use stores::Stores;
@@ -89,9 +86,7 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
         tracing::error!("{note}");
     }
     stores.recall(&recovered.memory);
-    let in_journal = in_journal(&setup.config);
-    let (driver, handle) =
-        Driver::new(Arc::clone(&stores), journal, said, in_journal, recovered.memory);
+    let (driver, handle) = Driver::new(Arc::clone(&stores), journal, said, recovered.memory);
     let mut driving = tokio::spawn(driver.run());
 
     let (configs, config) = watch::channel(Arc::new(setup.config));
@@ -105,7 +100,7 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
         tokio::select! {
             told = control.recv() => match told {
                 Some(Control::Reload { config, taken }) => {
-                    reload(&stores, &handle, &configs, *config).await;
+                    reload(&handle, &configs, *config).await;
                     let _ = taken.send(());
                 }
                 Some(Control::Stop(leaving)) => break leaving,
@@ -124,22 +119,15 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
 }
 
 /// Takes a new configuration, all of it or nothing. No lease is dropped by it.
-async fn reload(
-    stores: &Stores,
-    driver: &Handle,
-    configs: &watch::Sender<Arc<Config>>,
-    config: Config,
-) {
-    if let Err((backend, error)) = stores.configure(&config.backends) {
-        tracing::error!(%backend, %error, "the new configuration is refused, the old one stays");
-        return;
+async fn reload(driver: &Handle, configs: &watch::Sender<Arc<Config>>, config: Config) {
+    match driver.configure(config.backends.clone()).await {
+        Ok(Ok(())) => {}
+        Ok(Err((backend, error))) => {
+            tracing::error!(%backend, %error, "the new configuration is refused, the old one stays");
+            return;
+        }
+        Err(_) => return,
     }
-    driver.in_journal(in_journal(&config)).await;
     let _ = configs.send(Arc::new(config));
     tracing::info!("took a new configuration");
-}
-
-fn in_journal(config: &Config) -> BTreeSet<BackendName> {
-    let local = config.backends.iter().filter(|(_, options)| matches!(options, Options::Local));
-    local.map(|(name, _)| name.clone()).collect()
 }

@@ -1,7 +1,7 @@
 //! The agent's stores by name: one call at a time is made here, timed, and turned into what the
 //! core understands. Retries are the core's; nothing here decides anything about a lease.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -80,14 +80,15 @@ impl AskError {
 
 impl Stores {
     /// Opens what the configuration names, keeps what did not change, and keeps the retired ones
-    /// for the leases in them.
+    /// for the leases in them. Tells which have another address, or are of another kind, than
+    /// before: what was believed of their leases may be true of the old ones only.
     ///
     /// # Errors
     /// [`OpenError`] with the name of the store; then nothing has changed.
     pub fn configure(
         &self,
         wanted: &BTreeMap<BackendName, Options>,
-    ) -> Result<(), (BackendName, OpenError)> {
+    ) -> Result<Vec<BackendName>, (BackendName, OpenError)> {
         let mut opened = Vec::new();
         for (name, options) in wanted {
             let is_same = self.known().get(name).is_some_and(|store| store.options.same(options));
@@ -98,14 +99,25 @@ impl Stores {
             }
         }
         let mut known = self.known();
+        let mut replaced = Vec::new();
         for (name, backend) in opened {
             let options = wanted[&name].clone();
-            known.insert(name, Store::new(options, backend));
+            if known.insert(name.clone(), Store::new(options, backend)).is_some() {
+                replaced.push(name);
+            }
         }
         for (name, store) in known.iter_mut() {
             store.is_configured = wanted.contains_key(name);
         }
-        Ok(())
+        Ok(replaced)
+    }
+
+    /// The stores whose locks stand in the agent's own journal; also retired ones.
+    #[must_use]
+    pub fn in_journal(&self) -> BTreeSet<BackendName> {
+        let known = self.known();
+        let local = known.iter().filter(|(_, store)| matches!(store.options, Options::Local));
+        local.map(|(name, _)| name.clone()).collect()
     }
 
     /// Hands each store that lives in the journal what the journal says of it.

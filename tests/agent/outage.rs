@@ -7,8 +7,8 @@ use stormlock_protocol::message::{Acquire, Code, Event, Health, Hold, Release, S
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::proxy::{Fault, Proxy};
-use crate::redis_server::{RedisServer, free_port};
-use crate::{acquire, leases, locks, ttl, until, wish};
+use crate::redis_server::{Answer, RedisServer, free_port};
+use crate::{acquire, leases, locks, resource, ttl, until, wish};
 
 fn behind(proxy: &Proxy) -> Agent {
     Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()))
@@ -134,4 +134,28 @@ fn a_key_of_somebody_else_is_left_alone_and_said() {
     }
     assert_eq!(store.run("GET prod/db").text(), "precious");
     assert_eq!(store.run("HGET prod/hash field").text(), "precious");
+}
+
+#[test]
+fn all_leases_are_given_back_at_once_by_as_many_replies_as_they_need() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let agent = behind(&proxy);
+    let mut client = agent.client().expect("the agent answers");
+    for group in 0..8 {
+        let name = |at| resource(&format!("{}/{group}/{at:02}", "x".repeat(120)));
+        let resources = (0..32).map(name).collect();
+        let ask = Acquire { resources, ttl: Some(ttl(20)), ..wish("a", Hold::Keep) };
+        client.acquire(ask).expect("granted");
+    }
+    // No answer to any of them: the longest outcomes, after the longest wait.
+    proxy.freeze();
+    let began = now_ms();
+    let outcomes = client.release(Release::All).expect("what became of each");
+    assert_eq!(outcomes.len(), 256);
+    assert!(outcomes.iter().all(|one| one.refusal.is_some()), "{outcomes:?}");
+    assert!(now_ms() - began < 20_000, "the store was waited for more often than once a reply");
+    proxy.thaw();
+    // What is left are the fences.
+    until("the agent goes on", || (store.run("DBSIZE") == Answer::Int(1)).then_some(()));
 }

@@ -11,12 +11,14 @@ use stormlock_protocol::message::{Acquire, Attach, Code, Event, Hold, Reply, Req
 
 use crate::agent::Agent;
 use crate::dice::{Dice, now_ms};
-use crate::{acquire, leases, local, locks, resource, until, wish};
+use crate::{acquire, leases, local, locks, resource, ttl, until, wish};
 
 /// Longer than anything the agent waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The agent's limit of sessions for one user.
 const SESSIONS_OF_ONE: usize = 64;
+/// Clients that go while they are answered: a race that one in fifty meets is then not missed.
+const GOING: usize = 1000;
 
 fn connect(agent: &Agent) -> UnixStream {
     let stream = UnixStream::connect(agent.socket()).expect("the agent listens");
@@ -212,6 +214,34 @@ fn a_client_that_was_gone_before_it_could_read_its_lease_does_not_keep_it() {
 }
 
 #[test]
+fn a_client_that_goes_at_the_instant_of_its_grant_does_not_keep_its_lease() {
+    let agent = Agent::start(&local());
+    let mut dice = Dice::seeded("instant of the grant");
+    // It goes after a random while that is moved until half of the answers come before its end.
+    let (mut longest, mut answered) = (10_000, 0);
+    for round in 0..GOING {
+        let mut stream = greet(&agent);
+        let name = format!("res{round}");
+        let ask = frame::encode(&Request::Acquire(wish(&name, Hold::Keep))).expect("a request");
+        stream.write_all(&ask).expect("a request is taken");
+        for _ in 0..dice.below(longest) {
+            std::hint::spin_loop();
+        }
+        stream.set_nonblocking(true).expect("a stream that does not wait");
+        if stream.read(&mut [0]).is_ok() {
+            answered += 1;
+            longest -= longest / 50;
+        } else {
+            longest += longest / 50 + 1;
+        }
+    }
+    println!("{answered} of {GOING} were answered before they went");
+    assert!(answered > GOING / 5 && answered < GOING - GOING / 5, "the instant was not met");
+    let mut other = agent.client().expect("the agent answers");
+    until("nobody's leases are given back", || leases(&mut other).is_empty().then_some(()));
+}
+
+#[test]
 fn a_stream_tells_the_whole_state_first_and_then_each_change() {
     let agent = Agent::start(&local());
     let mut client = agent.client().expect("the agent answers");
@@ -232,6 +262,18 @@ fn a_stream_tells_the_whole_state_first_and_then_each_change() {
         };
         assert_eq!(told.state, State::Released);
     }
+}
+
+#[test]
+fn what_one_user_may_have_does_not_count_what_was_lost() {
+    let agent = Agent::start(&format!("{}max_leases = 1\n", local()));
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, Acquire { ttl: Some(ttl(1)), ..wish("a", Hold::No) });
+    until("its time runs out", || {
+        let all = leases(&mut client);
+        matches!(all.first()?.state, State::Lost(_)).then_some(())
+    });
+    acquire(&mut client, wish("b", Hold::No));
 }
 
 #[test]

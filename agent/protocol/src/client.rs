@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
 
+use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
@@ -130,9 +131,19 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
     pub fn release(&mut self, ask: Release) -> Result<Vec<Released>, ClientError> {
-        match self.ask(&Request::Release(ask))? {
-            Reply::Released(outcomes) => Ok(outcomes),
-            other => Err(unexpected(other)),
+        let is_all = ask == Release::All;
+        let request = Request::Release(ask);
+        let mut outcomes = Vec::new();
+        loop {
+            let some = match self.ask(&request)? {
+                Reply::Released(some) => some,
+                other => return Err(unexpected(other)),
+            };
+            let is_last = !is_all || some.len() < RELEASED_MAX;
+            outcomes.extend(some);
+            if is_last {
+                return Ok(outcomes);
+            }
         }
     }
 

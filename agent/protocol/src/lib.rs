@@ -37,6 +37,9 @@ pub const PROTOCOL_MAX: u16 = 1;
 pub const FRAME_MAX: usize = 64 * 1024;
 /// Most resources one acquire or release may name.
 pub const RESOURCES_MAX: usize = 32;
+/// Most outcomes in one [`message::Reply::Released`]: each with a long refusal, they still fit into
+/// one frame. When there are so many, there may be more to release.
+pub const RELEASED_MAX: usize = 64;
 /// How long the agent waits for a client's hello, in seconds.
 pub const HELLO_SECS: u64 = 5;
 /// Longest path of a Unix socket, in bytes: the kernel has room for no more.

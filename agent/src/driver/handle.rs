@@ -1,11 +1,12 @@
 //! How the rest of the agent talks to the driver.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Leaving;
+use crate::backend::{OpenError, Options};
 use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
 
 /// Commands that wait while the driver is at work; more callers than that wait their turn.
@@ -61,9 +62,12 @@ pub(super) enum Command {
     Find { owner: Uid, on: Resource, answer: oneshot::Sender<Option<View>> },
     Subscribe { owner: Uid, answer: oneshot::Sender<(Vec<View>, mpsc::Receiver<View>)> },
     Snapshot(oneshot::Sender<Snapshot>),
-    InJournal(BTreeSet<BackendName>),
+    Configure(BTreeMap<BackendName, Options>, oneshot::Sender<Configured>),
     Stop(Leaving, oneshot::Sender<()>),
 }
+
+/// Done, or the store that cannot be opened.
+pub(super) type Configured = Result<(), (BackendName, OpenError)>;
 
 impl Handle {
     pub(super) fn new() -> (Handle, mpsc::Receiver<Command>) {
@@ -79,12 +83,21 @@ impl Handle {
         self.ask(|answer| Command::Acquire { wish, answer }).await
     }
 
-    /// Gives a lease back.
+    /// Gives leases back, all at once: a store that does not answer is waited for once, not for
+    /// each. The answers are in the order of the leases.
     ///
     /// # Errors
     /// [`Stopping`].
-    pub async fn release(&self, lease: LeaseId) -> Result<Answer, Stopping> {
-        self.ask(|answer| Command::Release { lease, answer }).await
+    pub async fn release_all(&self, leases: Vec<LeaseId>) -> Result<Vec<Answer>, Stopping> {
+        let mut open = Vec::with_capacity(leases.len());
+        for lease in leases {
+            open.push(self.question(|answer| Command::Release { lease, answer }).await?);
+        }
+        let mut answers = Vec::with_capacity(open.len());
+        for answer in open {
+            answers.push(answer.await.map_err(|_| Stopping)?);
+        }
+        Ok(answers)
     }
 
     /// Moves a lease's end.
@@ -162,9 +175,15 @@ impl Handle {
         self.ask(Command::Snapshot).await
     }
 
-    /// Names further stores whose locks stand in this agent's journal, before any claim on them.
-    pub async fn in_journal(&self, backends: BTreeSet<BackendName>) {
-        let _ = self.commands.send(Command::InJournal(backends)).await;
+    /// Gives the stores another configuration: see [`crate::stores::Stores::configure`].
+    ///
+    /// # Errors
+    /// [`Stopping`]; within it, the store that cannot be opened: then nothing has changed.
+    pub async fn configure(
+        &self,
+        backends: BTreeMap<BackendName, Options>,
+    ) -> Result<Result<(), (BackendName, OpenError)>, Stopping> {
+        self.ask(|answer| Command::Configure(backends, answer)).await
     }
 
     /// Stops the driver and waits until its journal is closed.
@@ -176,8 +195,15 @@ impl Handle {
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Stopping> {
+        self.question(command).await?.await.map_err(|_| Stopping)
+    }
+
+    async fn question<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<oneshot::Receiver<T>, Stopping> {
         let (sender, answer) = oneshot::channel();
         self.commands.send(command(sender)).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        Ok(answer)
     }
 }

@@ -6,7 +6,7 @@
 mod handle;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 pub use handle::{Handle, Snapshot, Stopping, Wish};
 
+use crate::backend::{OpenError, Options};
 use crate::clock::{self, Alarm, JumpWatch};
 use crate::journal::{Journal, Said};
 use crate::lease::{
@@ -55,18 +56,15 @@ pub struct Driver {
 
 impl Driver {
     /// A driver that has taken up what the journal remembers, and the handle to it.
-    ///
-    /// `in_journal` names the stores whose locks stand in the agent's own journal.
     pub fn new(
         stores: Arc<Stores>,
         journal: Journal,
         said: mpsc::UnboundedReceiver<Said>,
-        in_journal: BTreeSet<BackendName>,
         memory: Memory,
     ) -> (Driver, Handle) {
         let (handle, commands) = Handle::new();
         let mut driver = Driver {
-            table: LeaseTable::new(in_journal, die),
+            table: LeaseTable::new(stores.in_journal(), die),
             stores,
             journal,
             said,
@@ -148,10 +146,26 @@ impl Driver {
                 let trouble = self.journal.trouble();
                 let _ = answer.send(Snapshot { leases, journal_works, trouble });
             }
-            Command::InJournal(backends) => self.table.also_in_journal(backends),
+            Command::Configure(backends, answer) => {
+                let _ = answer.send(self.configure(&backends));
+            }
             Command::Stop(leaving, done) => return Next::Stop(leaving, done),
         }
         Next::GoOn
+    }
+
+    /// Between two inputs, so that the core and the stores agree at each on which store is the
+    /// journal itself. Whether a store that was replaced has the leases of the old one, it is asked.
+    fn configure(
+        &mut self,
+        backends: &BTreeMap<BackendName, Options>,
+    ) -> Result<(), (BackendName, OpenError)> {
+        let replaced = self.stores.configure(backends)?;
+        self.table.set_in_journal(self.stores.in_journal());
+        for backend in replaced {
+            self.input(Input::Suspect(backend));
+        }
+        Ok(())
     }
 
     fn acquire(&mut self, wish: Wish, answer: oneshot::Sender<Answer>) {

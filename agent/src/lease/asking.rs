@@ -43,8 +43,12 @@ impl LeaseTable {
         if let Some(twice) = twice(&claims) {
             return self.refuse(ticket, twice);
         }
-        let owned = self.owners.get(&owner).map_or(0, BTreeSet::len);
-        if owned + claims.len() > leases_max {
+        // What was lost is bounded elsewhere, and nobody has it: it is no reason for a no.
+        let is_lost = |lease: &&LeaseId| {
+            self.entries.get(*lease).is_some_and(|entry| matches!(entry.phase, Phase::Lost(..)))
+        };
+        let owned = self.owners.get(&owner).into_iter().flatten();
+        if owned.filter(|lease| !is_lost(lease)).count() + claims.len() > leases_max {
             return self.refuse(ticket, No::TooMany(leases_max));
         }
         let in_journal = claims.iter().all(|claim| self.in_journal.contains(&claim.backend));

@@ -112,10 +112,9 @@ impl LeaseTable {
         }
     }
 
-    /// Names further backends whose locks stand in this agent's own journal, before any claim on
-    /// them comes in.
-    pub fn also_in_journal(&mut self, backends: BTreeSet<BackendName>) {
-        self.in_journal.extend(backends);
+    /// The backends whose locks stand in this agent's own journal are others from now on.
+    pub fn set_in_journal(&mut self, backends: BTreeSet<BackendName>) {
+        self.in_journal = backends;
     }
 
     /// Takes one input at `now`. Effects are to be fetched before the next one.

@@ -95,9 +95,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return self.stream().await;
             }
             let Some(reply) = self.work(request).await else { return Ended::Closed };
-            if let Reply::Acquired(leases) = &reply {
-                self.fresh = leases.iter().map(|lease| lease.lease).collect();
-            }
+            self.fresh = fresh(&reply);
             if !self.send(reply).await {
                 return Ended::Unread;
             }
@@ -123,10 +121,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 
     /// Answers a request; `None` when the client went away meanwhile, so that nobody is left to
-    /// read it. An acquire is then undone by the driver, which hears of the session's end.
+    /// read it.
     async fn work(&mut self, request: Request) -> Option<Reply> {
         let service = Arc::clone(&self.service);
         let caller = self.caller.clone();
+        let is_acquire = matches!(request, Request::Acquire(_));
         let answering = service.answer(&caller, request);
         tokio::pin!(answering);
         loop {
@@ -134,10 +133,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 reply = &mut answering => return Some(reply),
                 next = self.frames.next(), if self.ahead.len() < AHEAD_MAX => match next {
                     Some(Ok(request)) => self.ahead.push(request),
-                    Some(Err(_)) | None => return None,
+                    Some(Err(_)) | None => break,
                 },
             }
         }
+        if is_acquire {
+            // The driver undoes it when it hears of the session's end; or it was granted before
+            // that, and its answer says what is to be given back.
+            self.service.driver.gone(caller.session).await;
+            let unread = fresh(&answering.await);
+            let _ = self.service.driver.release_all(unread).await;
+        }
+        None
     }
 
     /// The caller's whole state, then each change, until the client closes or lags behind.
@@ -183,13 +190,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         match ended {
             Ended::Stopping => return,
             Ended::Unread => {
-                for lease in self.fresh {
-                    let _ = driver.release(lease).await;
-                }
+                let _ = driver.release_all(self.fresh).await;
             }
             Ended::Closed => {}
         }
         driver.gone(self.caller.session).await;
+    }
+}
+
+/// What a reply gives.
+fn fresh(reply: &Reply) -> Vec<LeaseId> {
+    match reply {
+        Reply::Acquired(leases) => leases.iter().map(|lease| lease.lease).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Acquire, Hold, Release, State};
+use stormlock_protocol::message::{Acquire, Hold, LostReason, Release, State};
 
 use super::{ok, on_redis, says};
 use crate::agent::Agent;
@@ -179,6 +179,42 @@ fn a_lease_survives_that_its_backend_moves_and_that_it_is_taken_out_of_the_file(
     // The resource belongs to the new default now.
     acquire(&mut client, wish("prod/db", Hold::No));
     assert_eq!(store.run("EXISTS prod/db"), Answer::Int(0));
+}
+
+#[test]
+fn a_lease_that_the_new_store_of_its_backend_does_not_have_is_lost_at_once() {
+    let (old, new) = (RedisServer::start(), RedisServer::start());
+    let agent = Agent::start(&on_redis(old.port()));
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let began = now_ms();
+    agent.configure(&on_redis(new.port()));
+    let lost = State::Lost(LostReason::StoreLostIt);
+    until("it is asked for", || (leases(&mut client)[0].state == lost).then_some(()));
+    assert!(now_ms() - began < 5000, "it was believed until its next read-back");
+    assert_eq!(new.run("EXISTS prod/db"), Answer::Int(0));
+}
+
+#[test]
+fn a_backend_that_becomes_another_kind_takes_and_gives_back_as_that_one() {
+    let store = RedisServer::start();
+    let local = local().replace("[backend.here]", "[backend.main]");
+    let agent = Agent::start(&local);
+    let mut client = agent.client().expect("the agent answers");
+    for config in [on_redis(store.port()), local] {
+        let before = acquire(&mut client, wish("prod/db", Hold::Keep));
+        agent.configure(&config);
+        let lost = State::Lost(LostReason::StoreLostIt);
+        until("the other kind is in force", || {
+            let all = leases(&mut client);
+            let old = all.iter().find(|it| it.lease == before.lease)?;
+            (old.state == lost).then_some(())
+        });
+        let after = acquire(&mut client, wish("prod/db", Hold::Keep));
+        assert_ne!(after.this_host_only, before.this_host_only);
+        assert!(after.fence > before.fence, "{before:?} {after:?}");
+        client.release(Release::All).expect("given back");
+    }
 }
 
 #[test]

@@ -289,6 +289,16 @@ fn a_release_in_the_journals_own_store_is_told_once_it_is_on_disk() {
 }
 
 #[test]
+fn a_store_that_is_no_longer_the_journal_itself_hears_of_an_intent_once_that_is_on_disk() {
+    let mut play = in_journal();
+    play.table.set_in_journal(BTreeSet::new());
+    play.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::Keep));
+    assert!(play.calls.is_empty(), "a crash now would leave a lock that nobody knows");
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Acquire(_)));
+}
+
+#[test]
 fn a_lease_in_the_journals_own_store_waits_between_its_tries_while_the_journal_fails() {
     let mut before = in_journal();
     before.input(ask(1, 1, vec![claim(1, "infra", 60)], Hold::Keep));
