@@ -25,7 +25,7 @@ const AGENT: &Arrows = &[
         "server",
         &["driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "protocol"],
     ),
-    ("driver", &["stores", "lease", "journal", "clock", "audit", "systemd", "protocol"]),
+    ("driver", &["stores", "backend", "lease", "journal", "clock", "audit", "systemd", "protocol"]),
     ("stores", &["backend", "lease", "clock", "protocol"]),
     ("config", &["backend", "policy", "lease", "protocol"]),
     ("place", &["journal", "clock", "protocol::name"]),

@@ -155,7 +155,8 @@ impl Driver {
     }
 
     /// Between two inputs, so that the core and the stores agree at each on which store is the
-    /// journal itself. Whether a store that was replaced has the leases of the old one, it is asked.
+    /// journal itself. Whether a store that was replaced has the leases of the old one, it is
+    /// asked.
     fn configure(
         &mut self,
         backends: &BTreeMap<BackendName, Options>,
