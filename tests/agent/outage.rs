@@ -2,7 +2,7 @@
 //! whose ttl allows that, and none that nobody knows of.
 
 use stormlock_protocol::client::ClientError;
-use stormlock_protocol::message::{Acquire, Code, Event, Health, Hold, Release, State};
+use stormlock_protocol::message::{Acquire, Code, Event, Health, Hold, LostReason, Release, State};
 
 use crate::agent::Agent;
 use crate::dice::now_ms;
@@ -158,4 +158,21 @@ fn all_leases_are_given_back_at_once_by_as_many_replies_as_they_need() {
     proxy.thaw();
     // What is left are the fences.
     until("the agent goes on", || (store.run("DBSIZE") == Answer::Int(1)).then_some(()));
+}
+
+#[test]
+fn a_store_that_came_back_with_old_data_is_noticed_by_the_next_question_to_it() {
+    let dir = tempfile::tempdir().expect("a folder for its data");
+    let mut store = RedisServer::start_in(dir, &["--save", "", "--dir", "{dir}"]);
+    let agent = Agent::on_redis("alpha", &store.url());
+    let mut client = agent.client().expect("the agent answers");
+    assert_eq!(store.run("SAVE"), Answer::Simple("OK".to_owned()));
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let began = now_ms();
+    store.kill();
+    store.start_again();
+    assert!(locks(&mut client).is_empty());
+    let lost = State::Lost(LostReason::StoreLostIt);
+    until("it is lost", || (leases(&mut client)[0].state == lost).then_some(()));
+    assert!(now_ms() - began < 10_000, "it was believed until its next read-back");
 }
