@@ -81,9 +81,8 @@ impl AskError {
     pub fn kind(&self) -> Option<RefusedKind> {
         match self {
             AskError::Backend(BackendError::Refused { kind, .. }) => Some(*kind),
-            AskError::Backend(BackendError::Unknown { .. })
-            | AskError::NoSuch(_)
-            | AskError::Mute(_) => None,
+            AskError::NoSuch(_) => Some(RefusedKind::Unreachable),
+            AskError::Backend(BackendError::Unknown { .. }) | AskError::Mute(_) => None,
         }
     }
 }
