@@ -123,8 +123,8 @@ async fn reload(driver: &Handle, configs: &watch::Sender<Arc<Config>>, config: C
     match driver.configure(config.backends.clone()).await {
         Ok(Ok(())) => {}
         Ok(Err((backend, error))) => {
-            let text = "the new configuration is refused, the old one stays";
-            tracing::error!(%backend, %error, "{text}");
+            let refused = "the new configuration is refused, the old one stays";
+            tracing::error!(%backend, %error, "{refused}");
             return;
         }
         Err(_) => return,

@@ -8,10 +8,17 @@ use std::time::Duration;
 
 use stormlock_protocol::message;
 use stormlock_protocol::name::UnixMs;
+use tokio::sync::Notify;
 
 use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
 use crate::clock;
 use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Remembered};
+
+/// The stores of a configuration, by name.
+pub type Wanted = BTreeMap<BackendName, Options>;
+
+/// The store that cannot be opened, and why.
+pub type NotOpened = (BackendName, OpenError);
 
 /// Every store of the configuration, and those that an earlier one named: a lease is never dropped
 /// because a reload no longer mentions its store.
@@ -19,6 +26,9 @@ use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Remembere
 pub struct Stores {
     // Held for a look-up only, never across a call.
     known: Mutex<BTreeMap<BackendName, Store>>,
+    /// Those of whose leases a question made doubtful, until the driver heard of it.
+    doubted: Mutex<BTreeSet<BackendName>>,
+    bell: Notify,
 }
 
 #[derive(Debug)]
@@ -71,9 +81,8 @@ impl AskError {
     pub fn kind(&self) -> Option<RefusedKind> {
         match self {
             AskError::Backend(BackendError::Refused { kind, .. }) => Some(*kind),
-            AskError::Backend(BackendError::Unknown { .. })
-            | AskError::NoSuch(_)
-            | AskError::Mute(_) => None,
+            AskError::NoSuch(_) => Some(RefusedKind::Unreachable),
+            AskError::Backend(BackendError::Unknown { .. }) | AskError::Mute(_) => None,
         }
     }
 }
@@ -84,11 +93,8 @@ impl Stores {
     /// before: what was believed of their leases may be true of the old ones only.
     ///
     /// # Errors
-    /// [`OpenError`] with the name of the store; then nothing has changed.
-    pub fn configure(
-        &self,
-        wanted: &BTreeMap<BackendName, Options>,
-    ) -> Result<Vec<BackendName>, (BackendName, OpenError)> {
+    /// [`NotOpened`]; then nothing has changed.
+    pub fn configure(&self, wanted: &Wanted) -> Result<Vec<BackendName>, NotOpened> {
         let mut opened = Vec::new();
         for (name, options) in wanted {
             let is_same = self.known().get(name).is_some_and(|store| store.options.same(options));
@@ -172,7 +178,7 @@ impl Stores {
     /// deadline depends on it.
     pub async fn perform(&self, name: &BackendName, call: Call, patience: Duration) -> Outcome {
         let result = match self.get(name) {
-            Some(backend) => self.within(name, patience, make(&*backend, &call)).await,
+            Some(backend) => self.timed(name, patience, make(&*backend, &call)).await,
             None => Err(AskError::NoSuch(name.clone())),
         };
         let is_doubtful = self.is_doubtful(name);
@@ -183,11 +189,37 @@ impl Stores {
         Outcome { result, is_doubtful }
     }
 
-    /// Asks a store something, for at most `patience`, and notes whether it answered.
+    /// Asks a store something, for at most `patience`, and notes whether it answered. What it shows
+    /// of the store itself, [`Stores::doubted`] tells.
     ///
     /// # Errors
     /// [`AskError`].
     pub async fn within<T>(
+        &self,
+        name: &BackendName,
+        patience: Duration,
+        question: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, AskError> {
+        let answer = self.timed(name, patience, question).await;
+        if self.is_doubtful(name) {
+            self.doubts().insert(name.clone());
+            self.bell.notify_one();
+        }
+        answer
+    }
+
+    /// Waits for a store whose leases are to be read back, because a question showed that it
+    /// answers again after it was down, or is not the one it was (law 11). For one listener.
+    pub async fn doubted(&self) -> BackendName {
+        loop {
+            if let Some(name) = self.doubts().pop_first() {
+                return name;
+            }
+            self.bell.notified().await;
+        }
+    }
+
+    async fn timed<T>(
         &self,
         name: &BackendName,
         patience: Duration,
@@ -241,6 +273,10 @@ impl Stores {
         }
         store.identity = Some(now);
         came_back || is_stranger
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeSet<BackendName>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<BackendName, Store>> {

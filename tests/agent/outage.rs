@@ -2,13 +2,15 @@
 //! whose ttl allows that, and none that nobody knows of.
 
 use stormlock_protocol::client::ClientError;
-use stormlock_protocol::message::{Acquire, Code, Event, Health, Hold, Release, State};
+use stormlock_protocol::message::{
+    Acquire, Code, Event, Health, Hold, Level, LostReason, Release, State,
+};
 
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::proxy::{Fault, Proxy};
 use crate::redis_server::{Answer, RedisServer, free_port};
-use crate::{acquire, leases, locks, resource, ttl, until, wish};
+use crate::{acquire, leases, local, locks, resource, ttl, until, wish};
 
 fn behind(proxy: &Proxy) -> Agent {
     Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()))
@@ -29,6 +31,43 @@ fn a_store_that_is_down_is_said_in_bounded_time_and_takes_nothing() {
     assert_eq!(doctor.code, Some(1), "{doctor:?}");
     let listed = agent.ctl(&["list"]);
     assert_eq!(listed.code, Some(69), "{listed:?}");
+}
+
+#[test]
+fn a_doctor_waits_for_many_mute_stores_no_longer_than_for_one() {
+    // The kernel takes connections for it, and nobody ever answers.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = mute.local_addr().expect("its address").port();
+    let mut config = local();
+    for n in 0..8 {
+        let url = format!("redis://127.0.0.1:{port}");
+        config += &format!("[backend.mute{n}]\nkind = \"redis\"\nurl = \"{url}\"\n");
+    }
+    let agent = Agent::start(&format!("default_backend = \"here\"\n{config}"));
+    let mut client = agent.client().expect("the agent answers");
+    let began = now_ms();
+    let findings = client.doctor().expect("what is wrong");
+    assert!(now_ms() - began < 12_000, "they were waited for one after the other");
+    let bad = findings.iter().filter(|it| it.level == Level::Bad);
+    let about: Vec<&str> = bad.map(|it| it.about.as_str()).collect();
+    assert_eq!(about.len(), 8, "{findings:?}");
+    assert!(about.is_sorted(), "{about:?}");
+}
+
+#[test]
+fn a_lease_in_a_store_that_no_configuration_names_is_not_said_to_be_waited_for() {
+    let store = RedisServer::start();
+    let mut agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("the agent answers"), wish("prod/db", Hold::Keep));
+    agent.stop();
+    agent.configure(&local().replace(
+        "[backend.here]\nkind = \"local\"",
+        &format!("[backend.main]\nkind = \"redis\"\nurl = \"{}\"", store.url()),
+    ));
+    agent.restart();
+    let ran = agent.ctl(&["release", "prod/db"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stderr.contains("backend here cannot be reached"), "{ran:?}");
 }
 
 #[test]
@@ -158,4 +197,21 @@ fn all_leases_are_given_back_at_once_by_as_many_replies_as_they_need() {
     proxy.thaw();
     // What is left are the fences.
     until("the agent goes on", || (store.run("DBSIZE") == Answer::Int(1)).then_some(()));
+}
+
+#[test]
+fn a_store_that_came_back_with_old_data_is_noticed_by_the_next_question_to_it() {
+    let dir = tempfile::tempdir().expect("a folder for its data");
+    let mut store = RedisServer::start_in(dir, &["--save", "", "--dir", "{dir}"]);
+    let agent = Agent::on_redis("alpha", &store.url());
+    let mut client = agent.client().expect("the agent answers");
+    assert_eq!(store.run("SAVE"), Answer::Simple("OK".to_owned()));
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let began = now_ms();
+    store.kill();
+    store.start_again();
+    assert!(locks(&mut client).is_empty());
+    let lost = State::Lost(LostReason::StoreLostIt);
+    until("it is lost", || (leases(&mut client)[0].state == lost).then_some(()));
+    assert!(now_ms() - began < 10_000, "it was believed until its next read-back");
 }

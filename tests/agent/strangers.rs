@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The agent's limit of sessions for one user.
 const SESSIONS_OF_ONE: usize = 64;
 /// Clients that go while they are answered: a race that one in fifty meets is then not missed.
-const GOING: usize = 1000;
+const GOING: usize = 500;
 
 fn connect(agent: &Agent) -> UnixStream {
     let stream = UnixStream::connect(agent.socket()).expect("the agent listens");

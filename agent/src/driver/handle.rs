@@ -1,13 +1,11 @@
 //! How the rest of the agent talks to the driver.
 
-use std::collections::BTreeMap;
-
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Leaving;
-use crate::backend::{OpenError, Options};
-use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
+use crate::lease::{Answer, Attach, Claim, Hold, SessionId, Uid, View};
+use crate::stores::{NotOpened, Wanted};
 
 /// Commands that wait while the driver is at work; more callers than that wait their turn.
 const COMMANDS_MAX: usize = 1024;
@@ -62,12 +60,9 @@ pub(super) enum Command {
     Find { owner: Uid, on: Resource, answer: oneshot::Sender<Option<View>> },
     Subscribe { owner: Uid, answer: oneshot::Sender<(Vec<View>, mpsc::Receiver<View>)> },
     Snapshot(oneshot::Sender<Snapshot>),
-    Configure(BTreeMap<BackendName, Options>, oneshot::Sender<Configured>),
+    Configure(Wanted, oneshot::Sender<Result<(), NotOpened>>),
     Stop(Leaving, oneshot::Sender<()>),
 }
-
-/// Done, or the store that cannot be opened.
-pub(super) type Configured = Result<(), (BackendName, OpenError)>;
 
 impl Handle {
     pub(super) fn new() -> (Handle, mpsc::Receiver<Command>) {
@@ -179,10 +174,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Stopping`]; within it, the store that cannot be opened: then nothing has changed.
-    pub async fn configure(
-        &self,
-        backends: BTreeMap<BackendName, Options>,
-    ) -> Result<Result<(), (BackendName, OpenError)>, Stopping> {
+    pub async fn configure(&self, backends: Wanted) -> Result<Result<(), NotOpened>, Stopping> {
         self.ask(|answer| Command::Configure(backends, answer)).await
     }
 

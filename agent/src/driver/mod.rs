@@ -16,13 +16,12 @@ use tokio::task::JoinSet;
 
 pub use handle::{Handle, Snapshot, Stopping, Wish};
 
-use crate::backend::{OpenError, Options};
 use crate::clock::{self, Alarm, JumpWatch};
 use crate::journal::{Journal, Said};
 use crate::lease::{
     Answer, Ask, BackendName, CallId, Effect, Input, LeaseTable, Memory, State, Ticket, Uid, View,
 };
-use crate::stores::{Outcome, Stores};
+use crate::stores::{NotOpened, Outcome, Stores, Wanted};
 use crate::systemd;
 use handle::Command;
 use watch::Watchers;
@@ -102,6 +101,7 @@ impl Driver {
                     self.settle(settled);
                 }
                 Some(said) = self.said.recv() => self.hear(said),
+                backend = self.stores.doubted() => self.input(Input::Suspect(backend)),
                 () = alarm.rings() => self.input(Input::Tick),
                 jump = jumps.jumps() => {
                     tracing::warn!(?jump, "the clocks moved apart: every lease is read back");
@@ -155,12 +155,8 @@ impl Driver {
     }
 
     /// Between two inputs, so that the core and the stores agree at each on which store is the
-    /// journal itself. Whether a store that was replaced has the leases of the old one, it is
-    /// asked.
-    fn configure(
-        &mut self,
-        backends: &BTreeMap<BackendName, Options>,
-    ) -> Result<(), (BackendName, OpenError)> {
+    /// journal itself. A store that was replaced is asked whether it has the leases of the old one.
+    fn configure(&mut self, backends: &Wanted) -> Result<(), NotOpened> {
         let replaced = self.stores.configure(backends)?;
         self.table.set_in_journal(self.stores.in_journal());
         for backend in replaced {

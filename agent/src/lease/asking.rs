@@ -1,6 +1,7 @@
 //! Acquiring: one or several resources, all or none, each durable as an intent before it leaves.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
@@ -50,6 +51,10 @@ impl LeaseTable {
         let owned = self.owners.get(&owner).into_iter().flatten();
         if owned.filter(|lease| !is_lost(lease)).count() + claims.len() > leases_max {
             return self.refuse(ticket, No::TooMany(leases_max));
+        }
+        if let Some(held) = claims.iter().find_map(|claim| self.held_elsewhere(now, claim)) {
+            let holder = holder(&held.claim, held.fence, now.until(held.deadline));
+            return self.refuse(ticket, No::Held(held.claim.resource, Some(Box::new(holder))));
         }
         let in_journal = claims.iter().all(|claim| self.in_journal.contains(&claim.backend));
         let mut members = Vec::with_capacity(claims.len());
@@ -358,15 +363,19 @@ impl LeaseTable {
 fn twice(claims: &[Claim]) -> Option<No> {
     let mut seen = BTreeSet::new();
     let claim = claims.iter().find(|claim| !seen.insert((&claim.backend, &claim.resource)))?;
-    let holder = Holder {
+    let holder = holder(claim, None, length(claim.ttl));
+    Some(No::Held(claim.resource.clone(), Some(Box::new(holder))))
+}
+
+fn holder(claim: &Claim, fence: Option<Fence>, remaining: Duration) -> Holder {
+    Holder {
         resource: claim.resource.clone(),
         lease: claim.lease,
         principal: claim.principal.clone(),
         host: Some(claim.host.clone()),
         reason: claim.reason.clone(),
-        fence: None,
+        fence,
         since: claim.created,
-        remaining: Some(length(claim.ttl)),
-    };
-    Some(No::Held(claim.resource.clone(), Some(Box::new(holder))))
+        remaining: Some(remaining),
+    }
 }

@@ -55,7 +55,7 @@ pub struct LeaseTable {
     groups: BTreeMap<Ticket, Group>,
     calls: BTreeMap<CallId, LeaseId>,
     syncs: BTreeMap<SyncId, Awaiting>,
-    resources: BTreeSet<(BackendName, Resource, LeaseId)>,
+    resources: BTreeSet<(Resource, BackendName, LeaseId)>,
     owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,

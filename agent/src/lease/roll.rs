@@ -5,7 +5,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 
 use super::entry::{Busy, Entry};
 use super::law::Law;
-use super::port::View;
+use super::port::{State, View};
 use super::{BackendName, Claim, LeaseTable, Moment, Record, Uid};
 
 impl LeaseTable {
@@ -72,7 +72,7 @@ impl LeaseTable {
 
     pub(super) fn insert(&mut self, entry: Entry) {
         let (claim, lease) = (&entry.claim, entry.lease());
-        self.resources.insert((claim.backend.clone(), claim.resource.clone(), lease));
+        self.resources.insert((claim.resource.clone(), claim.backend.clone(), lease));
         self.owners.entry(entry.owner).or_default().insert(lease);
         self.entries.insert(lease, entry);
     }
@@ -92,7 +92,7 @@ impl LeaseTable {
             }
         }
         let Claim { backend, resource, .. } = entry.claim;
-        self.resources.remove(&(backend.clone(), resource.clone(), lease));
+        self.resources.remove(&(resource.clone(), backend.clone(), lease));
         self.wake_askers(now, &backend, &resource);
     }
 
@@ -101,8 +101,20 @@ impl LeaseTable {
         backend: &'a BackendName,
         resource: &'a Resource,
     ) -> impl Iterator<Item = LeaseId> + 'a {
-        let from = (backend.clone(), resource.clone(), LeaseId::from_bytes([0; 16]));
-        let to = (backend.clone(), resource.clone(), LeaseId::from_bytes([0xff; 16]));
+        let from = (resource.clone(), backend.clone(), LeaseId::from_bytes([0; 16]));
+        let to = (resource.clone(), backend.clone(), LeaseId::from_bytes([0xff; 16]));
         self.resources.range(from..=to).map(|(_, _, lease)| *lease)
+    }
+
+    /// A lease on a resource that was taken, and may yet be held, in another store than the one it
+    /// belongs to now: the configuration changed meanwhile, and the two stores know nothing of each
+    /// other.
+    pub(super) fn held_elsewhere(&self, now: Moment, claim: &Claim) -> Option<View> {
+        let from = (claim.resource.clone(), BackendName::new(""), LeaseId::from_bytes([0; 16]));
+        let on_it = self.resources.range(from..).take_while(|(on, _, _)| *on == claim.resource);
+        on_it
+            .filter(|(_, backend, _)| *backend != claim.backend)
+            .filter_map(|(_, _, lease)| self.view(now, *lease))
+            .find(|it| matches!(it.state, State::Held | State::AtRisk | State::Unknown))
     }
 }

@@ -1,10 +1,13 @@
 //! The questions about many things at once: all locks, the caller's leases, what a doctor would
 //! say.
 
+use std::sync::Arc;
+
 use stormlock_protocol::message::{
     self, Agent, Cursor, Finding, Level, List, Reply, Status, Unread,
 };
 use stormlock_protocol::name::LeaseId;
+use tokio::task::JoinSet;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
 use super::told;
@@ -104,10 +107,21 @@ impl Service {
         for note in &self.about.notes {
             findings.push(finding(Level::Warning, "journal", note));
         }
+        // All at once: a doctor is asked when many are mute, and each would be waited for.
+        let mut examined = JoinSet::new();
         for backend in self.stores.names() {
             let Some(store) = self.stores.get(&backend) else { continue };
+            let stores = Arc::clone(&self.stores);
+            examined.spawn(async move {
+                let said = stores.within(&backend, QUESTION_PATIENCE, store.examine()).await;
+                (backend, said)
+            });
+        }
+        let mut examined = examined.join_all().await;
+        examined.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (backend, said) in examined {
             let about = format!("backend {backend}");
-            match self.stores.within(&backend, QUESTION_PATIENCE, store.examine()).await {
+            match said {
                 Ok(remarks) => findings.extend(remarks.into_iter().map(|remark| Finding {
                     level: remark.level,
                     about: about.clone(),

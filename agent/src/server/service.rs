@@ -364,7 +364,13 @@ impl Service {
         let crate::lease::No::Held(on, Some(holder)) = no else {
             return told::refusal(no);
         };
-        let backend = self.config().defaults(&on).backend;
+        // One of ours may be held where the resource belonged before the configuration changed.
+        let ours = match self.driver.view(holder.lease).await {
+            Ok(ours) => ours,
+            Err(stopping) => return stopping.into(),
+        };
+        let backend =
+            ours.map_or_else(|| self.config().defaults(&on).backend, |it| it.claim.backend);
         match self.lock(caller, &backend, Some(*holder)).await {
             Ok(lock) => told::held(&on, lock),
             Err(stopping) => stopping,

@@ -6,15 +6,15 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use rustix::process::Signal;
-use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Acquire, Hold, LostReason, Release, State};
+use stormlock_protocol::client::{Client, ClientError};
+use stormlock_protocol::message::{Acquire, Code, Hold, LostReason, Release, State};
 
 use super::{ok, on_redis, says};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::proxy::Proxy;
 use crate::redis_server::{Answer, RedisServer};
-use crate::{acquire, leases, local, locks, ttl, until, until_right, wish};
+use crate::{acquire, leases, local, locks, resource, ttl, until, until_right, wish};
 
 /// A lease's ttl where its renewals are to be seen.
 const SHORT_SECS: u64 = 3;
@@ -193,6 +193,35 @@ fn a_lease_that_the_new_store_of_its_backend_does_not_have_is_lost_at_once() {
     until("it is asked for", || (leases(&mut client)[0].state == lost).then_some(()));
     assert!(now_ms() - began < 5000, "it was believed until its next read-back");
     assert_eq!(new.run("EXISTS prod/db"), Answer::Int(0));
+}
+
+#[test]
+fn what_is_held_where_a_resource_belonged_before_is_given_to_nobody_where_it_belongs_now() {
+    let (one, two) = (RedisServer::start(), RedisServer::start());
+    let with_default = |name: &str| {
+        let uid = rustix::process::geteuid().as_raw();
+        format!(
+            "host = \"alpha\"\ndefault_backend = \"{name}\"\n\
+             [backend.one]\nkind = \"redis\"\nurl = \"{}\"\n\
+             [backend.two]\nkind = \"redis\"\nurl = \"{}\"\n\
+             [[rule]]\nwho = [\"uid:{uid}\"]\nmay = [\"acquire\"]\n",
+            one.url(),
+            two.url()
+        )
+    };
+    let agent = Agent::start(&with_default("one"));
+    let mut client = agent.client().expect("the agent answers");
+    let held = acquire(&mut client, wish("prod/db", Hold::Keep));
+    agent.configure(&with_default("two"));
+    let free = || client.current(resource("prod/db")).expect("an answer").is_none().then_some(());
+    until("the new default is in force", free);
+    let refused = client.acquire(wish("prod/db", Hold::No)).expect_err("it is held");
+    let ClientError::Refused(no) = refused else { panic!("{refused:?}") };
+    let lock = no.holder.expect("who has it");
+    assert_eq!((no.code, lock.lease, lock.mine), (Code::Held, held.lease, true));
+    assert_eq!(lock.backend, "one");
+    ok(agent.ctl(&["release", "prod/db"]));
+    assert_eq!(acquire(&mut client, wish("prod/db", Hold::No)).backend, "two");
 }
 
 #[test]
