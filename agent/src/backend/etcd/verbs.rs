@@ -259,7 +259,7 @@ impl Etcd {
 const ANOTHER_TERM: &str = "etcd elected another leader between two answers";
 
 /// The transaction that takes a free resource.
-fn hang(keys: &Keys, claim: &Claim, id: i64, counter: i64) -> Txn {
+pub(super) fn hang(keys: &Keys, claim: &Claim, id: i64, counter: i64) -> Txn {
     let mut compares: Vec<_> = LOCK.into_iter().map(|part| keys.absent(part)).collect();
     compares.push(keys.unmoved(Part::Counter, counter));
     let mut writes = vec![
