@@ -1,8 +1,10 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
+pub mod etcd;
 pub mod local;
 pub mod redis;
+mod tls;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -84,15 +86,18 @@ pub enum Options {
     Local,
     /// A Redis.
     Redis(Box<redis::Options>),
+    /// An etcd.
+    Etcd(Box<etcd::Options>),
 }
 
 impl Options {
-    /// `local`, `redis`: as `kind` in the configuration.
+    /// `local`, `redis`, ...: as `kind` in the configuration.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Options::Local => local::KIND,
             Options::Redis(_) => redis::KIND,
+            Options::Etcd(_) => etcd::KIND,
         }
     }
 
@@ -103,7 +108,8 @@ impl Options {
         match (self, other) {
             (Options::Local, Options::Local) => true,
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
-            (Options::Local, Options::Redis(_)) | (Options::Redis(_), Options::Local) => false,
+            (Options::Etcd(these), Options::Etcd(those)) => these.same(those),
+            (Options::Local | Options::Redis(_) | Options::Etcd(_), _) => false,
         }
     }
 }
@@ -117,6 +123,7 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
     match options {
         Options::Local => Ok(Arc::new(local::Local::new(clock))),
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
+        Options::Etcd(options) => Ok(Arc::new(etcd::Etcd::new(options)?)),
     }
 }
 

@@ -3,14 +3,15 @@
 
 use toml::de::DeTable;
 
+use super::etcd::EtcdTable;
 use super::nearest::nearest;
 use super::reader::{Placed, Spot, Table, Wrong, line_at};
 
 /// The kinds of backend that this build has.
-pub(super) const KINDS: [&str; 2] = ["local", "redis"];
+pub(super) const KINDS: [&str; 3] = ["local", "redis", "etcd"];
 
-type Text = Option<Placed<String>>;
-type Texts = Option<Placed<Vec<Placed<String>>>>;
+pub(super) type Text = Option<Placed<String>>;
+pub(super) type Texts = Option<Placed<Vec<Placed<String>>>>;
 
 pub(super) struct File {
     pub(super) host: Text,
@@ -30,6 +31,7 @@ pub(super) struct BackendTable {
 pub(super) enum Kind {
     Local,
     Redis(Box<RedisTable>),
+    Etcd(Box<EtcdTable>),
 }
 
 pub(super) struct RedisTable {
@@ -121,6 +123,7 @@ impl Kind {
                 Ok(Kind::Local)
             }
             "redis" => RedisTable::read(table).map(|redis| Kind::Redis(Box::new(redis))),
+            "etcd" => EtcdTable::read(table).map(|etcd| Kind::Etcd(Box::new(etcd))),
             other => {
                 let advice = match nearest(other, &KINDS) {
                     Some(known) => format!("did you mean \"{known}\"?"),
@@ -153,18 +156,24 @@ impl RedisTable {
             spot: table.spot.clone(),
             url: table.text("url")?,
             username: table.text("username")?,
-            secret: SecretKeys {
-                file: table.text("password_file")?,
-                credential: table.text("password_credential")?,
-                env: table.text("password_env")?,
-                literal: table.text("password")?,
-            },
+            secret: SecretKeys::read(table)?,
             key_prefix: table.text("key_prefix")?,
             ca_file: table.text("ca_file")?,
             client_cert_file: table.text("client_cert_file")?,
             client_key_file: table.text("client_key_file")?,
             sentinels: table.texts("sentinels")?,
             sentinel_service: table.text("sentinel_service")?,
+        })
+    }
+}
+
+impl SecretKeys {
+    pub(super) fn read(table: &Table<'_>) -> Result<SecretKeys, Wrong> {
+        Ok(SecretKeys {
+            file: table.text("password_file")?,
+            credential: table.text("password_credential")?,
+            env: table.text("password_env")?,
+            literal: table.text("password")?,
         })
     }
 }

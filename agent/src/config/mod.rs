@@ -4,6 +4,7 @@
 //! Not here: whether a store answers, and when a changed file is read again.
 
 mod check;
+mod etcd;
 mod file;
 pub mod import;
 mod nearest;

@@ -1,9 +1,11 @@
 //! Checks a `kind = "redis"` table. Whether that Redis is there is the backend's business.
 
+use std::path::PathBuf;
+
 use stormlock_protocol::name::is_invisible;
 
 use super::Outside;
-use super::file::RedisTable;
+use super::file::{RedisTable, Text};
 use super::reader::{Placed, Wrong};
 use super::secret;
 use crate::backend::redis::{Options, Sentinel};
@@ -24,14 +26,7 @@ pub(super) fn check(table: RedisTable, outside: &Outside) -> Result<Options, Wro
         return Err(username.spot.wrong("has no password, add password_file"));
     }
     let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;
-    let client_cert = match (&table.client_cert_file, &table.client_key_file) {
-        (Some(cert), Some(key)) => Some((secret::absolute(cert)?, secret::absolute(key)?)),
-        (Some(cert), None) => return Err(cert.spot.wrong("has no key, add client_key_file")),
-        (None, Some(key)) => {
-            return Err(key.spot.wrong("has no certificate, add client_cert_file"));
-        }
-        (None, None) => None,
-    };
+    let client_cert = client_cert(&table.client_cert_file, &table.client_key_file)?;
     let tls_only = table.ca_file.as_ref().or(table.client_cert_file.as_ref());
     if let Some(key) = tls_only.filter(|_| !url.value.starts_with("rediss://")) {
         return Err(key.spot.wrong("has no effect without TLS, write a url with rediss://"));
@@ -48,7 +43,17 @@ pub(super) fn check(table: RedisTable, outside: &Outside) -> Result<Options, Wro
     })
 }
 
-fn check_prefix(prefix: &Placed<String>) -> Result<String, Wrong> {
+/// A client certificate and its key, both or none.
+pub(super) fn client_cert(cert: &Text, key: &Text) -> Result<Option<(PathBuf, PathBuf)>, Wrong> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some((secret::absolute(cert)?, secret::absolute(key)?))),
+        (Some(cert), None) => Err(cert.spot.wrong("has no key, add client_key_file")),
+        (None, Some(key)) => Err(key.spot.wrong("has no certificate, add client_cert_file")),
+        (None, None) => Ok(None),
+    }
+}
+
+pub(super) fn check_prefix(prefix: &Placed<String>) -> Result<String, Wrong> {
     let Placed { value, spot } = prefix;
     if value.len() > PREFIX_MAX {
         return Err(spot.wrong(format!("is longer than {PREFIX_MAX} bytes, write a shorter one")));
@@ -135,7 +140,7 @@ fn moved_login() -> String {
         .to_owned()
 }
 
-fn is_host_and_port(text: &str) -> bool {
+pub(super) fn is_host_and_port(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or("not a port"))),

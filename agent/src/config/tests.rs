@@ -26,7 +26,7 @@ fn outside() -> Outside {
     }
 }
 
-fn parse(text: &str) -> Result<Config, String> {
+pub(super) fn parse(text: &str) -> Result<Config, String> {
     parse_with(text, &outside())
 }
 
@@ -232,10 +232,10 @@ const COMPLAINTS: &[(&str, &str)] = &[
         "[backend]\nkind = \"redis\"",
         "2: key `backend.kind`: is a text, write a table for each, headed [backend.NAME]",
     ),
-    ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis"),
+    ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd"),
     (
-        "[backend.a]\nkind = \"etcd\"",
-        "2: key `backend.a.kind`: this build has no backend \"etcd\" (it has: local, redis)",
+        "[backend.a]\nkind = \"zookeeper\"",
+        "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, etcd)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",
@@ -670,9 +670,13 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
     let is_prose = |line: &str| line.starts_with("# ");
     let lines = EXAMPLE.lines().filter(|line| !is_prose(line));
     let keys: Vec<_> = lines.map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
-    let text = keys.join("\n").replace("/etc/stormlock/redis.password", password.to_str().unwrap());
+    let mut text = keys.join("\n");
+    for store in ["redis", "etcd"] {
+        let written = format!("/etc/stormlock/{store}.password");
+        text = text.replace(&written, password.to_str().unwrap());
+    }
     let config = parse(&text).unwrap();
-    assert_eq!(config.backends.len(), 2);
+    assert_eq!(config.backends.len(), 3);
     assert_eq!(config.resources.len(), 1);
     assert!(config.policy.judge(&who(0, "root", &[]), Act::Break, Some(&on("prod/x"))).is_ok());
 }

@@ -13,8 +13,8 @@ use crate::cli::exit::Failure;
 use crate::cli::paths;
 
 const LOCAL: &str = "local";
-/// The name of the one backend.
-const NAME: &str = "redis";
+/// How a URL of an etcd begins, and an endpoint then; etcd itself has no form of its own.
+const ETCD: [(&str, &str); 2] = [("etcd://", "http://"), ("etcds://", "https://")];
 
 /// What the private agent works with.
 #[derive(Debug)]
@@ -48,11 +48,11 @@ impl Given {
             });
         }
         let Login { plain, user, password } = Login::split(url)?;
-        let mut toml = Zeroizing::new(format!("[backend.{NAME}]\nkind = \"redis\"\n"));
+        let (kind, place) = place(&plain);
+        let mut toml = Zeroizing::new(format!("[backend.{kind}]\nkind = \"{kind}\"\n{place}"));
         let mut add = |key: &str, value: &str| {
             toml.push_str(&format!("{key} = {}\n", toml::Value::from(value)));
         };
-        add("url", &plain);
         if let Some(user) = &user {
             add("username", user);
         }
@@ -74,6 +74,18 @@ impl Given {
         })?;
         Ok(Given { config, reach: format!("its locks are in {plain}"), secret_variables: vec![] })
     }
+}
+
+/// The kind of store that a URL means, and the line that says where it is.
+fn place(url: &str) -> (&'static str, String) {
+    for (begins, endpoint) in ETCD {
+        if let Some(hosts) = url.strip_prefix(begins) {
+            let endpoints = hosts.split(',').map(|host| format!("{endpoint}{host}"));
+            let endpoints: Vec<_> = endpoints.map(toml::Value::from).collect();
+            return ("etcd", format!("endpoints = {}\n", toml::Value::from(endpoints)));
+        }
+    }
+    ("redis", format!("url = {}\n", toml::Value::from(url)))
 }
 
 /// A URL without what must not be seen, and that.
@@ -184,6 +196,22 @@ mod tests {
     #[test]
     fn a_wrong_url_is_refused_without_its_password() {
         for url in ["http://u:hush@h/", "u:hush@h", "redis://u:hush@", "redis://u:hush%ZZ@h/0"] {
+            let text = Given::url(url).unwrap_err().text();
+            assert!(text.starts_with("--backend") && !text.contains("hush"), "{url}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_etcd_is_given_by_its_members() {
+        let given = Given::url("etcds://maria:p%40ss@e1:2379,e2:2379/").unwrap();
+        assert!(!given.reach.contains("maria") && !given.reach.contains("p%40ss"));
+        let Some(Options::Etcd(etcd)) = given.config.backends.into_values().next() else {
+            panic!("no etcd")
+        };
+        assert_eq!(etcd.endpoints, ["https://e1:2379", "https://e2:2379/"]);
+        let (user, password) = etcd.login.unwrap();
+        assert_eq!((user.as_str(), password.expose_secret()), ("maria", "p@ss"));
+        for url in ["etcd://", "etcd://h/x", "etcd://h:0", "etcd://u:hush@h,"] {
             let text = Given::url(url).unwrap_err().text();
             assert!(text.starts_with("--backend") && !text.contains("hush"), "{url}: {text}");
         }

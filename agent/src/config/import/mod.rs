@@ -4,6 +4,7 @@
 //! that this build does not have stays in the result, and the configuration is refused until
 //! somebody decides. Passwords are not copied.
 
+mod etcd;
 mod ini;
 mod redis_url;
 
@@ -19,8 +20,9 @@ use self::redis_url::Parts;
 const DEFAULT: &str = "default";
 /// What the sections of backends begin with.
 const BACKEND: &str = "backend.";
-/// The kind that both the Python tool and this build have.
+/// The kinds that both the Python tool and this build have.
 const REDIS: &str = "redis";
+const ETCD: &str = "etcd";
 
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,7 @@ pub fn import(text: &str) -> Result<Imported, ImportError> {
     for name in import.backend_names()? {
         match ini.section(&format!("{BACKEND}{name}")) {
             section if name == REDIS => import.redis(section)?,
+            section if name == ETCD => import.etcd(section)?,
             Some(section) => import.strange_backend(&name, section)?,
             None => import.note(format!("this build has no backend {name:?}, add one by hand")),
         }
@@ -206,7 +209,7 @@ impl Import<'_> {
     }
 
     fn note_if_strange(&mut self, backend: &str, what: &str) {
-        if backend != REDIS {
+        if ![REDIS, ETCD].contains(&backend) {
             self.note(format!(
                 "{what} is {backend:?}, which this build does not have: the configuration is \
                  refused until you write another one"

@@ -30,9 +30,11 @@ url = redis://example.com:6379
 /// The configuration that a result is, with its password files in a directory of the test.
 fn config(imported: &Imported) -> Result<Config, String> {
     let directory = tempfile::tempdir().unwrap();
-    let password = directory.path().join("redis.password");
-    std::fs::write(&password, "hunter2\n").unwrap();
-    std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for store in ["redis", "etcd"] {
+        let password = directory.path().join(format!("{store}.password"));
+        std::fs::write(&password, "hunter2\n").unwrap();
+        std::fs::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     let toml = imported.toml.replace("/etc/stormlock", directory.path().to_str().unwrap());
     let outside = Outside {
         mode: Mode::System,
@@ -106,9 +108,9 @@ password_file = "/etc/stormlock/redis.password"
 #[test]
 fn a_backend_that_this_build_lacks_is_a_comment_and_its_locks_go_nowhere_else() {
     let imported = import(
-        "[default]\nttl = 4 seconds\nbackend = etcd\n\
+        "[default]\nttl = 4 seconds\nbackend = mariadb\n\
          [special]\nbackend = redis\n\
-         [backend.etcd]\nhost = etcd.example.com\nport = 2379\nuser = u\npassword = hunter2\n\
+         [backend.mariadb]\nhost = db.example.com\nport = 2379\nuser = u\npassword = hunter2\n\
          [backend.postgresql]\nconnection = host=h password=hunter2\n\
          [backend.mysql]\nhost = h\n[backend.mysql.extra]\nx = 1\n",
     )
@@ -116,12 +118,12 @@ fn a_backend_that_this_build_lacks_is_a_comment_and_its_locks_go_nowhere_else() 
     assert_eq!(
         imported.toml.split_once('\n').unwrap().1,
         r#"default_ttl = "4s"
-default_backend = "etcd"
+default_backend = "mariadb"
 
 # Not in this build:
-#[backend."etcd"]
-#kind = "etcd"
-#"host" = "etcd.example.com"
+#[backend."mariadb"]
+#kind = "mariadb"
+#"host" = "db.example.com"
 #"port" = "2379"
 #"user" = "u"
 
@@ -146,10 +148,10 @@ backend = "redis"
     assert_eq!(
         imported.notes,
         [
-            "the default backend is \"etcd\", which this build does not have: the configuration is \
+            "the default backend is \"mariadb\", which this build does not have: the configuration is \
              refused until you write another one",
             "\"password\" (line 10) is left out: it may hold a password",
-            "this build has no backend \"etcd\": it stands in the file as a comment",
+            "this build has no backend \"mariadb\": it stands in the file as a comment",
             "\"connection\" (line 12) is left out: it may hold a password",
             "this build has no backend \"postgresql\": it stands in the file as a comment",
             "this build has no backend \"mysql\": it stands in the file as a comment",
@@ -157,8 +159,52 @@ backend = "redis"
     );
     assert_eq!(
         config(&imported).unwrap_err(),
-        "s.toml:3: key `default_backend`: there is no backend \"etcd\" (there are: redis)"
+        "s.toml:3: key `default_backend`: there is no backend \"mariadb\" (there are: redis)"
     );
+}
+
+#[test]
+fn an_etcd_is_imported_without_its_password() {
+    let imported = import(
+        "[default]\nbackend = etcd\n[backend.etcd]\nprefix = /locks/\nhost = etcd.example.com\n\
+         port = 2380\nca_cert = /etc/ca.pem\ncert_key = c.key\ntimeout = 3\nuser = u\n\
+         password = hunter2\n",
+    )
+    .unwrap();
+    assert_eq!(
+        imported.toml.split_once('\n').unwrap().1,
+        r#"default_backend = "etcd"
+
+[backend.etcd]
+kind = "etcd"
+endpoints = ["https://etcd.example.com:2380"]
+key_prefix = "/locks/"
+username = "u"
+password_file = "/etc/stormlock/etcd.password"
+ca_file = "/etc/ca.pem"
+"#
+    );
+    assert_eq!(
+        imported.notes,
+        [
+            "the password (line 11) is not copied: run install -m 600 /dev/null \
+             /etc/stormlock/etcd.password, write it into that file, and give the file to the \
+             agent's user",
+            "client_key_file \"c.key\" (line 8) is left out: it takes a full path",
+            "\"timeout\" (line 9) is left out: the agent has its own",
+        ]
+    );
+    config(&imported).unwrap();
+}
+
+#[test]
+fn an_etcd_that_is_only_named_is_the_python_tool_s_default() {
+    let imported = import("[default]\nbackend = etcd\n").unwrap();
+    assert!(imported.toml.contains("endpoints = [\"http://localhost:2379\"]\n"), "{imported:?}");
+    assert!(imported.notes.is_empty(), "{imported:?}");
+    config(&imported).unwrap();
+    let wrong = import("[backend.etcd]\nhost = a b\n").unwrap_err();
+    assert_eq!(wrong.to_string(), "line 2: host and port are not the address of an etcd");
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! What doctor says of an etcd: whether it can keep the promises of the header. Nothing is changed,
+//! and what a user may not read is said rather than guessed.
+
+use etcd_client::{Compare, CompareOp, StatusResponse, Txn};
+use stormlock_protocol::message::Level;
+use stormlock_protocol::name::Resource;
+
+use super::super::{BackendError, RefusedKind, Remark};
+use super::keys::Part;
+use super::link::Link;
+use super::refusal::Trouble;
+use super::{Etcd, unknown};
+
+/// The first sound release of each line, oldest line first; later lines are sound.
+const SOUND: [(u32, u32, u32); 3] = [(3, 4, 42), (3, 5, 28), (3, 6, 9)];
+/// Members of a cluster that survives the loss of one.
+const MEMBERS_MIN: usize = 3;
+/// A database that is fuller than this may soon take no new lock, in percent of its limit.
+const FULL_PERCENT: u64 = 90;
+/// The limit of a database where the server does not say it: etcd's own default.
+const QUOTA: u64 = 2 * 1024 * 1024 * 1024;
+
+impl Etcd {
+    /// See [`super::Backend::examine`].
+    pub(super) async fn remarks(&self) -> Result<Vec<Remark>, BackendError> {
+        let link = self.line.link().await?;
+        let mut remarks = vec![self.trial().await?];
+        let status = self.line.ask(async |client| client.maintenance_client().status().await);
+        let status = status.await?;
+        remarks.push(version(status.version()));
+        remarks.extend(alarms(&status));
+        remarks.extend(size(&status));
+        remarks.extend(self.members().await?);
+        remarks.extend(self.secrecy(&link));
+        Ok(remarks)
+    }
+
+    /// Asks for a write that never happens: the rights to it are looked at all the same.
+    async fn trial(&self) -> Result<Remark, BackendError> {
+        let on = Resource::new("stormlock.doctor").map_err(|_| unknown("no name for a trial"))?;
+        let keys = self.keys(&on);
+        let never = Compare::create_revision(keys.of(Part::Id), CompareOp::Less, 0);
+        let put = keys.put(Part::Counter, "0", 0);
+        let txn = Txn::new().when(vec![never]).and_then(vec![put]).or_else(keys.read());
+        match self.transact(txn).await.map_err(BackendError::from) {
+            Ok(_) => Ok(good("it has a leader and lets us write")),
+            Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
+                Ok(remark(Level::Bad, why, "give the user readwrite on the prefix, see the README"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn members(&self) -> Result<Option<Remark>, BackendError> {
+        let asked = self.line.ask(async |client| client.cluster_client().member_list().await);
+        let members = match asked.await {
+            Ok(list) => list.members().iter().filter(|member| !member.is_learner()).count(),
+            Err(Trouble::Answered(why)) => {
+                let text = format!("its members may not be listed: {why}");
+                return Ok(Some(remark(Level::Note, text, "count them by hand: three or five")));
+            }
+            Err(trouble) => return Err(trouble.into()),
+        };
+        Ok(Some(match members {
+            0..MEMBERS_MIN => remark(
+                Level::Note,
+                format!("it has {members} voting members: without one of them nobody gets a lock"),
+                "make it a cluster of three",
+            ),
+            _ if members.is_multiple_of(2) => remark(
+                Level::Note,
+                format!("it has {members} voting members: one fewer would survive as much"),
+                "make their number odd",
+            ),
+            _ => good(format!("it has {members} voting members")),
+        }))
+    }
+
+    /// Who else may write, and who may listen.
+    fn secrecy(&self, link: &Link) -> Vec<Remark> {
+        let target = self.line.target();
+        let mut remarks = Vec::new();
+        if link.login_was_idle {
+            remarks.push(remark(
+                Level::Warning,
+                "a user is configured, but the cluster has authentication off: everybody who \
+                 reaches it may take and free locks",
+                "run `etcdctl auth enable`, or take the user out of the configuration",
+            ));
+        }
+        let is_far = target.places.iter().any(|place| !place.tls && !place.is_loopback());
+        if is_far && target.login.is_some() {
+            remarks.push(remark(
+                Level::Warning,
+                "the password goes over the network for all to read",
+                "use https:// endpoints",
+            ));
+        }
+        if target.login.is_none() && target.tls.is_none() {
+            remarks.push(remark(
+                Level::Note,
+                "it asks for no password: everybody who reaches it may take and free locks",
+                "use client certificates, or users (`etcdctl auth enable`)",
+            ));
+        }
+        remarks
+    }
+}
+
+fn version(version: &str) -> Remark {
+    let plain = version.split(['-', '+']).next().unwrap_or(version);
+    let mut numbers = plain.split('.').map_while(|part| part.parse::<u32>().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    let (major, minor, patch) = (next(), next(), next());
+    let floor = SOUND.into_iter().find(|(x, y, _)| (*x, *y) >= (major, minor));
+    let Some((x, y, z)) = floor.filter(|floor| (major, minor, patch) < *floor) else {
+        return good(format!("etcd {version}"));
+    };
+    remark(
+        Level::Warning,
+        format!(
+            "etcd {version} is older than {x}.{y}.{z}: such a version may end a live lease, give \
+             fences that fall after a crash, or take lease calls from anybody"
+        ),
+        "update the servers",
+    )
+}
+
+fn alarms(status: &StatusResponse) -> Vec<Remark> {
+    let full = |error: &String| error.contains("NOSPACE");
+    let told = status.errors().iter().map(|error| {
+        let text = format!("a member raises an alarm: {error}");
+        let mend = if full(error) {
+            "compact and defragment it, then run `etcdctl alarm disarm`"
+        } else {
+            "see `etcdctl endpoint status` and the members' logs"
+        };
+        remark(Level::Bad, text, mend)
+    });
+    told.collect()
+}
+
+fn size(status: &StatusResponse) -> Option<Remark> {
+    let used = u64::try_from(status.db_size()).ok()?;
+    let quota = u64::try_from(status.db_size_quota()).ok().filter(|quota| *quota > 0);
+    let quota = quota.unwrap_or(QUOTA);
+    let percent = used.saturating_mul(100) / quota;
+    (percent > FULL_PERCENT).then(|| {
+        let text = format!("its database is {percent} % full: a full one takes no new lock");
+        remark(Level::Warning, text, "compact and defragment it, or raise --quota-backend-bytes")
+    })
+}
+
+fn good(text: impl Into<String>) -> Remark {
+    Remark { level: Level::Good, text: text.into(), mend: None }
+}
+
+fn remark(level: Level, text: impl Into<String>, mend: &str) -> Remark {
+    Remark { level, text: text.into(), mend: Some(mend.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_with_known_faults_are_said() {
+        for (text, expected) in [
+            ("3.4.23", Level::Warning),
+            ("3.4.42", Level::Good),
+            ("3.5.9", Level::Warning),
+            ("3.5.28", Level::Good),
+            ("3.6.0-rc.1", Level::Warning),
+            ("3.6.9", Level::Good),
+            ("3.7.0", Level::Good),
+            ("4.0.0", Level::Good),
+            ("3.3.27", Level::Warning),
+            ("", Level::Warning),
+        ] {
+            assert_eq!(version(text).level, expected, "{text}");
+        }
+    }
+}

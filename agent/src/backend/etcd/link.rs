@@ -1,0 +1,279 @@
+//! One connection to one member: made once, by one task at a time, and given up as soon as an
+//! answer is owed.
+//!
+//! After an abandoned call no call uses that connection any more, and the last one that waits on it
+//! ends it by a reset, so that what a silent network still holds never arrives. The next connection
+//! goes to the next endpoint first. No retries and no timers here, but the bound on connecting; one
+//! thing is said twice: what a member refused because its token had run out.
+
+use std::future::Future;
+use std::io;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
+use hyper_util::rt::TokioIo;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::watch;
+use tonic::transport::{Endpoint, Uri};
+
+use super::super::RefusedKind;
+use super::super::tls::Tls;
+use super::place::Place;
+use super::refusal::{Trouble, chain};
+use super::socket::{Hold, Socket};
+
+/// Longest time to connect, greet and log in, at all endpoints together: below the longest attempt,
+/// so that a store that swallows everything is still told from one that may have done something.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How to make a connection.
+pub(super) struct Target {
+    /// Never empty.
+    pub(super) places: Vec<Place>,
+    pub(super) tls: Option<Tls>,
+    pub(super) login: Option<(String, SecretString)>,
+}
+
+/// The connection to one cluster: made when it is needed, and made anew after it failed.
+#[derive(Clone)]
+pub(super) struct Line(Arc<Shared>);
+
+struct Shared {
+    target: Target,
+    slot: Mutex<Slot>,
+    /// The endpoint to try first.
+    first: AtomicUsize,
+    cluster: Mutex<Option<Cluster>>,
+    /// The highest revision seen.
+    revision: AtomicI64,
+}
+
+/// Which cluster it is, and how often it was seen to have forgotten something.
+#[derive(Clone, Copy)]
+struct Cluster {
+    id: u64,
+    relapses: u32,
+}
+
+enum Slot {
+    Idle,
+    Connecting(watch::Receiver<Option<Connected>>),
+    Ready(Arc<Link>),
+}
+
+type Connected = Result<Arc<Link>, Trouble>;
+
+/// A connection that was greeted. The last clone of its `Arc` ends it.
+pub(super) struct Link {
+    client: Client,
+    hold: Hold,
+    /// A login was configured, and the cluster has no users.
+    pub(super) login_was_idle: bool,
+}
+
+impl Line {
+    pub(super) fn new(target: Target) -> Line {
+        Line(Arc::new(Shared {
+            target,
+            slot: Mutex::new(Slot::Idle),
+            first: AtomicUsize::new(0),
+            cluster: Mutex::new(None),
+            revision: AtomicI64::new(0),
+        }))
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.0.target
+    }
+
+    /// The cluster last connected to. A cluster that was wiped, or restored from a backup, may have
+    /// the id that it had: it is noticed by a revision that fell.
+    pub(super) fn identity(&self) -> Option<String> {
+        let Cluster { id, relapses } = (*self.0.cluster())?;
+        Some(format!("{id:x}.{relapses}"))
+    }
+
+    /// What [`Line::saw`] compares with: to be taken before the question leaves.
+    pub(super) fn revision(&self) -> i64 {
+        self.0.revision.load(Ordering::Acquire)
+    }
+
+    /// Takes note of an answer that no stale member can give.
+    pub(super) fn saw(&self, before: i64, header: &ResponseHeader) {
+        if header.revision() >= before {
+            self.0.revision.fetch_max(header.revision(), Ordering::AcqRel);
+            return;
+        }
+        self.0.revision.store(header.revision(), Ordering::Release);
+        if let Some(cluster) = self.0.cluster().as_mut() {
+            cluster.relapses = cluster.relapses.wrapping_add(1);
+        }
+    }
+
+    /// Asks a member something and waits for its answer.
+    pub(super) async fn ask<T, F>(&self, question: impl FnOnce(Client) -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let link = self.link().await?;
+        let mut owed = Owed { line: self, link: &link, answered: false };
+        let answer = question(link.client.clone()).await.map_err(Trouble::from);
+        owed.answered = answer.as_ref().err().is_none_or(Trouble::is_about_the_question);
+        answer
+    }
+
+    pub(super) async fn link(&self) -> Result<Arc<Link>, Trouble> {
+        let mut connecting = match self.0.ready_or_connecting() {
+            Ok(link) => return Ok(link),
+            Err(connecting) => connecting,
+        };
+        let connected = match connecting.wait_for(Option::is_some).await {
+            Ok(connected) => connected.clone(),
+            Err(_) => None,
+        };
+        connected.unwrap_or_else(|| Err(Trouble::unreachable("the agent is stopping")))
+    }
+}
+
+/// Gives up the connection unless its call was answered; also when the call is dropped.
+struct Owed<'a> {
+    line: &'a Line,
+    link: &'a Arc<Link>,
+    answered: bool,
+}
+
+impl Drop for Owed<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let mut slot = self.line.0.slot();
+        if matches!(&*slot, Slot::Ready(link) if Arc::ptr_eq(link, self.link)) {
+            *slot = Slot::Idle;
+            self.line.0.first.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Option<Cluster>> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open connection, or the one being made. The task that makes it belongs to no call, so a
+    /// caller with little patience does not spoil it for the others.
+    fn ready_or_connecting(
+        self: &Arc<Shared>,
+    ) -> Result<Arc<Link>, watch::Receiver<Option<Connected>>> {
+        let mut slot = self.slot();
+        match &*slot {
+            Slot::Ready(link) if link.hold.is_open() => return Ok(link.clone()),
+            // A task that died with its runtime has closed the channel.
+            Slot::Connecting(waits) if waits.has_changed().is_ok() => return Err(waits.clone()),
+            Slot::Idle | Slot::Ready(_) | Slot::Connecting(_) => {}
+        }
+        let (done, waits) = watch::channel(None);
+        *slot = Slot::Connecting(waits.clone());
+        let shared = self.clone();
+        tokio::spawn(async move {
+            let connected = shared.connect().await;
+            *shared.slot() = match &connected {
+                Ok(link) => Slot::Ready(link.clone()),
+                Err(_) => Slot::Idle,
+            };
+            let _ = done.send(Some(connected));
+        });
+        Err(waits)
+    }
+
+    /// Tries each endpoint once; of several troubles the first that says more than that nobody is
+    /// there counts.
+    async fn connect(&self) -> Connected {
+        let places = &self.target.places;
+        let count = places.len().max(1);
+        let each = CONNECT_MAX / u32::try_from(count).unwrap_or(u32::MAX);
+        let first = self.first.load(Ordering::Relaxed);
+        let mut trouble = None;
+        for turn in 0..count {
+            let at = first.wrapping_add(turn) % count;
+            let Some(place) = places.get(at) else { continue };
+            let connected = tokio::time::timeout(each, self.connect_to(place)).await;
+            let connected = connected.unwrap_or_else(|_| {
+                let ms = each.as_millis();
+                Err(Trouble::unreachable(format!("no greeting within {ms} ms")))
+            });
+            match connected {
+                Ok(link) => {
+                    self.first.store(at, Ordering::Relaxed);
+                    return Ok(Arc::new(link));
+                }
+                Err(new) => {
+                    let new = new.before_any_call(&format!("connecting to etcd at {place}"));
+                    let is_worse =
+                        |it: &Trouble| matches!(it, Trouble::NotSent(RefusedKind::Unreachable, _));
+                    if trouble.as_ref().is_none_or(is_worse) {
+                        trouble = Some(new);
+                    }
+                }
+            }
+        }
+        Err(trouble.unwrap_or_else(|| Trouble::unreachable("there is no endpoint")))
+    }
+
+    async fn connect_to(&self, place: &Place) -> Result<Link, Trouble> {
+        let connected = Socket::connect(place, self.target.tls.as_ref()).await;
+        let (socket, hold) = connected.map_err(|error| Trouble::unreachable(error.to_string()))?;
+        let mut client = over(place, socket).await?;
+        let login_was_idle = match &self.target.login {
+            None => false,
+            Some(login) => log_in(&mut client, login).await?,
+        };
+        let status = client.status().await.map_err(Trouble::from)?;
+        if status.leader() == 0 || status.is_learner() {
+            let why = "this member has no leader: its cluster is not up, or it is cut off from it";
+            return Err(Trouble::NotSent(RefusedKind::NotWritable, why.to_owned()));
+        }
+        if let Some(header) = status.header() {
+            let mut cluster = self.cluster();
+            let relapses = cluster.map_or(0, |cluster| cluster.relapses);
+            if cluster.is_none_or(|cluster| cluster.id != header.cluster_id()) {
+                self.revision.store(0, Ordering::Release);
+            }
+            *cluster = Some(Cluster { id: header.cluster_id(), relapses });
+        }
+        Ok(Link { client, hold, login_was_idle })
+    }
+}
+
+/// The library's client over a socket of ours. It may want another one after the first broke:
+/// there is none.
+async fn over(place: &Place, socket: Socket) -> Result<Client, Trouble> {
+    let only = Mutex::new(Some(socket));
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = only.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = socket.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));
+        std::future::ready(socket.map(TokioIo::new))
+    });
+    let endpoint = Endpoint::from_shared(place.origin())
+        .map_err(|error| Trouble::unreachable(chain(&error)))?;
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| Trouble::unreachable(chain(&error)))?;
+    let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
+    Ok(Client::from_channel(Channel::Tonic(channel), Some(options)).await?)
+}
+
+/// Gets a token; true when the cluster has no users, and so takes everybody.
+async fn log_in(client: &mut Client, login: &(String, SecretString)) -> Result<bool, Trouble> {
+    let (user, password) = (login.0.clone(), login.1.expose_secret().to_owned());
+    match client.update_user(Some((user, password))).await.map_err(Trouble::from) {
+        Ok(()) => Ok(false),
+        Err(trouble) if trouble.is_no_users() => Ok(true),
+        Err(trouble) => Err(trouble),
+    }
+}
