@@ -2,7 +2,9 @@
 //! atomic operation for each verb.
 
 pub mod local;
+pub mod postgres;
 pub mod redis;
+mod tls;
 
 #[cfg(test)]
 pub(crate) mod contract;
@@ -84,15 +86,18 @@ pub enum Options {
     Local,
     /// A Redis.
     Redis(Box<redis::Options>),
+    /// A PostgreSQL.
+    Postgres(Box<postgres::Options>),
 }
 
 impl Options {
-    /// `local`, `redis`: as `kind` in the configuration.
+    /// `local`, `redis`, ...: as `kind` in the configuration.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Options::Local => local::KIND,
             Options::Redis(_) => redis::KIND,
+            Options::Postgres(_) => postgres::KIND,
         }
     }
 
@@ -103,7 +108,8 @@ impl Options {
         match (self, other) {
             (Options::Local, Options::Local) => true,
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
-            (Options::Local, Options::Redis(_)) | (Options::Redis(_), Options::Local) => false,
+            (Options::Postgres(these), Options::Postgres(those)) => these.same(those),
+            (Options::Local | Options::Redis(_) | Options::Postgres(_), _) => false,
         }
     }
 }
@@ -117,6 +123,7 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
     match options {
         Options::Local => Ok(Arc::new(local::Local::new(clock))),
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
+        Options::Postgres(options) => Ok(Arc::new(postgres::Postgres::new(options)?)),
     }
 }
 

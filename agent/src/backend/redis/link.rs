@@ -20,10 +20,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::super::RefusedKind;
+use super::super::tls::Tls;
 use super::place::Place;
 use super::refusal::Trouble;
 use super::sentinel::Sentinels;
-use super::tls::Tls;
 
 /// Longest time to connect, greet and log in: below the longest attempt, so that a store that
 /// swallows everything is still told from one that may have done something.

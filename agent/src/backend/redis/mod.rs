@@ -26,7 +26,6 @@ mod place;
 mod refusal;
 mod script;
 mod sentinel;
-mod tls;
 
 use std::path::PathBuf;
 
@@ -34,6 +33,7 @@ use redis::Value;
 use secrecy::{ExposeSecret, SecretString};
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
+use super::tls::Tls;
 use super::{
     Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
 };
@@ -42,7 +42,6 @@ use link::{Line, Target};
 use place::{Place, Url};
 use script::{Said, Script};
 use sentinel::Sentinels;
-use tls::Tls;
 
 /// As `kind` in the configuration.
 pub(super) const KIND: &str = "redis";
@@ -126,7 +125,8 @@ impl Redis {
         if sentinels.is_some() && matches!(place, Place::Unix(_)) {
             return Err(setting("sentinels tell network addresses: the url cannot be a socket's"));
         }
-        let tls = tls.then(|| Tls::new(options)).transpose()?;
+        let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
+        let tls = tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
         let (username, password) = (options.username.clone(), options.password.clone());
         let line = Line::new(Target { place, tls, sentinels, db, username, password });
         Ok(Redis { line, prefix: options.key_prefix.clone() })

@@ -1,4 +1,4 @@
-//! TLS to a Redis: rustls with ring, our own socket below. Names are always verified; there is no
+//! TLS to a store: rustls with ring, our own socket below. Names are always verified; there is no
 //! way to turn that off.
 //!
 //! Certificates are read for each connection, so that renewed ones need no restart, and once when
@@ -15,8 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::super::OpenError;
-use super::Options;
+use super::OpenError;
 
 /// Whom to trust and how to name ourselves.
 #[derive(Debug, Clone)]
@@ -26,8 +25,10 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    pub(super) fn new(options: &Options) -> Result<Tls, OpenError> {
-        let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
+    pub(super) fn new(
+        ca_file: Option<PathBuf>,
+        client_cert: Option<(PathBuf, PathBuf)>,
+    ) -> Result<Tls, OpenError> {
         let tls = Tls { ca_file, client_cert };
         tls.config().map_err(OpenError::Setting)?;
         Ok(tls)
@@ -40,10 +41,15 @@ impl Tls {
         host: &str,
     ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let config = self.fresh().await?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// The certificates as they are now.
+    pub(super) async fn fresh(&self) -> io::Result<ClientConfig> {
         let tls = self.clone();
         let read = tokio::task::spawn_blocking(move || tls.config()).await;
-        let config = read.map_err(io::Error::other)?.map_err(io::Error::other)?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        read.map_err(io::Error::other)?.map_err(io::Error::other)
     }
 
     fn config(&self) -> Result<ClientConfig, String> {
