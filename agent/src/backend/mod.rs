@@ -71,6 +71,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// an error, not a remark.
     fn examine(&self) -> Pending<'_, Vec<Remark>>;
 
+    /// Makes what the store needs before the first lock, once; harmless again. In words, what was
+    /// done; `None` for a store that needs nothing.
+    fn setup(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
+    /// The same to be done by hand, by whoever has the rights; `None` for a store that needs
+    /// nothing.
+    fn setup_by_hand(&self) -> Option<String> {
+        None
+    }
+
+    /// Does what [`Backend::setup`] does, and converts what it finds and would only complain of;
+    /// `None` for a store that has nothing to convert.
+    fn migrate(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
     /// Which store it is, as it named itself when it was last connected to; `None` before that, or
     /// when it has no name. Cheap: it asks nobody. The driver looks after each call, and a name
     /// that changed means that this store may not be the one that gave the leases.

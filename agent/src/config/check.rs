@@ -10,7 +10,8 @@ use super::nearest::nearest;
 use super::principal::Template;
 use super::reader::{Placed, Spot, Wrong};
 use super::{
-    Config, HOST_MAX, LOCAL, OfResource, Outside, built_in, fresh_ttl, host_of, is_host_char, redis,
+    Config, HOST_MAX, LOCAL, OfResource, Outside, built_in, fresh_ttl, host_of, is_host_char,
+    postgres, redis,
 };
 use crate::backend::Options;
 use crate::lease::{BackendName, Uid};
@@ -113,6 +114,7 @@ fn check_backend(table: BackendTable, outside: &Outside) -> Result<(BackendName,
     let options = match table.kind {
         Kind::Local => Options::Local,
         Kind::Redis(table) => Options::Redis(Box::new(redis::check(*table, outside)?)),
+        Kind::Postgres(table) => Options::Postgres(Box::new(postgres::check(*table, outside)?)),
     };
     Ok((BackendName::new(&name), options))
 }

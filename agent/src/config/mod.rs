@@ -7,6 +7,7 @@ mod check;
 mod file;
 pub mod import;
 mod nearest;
+mod postgres;
 mod principal;
 mod reader;
 mod redis;

@@ -47,7 +47,6 @@ use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
 use link::{Line, Target};
 use passfile::Passfile;
 use place::Url;
-pub use setup::{setup, statements};
 use sql::{Record, Sql, State, Table};
 
 /// As `kind` in the configuration.
@@ -117,6 +116,7 @@ pub struct Postgres {
     line: Line,
     sql: Sql,
     table: Table,
+    username: String,
 }
 
 impl Postgres {
@@ -148,7 +148,8 @@ impl Postgres {
             tls,
             tls_everywhere,
         });
-        Ok(Postgres { line, sql: Sql::new(&table), table })
+        let username = options.username.clone();
+        Ok(Postgres { line, sql: Sql::new(&table), table, username })
     }
 
     /// Looks how a resource stands, outside of any transaction.
@@ -326,6 +327,18 @@ impl Backend for Postgres {
 
     fn examine(&self) -> Pending<'_, Vec<Remark>> {
         Box::pin(self.remarks())
+    }
+
+    fn setup(&self) -> Option<Pending<'_, Vec<String>>> {
+        Some(Box::pin(self.make(false)))
+    }
+
+    fn setup_by_hand(&self) -> Option<String> {
+        Some(self.by_hand())
+    }
+
+    fn migrate(&self) -> Option<Pending<'_, Vec<String>>> {
+        Some(Box::pin(self.make(true)))
     }
 
     fn identity(&self) -> Option<String> {

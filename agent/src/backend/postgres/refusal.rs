@@ -47,7 +47,19 @@ impl Trouble {
                 };
                 Trouble::NotSent(kind, said(answer.code().code(), answer.message()))
             }
-            None => Trouble::unreachable(words(error)),
+            None => {
+                let why = words(error);
+                if why.contains("password missing") {
+                    let why = "the server wants a password: write password_file";
+                    return Trouble::NotSent(RefusedKind::Credentials, why.to_owned());
+                }
+                let mend = if why.contains("does not support TLS") {
+                    "; switch it on there, or write ?sslmode=disable where nobody can listen"
+                } else {
+                    ""
+                };
+                Trouble::unreachable(format!("{why}{mend}"))
+            }
         }
     }
 

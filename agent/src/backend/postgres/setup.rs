@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{BackendError, OpenError, RefusedKind};
+use super::super::{BackendError, RefusedKind};
+use super::Postgres;
 use super::sql::Table;
-use super::{Options, Postgres};
 
 /// What the main table has, and of what types it may be; the first is what `setup` makes.
 const MAIN: [(&str, &[&str]); 5] = [
@@ -37,44 +37,30 @@ const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, NULL) FROM pg
 const SETUP_MAX: Duration = Duration::from_secs(30);
 const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'";
 
-/// The statements that make what is missing, for an administrator to run.
-///
-/// # Errors
-/// [`OpenError`] when the options cannot work whatever the server says.
-pub fn statements(options: &Options, migrates: bool) -> Result<String, OpenError> {
-    let Postgres { table, .. } = Postgres::new(options)?;
-    let Table { main, ext } = &table;
-    let user = options.username.replace('"', "\"\"");
-    let mut text = format!("{}\n{}\n", make_main(&table), make_ext(&table));
-    if migrates {
-        text.push_str(&format!(
-            "-- In a session with the time zone of the Python tool's.\n{}\n",
-            { convert(&table) }
-        ));
-    }
-    text.push_str(&format!(
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON {main} TO \"{user}\";\n\
-         GRANT SELECT, INSERT, UPDATE ON {ext} TO \"{user}\";\n"
-    ));
-    Ok(text)
-}
-
-/// Makes what is missing, all of it or nothing, and says what it did, a sentence each.
-///
-/// # Errors
-/// [`BackendError`] when the server cannot be reached, does not let us, or has a table of another
-/// layout under the name.
-pub async fn setup(options: &Options, migrates: bool) -> Result<Vec<String>, BackendError> {
-    let store = Postgres::new(options).map_err(|error| refused(error.to_string()))?;
-    let done = tokio::time::timeout(SETUP_MAX, store.make(migrates)).await;
-    let secs = SETUP_MAX.as_secs();
-    done.unwrap_or_else(|_| {
-        Err(BackendError::Unknown { why: format!("postgres did not finish within {secs} s") })
-    })
-}
-
 impl Postgres {
-    async fn make(&self, migrates: bool) -> Result<Vec<String>, BackendError> {
+    /// The statements that make what is missing and give the agent's user its rights, for an
+    /// administrator to run.
+    pub(super) fn by_hand(&self) -> String {
+        let Table { main, ext } = &self.table;
+        let user = self.username.replace('"', "\"\"");
+        let (make_main, make_ext) = (make_main(&self.table), make_ext(&self.table));
+        format!(
+            "{make_main}\n{make_ext}\n\
+             GRANT SELECT, INSERT, UPDATE, DELETE ON {main} TO \"{user}\";\n\
+             GRANT SELECT, INSERT, UPDATE ON {ext} TO \"{user}\";\n"
+        )
+    }
+
+    /// Makes what is missing, all of it or nothing, and says what it did.
+    pub(super) async fn make(&self, migrates: bool) -> Result<Vec<String>, BackendError> {
+        let done = tokio::time::timeout(SETUP_MAX, self.make_all(migrates)).await;
+        let secs = SETUP_MAX.as_secs();
+        done.unwrap_or_else(|_| {
+            Err(BackendError::Unknown { why: format!("postgres did not finish within {secs} s") })
+        })
+    }
+
+    async fn make_all(&self, migrates: bool) -> Result<Vec<String>, BackendError> {
         let mut said = Vec::new();
         let mut act = vec![BEGIN.to_owned()];
         let Table { main, ext } = &self.table;

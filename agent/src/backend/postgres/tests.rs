@@ -1,14 +1,18 @@
 //! The suite of every store on a real PostgreSQL, then what only PostgreSQL has: its tables, its
 //! errors, its standbys, and a network that loses, holds and cuts.
 
+mod access;
 #[path = "../../../../tests/support/certs.rs"]
 mod certs;
+mod doctor;
+mod network;
 #[path = "../../../../tests/support/proxy.rs"]
 mod proxy;
 #[path = "../../../../tests/support/postgres.rs"]
 mod server;
+mod tables;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use stormlock_protocol::message::Level;
@@ -33,28 +37,51 @@ struct Real {
 
 impl Real {
     /// On the table that `setup` makes.
-    async fn start() -> Real {
+    fn start() -> Real {
         let server = PostgresServer::start();
-        made(&server).await;
+        made(&server);
         Real { server, table: TABLE }
     }
 
     /// On the table of the Python tool's instructions, in a zone that is not UTC.
-    async fn on_the_python_table() -> Real {
+    fn on_the_python_table() -> Real {
         let server = PostgresServer::start_with(&["timezone=Asia/Kolkata"], server::TRUST);
         server.sql_as(USER, PYTHON_TABLE);
-        made(&server).await;
+        made(&server);
         Real { server, table: TABLE }
     }
 }
 
-/// A server with the tables.
-async fn ready() -> PostgresServer {
-    Real::start().await.server
+/// The one that another test of the suite has just now, or a new one: the suite needs no server of
+/// its own, and a server is the dearest part of a test.
+fn shared(running: &Mutex<Weak<Real>>, start: impl FnOnce() -> Real) -> Arc<Real> {
+    let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
+    running.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(start());
+        *running = Arc::downgrade(&started);
+        started
+    })
 }
 
-async fn made(server: &PostgresServer) {
-    setup(&options(&server.url()), false).await.expect("the tables");
+fn site() -> Arc<Real> {
+    static RUNNING: Mutex<Weak<Real>> = Mutex::new(Weak::new());
+    shared(&RUNNING, Real::start)
+}
+
+fn python_site() -> Arc<Real> {
+    static RUNNING: Mutex<Weak<Real>> = Mutex::new(Weak::new());
+    shared(&RUNNING, Real::on_the_python_table)
+}
+
+/// A server with the tables.
+fn ready() -> PostgresServer {
+    Real::start().server
+}
+
+/// The tables, as `setup --print` says, over the server's socket.
+fn made(server: &PostgresServer) {
+    let said = open(&server.url()).setup_by_hand().expect("statements");
+    server.sql(&format!("SET ROLE stormlock; {said}"));
 }
 
 impl Site for Real {
@@ -136,12 +163,34 @@ fn open(url: &str) -> Postgres {
     Postgres::new(&options(url)).unwrap()
 }
 
-contract::contract!(Real::start().await);
-contract::contract_with_others!(Real::start().await);
+contract::contract!(*site());
+contract::contract_with_others!(*site());
 
 mod on_the_table_of_the_python_tool {
     use super::*;
 
-    contract::contract!(Real::on_the_python_table().await);
-    contract::contract_with_others!(Real::on_the_python_table().await);
+    contract::contract!(*python_site());
+    contract::contract_with_others!(*python_site());
+}
+
+/// What a call said, in a word.
+fn outcome<T: std::fmt::Debug>(answer: Result<T, BackendError>) -> String {
+    match answer {
+        Ok(value) => format!("{value:?}"),
+        Err(BackendError::Unknown { .. }) => "Unknown".to_owned(),
+        Err(BackendError::Refused { kind, .. }) => format!("{kind:?}"),
+    }
+}
+
+/// Waits until `until` holds.
+async fn comes_true(what: &str, mut until: impl FnMut() -> bool) {
+    let end = clock::now() + Duration::from_secs(30);
+    while !until() {
+        assert!(clock::now() < end, "{what}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn setup(options: &Options, migrates: bool) -> Result<Vec<String>, BackendError> {
+    Postgres::new(options).unwrap().make(migrates).await
 }

@@ -13,8 +13,9 @@ use crate::cli::exit::Failure;
 use crate::cli::paths;
 
 const LOCAL: &str = "local";
-/// The name of the one backend.
-const NAME: &str = "redis";
+/// The kinds by what their URLs begin with; any other is taken for a Redis, which then complains.
+const SCHEMES: [(&str, &str); 2] = [("postgres://", "postgres"), ("postgresql://", "postgres")];
+const REDIS: &str = "redis";
 
 /// What the private agent works with.
 #[derive(Debug)]
@@ -48,7 +49,9 @@ impl Given {
             });
         }
         let Login { plain, user, password } = Login::split(url)?;
-        let mut toml = Zeroizing::new(format!("[backend.{NAME}]\nkind = \"redis\"\n"));
+        let known = SCHEMES.iter().find(|(begins, _)| plain.starts_with(begins));
+        let kind = known.map_or(REDIS, |(_, kind)| kind);
+        let mut toml = Zeroizing::new(format!("[backend.{kind}]\nkind = \"{kind}\"\n"));
         let mut add = |key: &str, value: &str| {
             toml.push_str(&format!("{key} = {}\n", toml::Value::from(value)));
         };
@@ -178,6 +181,17 @@ mod tests {
         assert_eq!((with.username, with.password.is_some()), (None, true));
         let without = options("redis://127.0.0.1:6379/0");
         assert_eq!((without.username, without.password.is_none()), (None, true));
+    }
+
+    #[test]
+    fn a_url_of_postgres_is_one_of_its_own() {
+        let given = Given::url("postgres://maria:p%40ss@127.0.0.1:5433/locks").unwrap();
+        let Some(Options::Postgres(options)) = given.config.backends.into_values().next() else {
+            panic!("not a PostgreSQL")
+        };
+        assert_eq!(options.url, "postgres://127.0.0.1:5433/locks");
+        assert_eq!((options.username.as_str(), options.table.as_str()), ("maria", "stormlock"));
+        assert_eq!(options.password.unwrap().expose_secret(), "p@ss");
     }
 
     #[test]
