@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod local;
+pub mod postgres;
 pub mod redis;
 mod tls;
 
@@ -71,6 +72,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// an error, not a remark.
     fn examine(&self) -> Pending<'_, Vec<Remark>>;
 
+    /// Makes what the store needs before the first lock, once; harmless again. In words, what was
+    /// done; `None` for a store that needs nothing.
+    fn setup(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
+    /// The same to be done by hand, by whoever has the rights; `None` for a store that needs
+    /// nothing.
+    fn setup_by_hand(&self) -> Option<String> {
+        None
+    }
+
+    /// Does what [`Backend::setup`] does, and converts what it finds and would only complain of;
+    /// `None` for a store that has nothing to convert.
+    fn migrate(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
     /// Which store it is, as it named itself when it was last connected to; `None` before that, or
     /// when it has no name. Cheap: it asks nobody. The driver looks after each call, and a name
     /// that changed means that this store may not be the one that gave the leases.
@@ -88,6 +107,8 @@ pub enum Options {
     Redis(Box<redis::Options>),
     /// An etcd.
     Etcd(Box<etcd::Options>),
+    /// A PostgreSQL.
+    Postgres(Box<postgres::Options>),
 }
 
 impl Options {
@@ -98,6 +119,7 @@ impl Options {
             Options::Local => local::KIND,
             Options::Redis(_) => redis::KIND,
             Options::Etcd(_) => etcd::KIND,
+            Options::Postgres(_) => postgres::KIND,
         }
     }
 
@@ -109,7 +131,10 @@ impl Options {
             (Options::Local, Options::Local) => true,
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
             (Options::Etcd(these), Options::Etcd(those)) => these.same(those),
-            (Options::Local | Options::Redis(_) | Options::Etcd(_), _) => false,
+            (Options::Postgres(these), Options::Postgres(those)) => these.same(those),
+            (Options::Local | Options::Redis(_) | Options::Etcd(_) | Options::Postgres(_), _) => {
+                false
+            }
         }
     }
 }
@@ -124,6 +149,7 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
         Options::Local => Ok(Arc::new(local::Local::new(clock))),
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
         Options::Etcd(options) => Ok(Arc::new(etcd::Etcd::new(options)?)),
+        Options::Postgres(options) => Ok(Arc::new(postgres::Postgres::new(options)?)),
     }
 }
 

@@ -26,6 +26,7 @@ Examples:
   stormlockd dev                                      $SHELL, locks count on this host only
   stormlockd dev -- sh -c 'stormctl acquire demo && stormctl status'
   stormlockd dev --backend redis://127.0.0.1:6379/0   the same with a store
+  stormlockd dev --backend postgres://127.0.0.1/locks
 
 The agent, its socket and what it remembers go when the command ends; the leases it still holds are
 given back first. The exit code is the command's: 128+N for signal N, 126 or 127 if it cannot be
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Print the configuration of the Python tool (.stormlock.cfg) as one for this agent
     Import(Import),
+    /// Make what a store needs before its first lock; harmless when it is there already
+    Setup(Setup),
     /// Run a command, or a shell, with a private agent that goes with it
     Dev(Dev),
 }
@@ -101,10 +104,28 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Setup {
+    /// The backend, by its name in the configuration
+    pub(crate) backend: String,
+    /// Do nothing, but print the commands for whoever has the rights
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Also convert what is there and does not fit: times without a time zone
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) migrate: bool,
+    /// The configuration [default: the one that the agent would read]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Take it as the agent of one user reads it
+    #[arg(long)]
+    pub(crate) user: bool,
+}
+
+#[derive(Debug, clap::Args)]
 #[command(after_help = DEV_EXAMPLES)]
 pub(crate) struct Dev {
-    /// The store: local, redis://HOST:PORT/DB or etcd://HOST:PORT (etcds:// with TLS). Others see a
-    /// password in it (ps): for a store with one, use --config
+    /// The store: local, redis://HOST:PORT/DB, postgres://HOST:PORT/DB or etcd://HOST:PORT
+    /// (etcds:// with TLS). Others see a password in it (ps): for a store with one, use --config
     #[arg(long, value_name = "URL", default_value = "local", hide_default_value = true)]
     pub(crate) backend: String,
     /// Take the stores and the rules from this configuration

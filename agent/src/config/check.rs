@@ -11,7 +11,7 @@ use super::principal::Template;
 use super::reader::{Placed, Spot, Wrong};
 use super::{
     Config, HOST_MAX, LOCAL, OfResource, Outside, built_in, etcd, fresh_ttl, host_of, is_host_char,
-    redis,
+    postgres, redis,
 };
 use crate::backend::Options;
 use crate::lease::{BackendName, Uid};
@@ -115,6 +115,7 @@ fn check_backend(table: BackendTable, outside: &Outside) -> Result<(BackendName,
         Kind::Local => Options::Local,
         Kind::Redis(table) => Options::Redis(Box::new(redis::check(*table, outside)?)),
         Kind::Etcd(table) => Options::Etcd(Box::new(etcd::check(*table, outside)?)),
+        Kind::Postgres(table) => Options::Postgres(Box::new(postgres::check(*table, outside)?)),
     };
     Ok((BackendName::new(&name), options))
 }

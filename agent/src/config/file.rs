@@ -8,7 +8,7 @@ use super::nearest::nearest;
 use super::reader::{Placed, Spot, Table, Wrong, line_at};
 
 /// The kinds of backend that this build has.
-pub(super) const KINDS: [&str; 3] = ["local", "redis", "etcd"];
+pub(super) const KINDS: [&str; 4] = ["local", "redis", "etcd", "postgres"];
 
 pub(super) type Text = Option<Placed<String>>;
 pub(super) type Texts = Option<Placed<Vec<Placed<String>>>>;
@@ -32,6 +32,7 @@ pub(super) enum Kind {
     Local,
     Redis(Box<RedisTable>),
     Etcd(Box<EtcdTable>),
+    Postgres(Box<PostgresTable>),
 }
 
 pub(super) struct RedisTable {
@@ -45,6 +46,18 @@ pub(super) struct RedisTable {
     pub(super) client_key_file: Text,
     pub(super) sentinels: Texts,
     pub(super) sentinel_service: Text,
+}
+
+pub(super) struct PostgresTable {
+    pub(super) spot: Spot,
+    pub(super) url: Text,
+    pub(super) username: Text,
+    pub(super) secret: SecretKeys,
+    pub(super) passfile: Text,
+    pub(super) table: Text,
+    pub(super) ca_file: Text,
+    pub(super) client_cert_file: Text,
+    pub(super) client_key_file: Text,
 }
 
 /// The four places that a password may come from.
@@ -124,6 +137,7 @@ impl Kind {
             }
             "redis" => RedisTable::read(table).map(|redis| Kind::Redis(Box::new(redis))),
             "etcd" => EtcdTable::read(table).map(|etcd| Kind::Etcd(Box::new(etcd))),
+            "postgres" => PostgresTable::read(table).map(|it| Kind::Postgres(Box::new(it))),
             other => {
                 let advice = match nearest(other, &KINDS) {
                     Some(known) => format!("did you mean \"{known}\"?"),
@@ -163,6 +177,36 @@ impl RedisTable {
             client_key_file: table.text("client_key_file")?,
             sentinels: table.texts("sentinels")?,
             sentinel_service: table.text("sentinel_service")?,
+        })
+    }
+}
+
+impl PostgresTable {
+    fn read(table: &Table<'_>) -> Result<PostgresTable, Wrong> {
+        table.only(&[
+            "kind",
+            "url",
+            "username",
+            "password_file",
+            "password_credential",
+            "password_env",
+            "password",
+            "passfile",
+            "table",
+            "ca_file",
+            "client_cert_file",
+            "client_key_file",
+        ])?;
+        Ok(PostgresTable {
+            spot: table.spot.clone(),
+            url: table.text("url")?,
+            username: table.text("username")?,
+            secret: SecretKeys::read(table)?,
+            passfile: table.text("passfile")?,
+            table: table.text("table")?,
+            ca_file: table.text("ca_file")?,
+            client_cert_file: table.text("client_cert_file")?,
+            client_key_file: table.text("client_key_file")?,
         })
     }
 }

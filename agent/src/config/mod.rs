@@ -8,6 +8,7 @@ mod etcd;
 mod file;
 pub mod import;
 mod nearest;
+mod postgres;
 mod principal;
 mod reader;
 mod redis;

@@ -49,7 +49,25 @@ pub(super) fn absolute(path: &Placed<String>) -> Result<PathBuf, Wrong> {
     }
 }
 
+/// A file with passwords among other things, line by line; nobody else may read it.
+pub(super) fn whole_file(path: &Placed<String>) -> Result<SecretString, Wrong> {
+    let shown = absolute(path)?;
+    let bytes = read_file(&shown, &path.spot)?;
+    if u64::try_from(bytes.len()).is_ok_and(|len| len > SECRET_MAX) {
+        return Err(path.spot.wrong(format!("{} has more than 4096 bytes", shown.display())));
+    }
+    let text = std::str::from_utf8(&bytes);
+    text.map(SecretString::from)
+        .map_err(|_| path.spot.wrong(format!("{} is not UTF-8 text", shown.display())))
+}
+
 fn from_file(path: &Path, spot: &Spot) -> Result<SecretString, Wrong> {
+    let bytes = read_file(path, spot)?;
+    from_bytes(&bytes).map_err(|what| spot.wrong(format!("{} {what}", path.display())))
+}
+
+/// At most one byte more than a password has.
+fn read_file(path: &Path, spot: &Spot) -> Result<Zeroizing<Vec<u8>>, Wrong> {
     let shown = path.display();
     let cannot_read = |source: io::Error| Wrong {
         spot: spot.clone(),
@@ -63,7 +81,7 @@ fn from_file(path: &Path, spot: &Spot) -> Result<SecretString, Wrong> {
     }
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(SECRET_MAX + 1).read_to_end(&mut bytes).map_err(cannot_read)?;
-    from_bytes(&bytes).map_err(|what| spot.wrong(format!("{shown} {what}")))
+    Ok(bytes)
 }
 
 fn from_credential(name: &Placed<String>, outside: &Outside) -> Result<SecretString, Wrong> {

@@ -232,10 +232,14 @@ const COMPLAINTS: &[(&str, &str)] = &[
         "[backend]\nkind = \"redis\"",
         "2: key `backend.kind`: is a text, write a table for each, headed [backend.NAME]",
     ),
-    ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd"),
+    (
+        "\n[backend.a]",
+        "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd, postgres",
+    ),
     (
         "[backend.a]\nkind = \"zookeeper\"",
-        "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, etcd)",
+        "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, \
+         etcd, postgres)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",
@@ -530,6 +534,72 @@ fn each_complaint_about_a_redis_says_what_to_write_and_no_password() {
     }
 }
 
+/// What a PostgreSQL table says wrong, below `kind` on line 2.
+const POSTGRES_COMPLAINTS: [(&str, &str); 12] = [
+    ("", "1: key `backend.p.url`: is missing, write postgres://HOST:PORT/DATABASE, or "),
+    ("url = \"h\"", "3: key `backend.p.url`: is not an address of a PostgreSQL, write postgres://"),
+    ("url = \"postgres://u:hunter2@h/d\"", "3: key `backend.p.url`: holds a user or a password"),
+    ("url = \"postgres://h/d?sslmode=prefer\"", "3: key `backend.p.url`: has an sslmode that does"),
+    (
+        "url = \"postgres://h/d\"\nsslmode = \"x\"",
+        "4: key `backend.p.sslmode`: there is no such key",
+    ),
+    (
+        "url = \"postgres://h/d\"\ntable = \"a b\"",
+        "4: key `backend.p.table`: is not a table's name",
+    ),
+    ("url = \"postgres://h/d\"\nusername = \"\"", "4: key `backend.p.username`: is not a role's"),
+    (
+        "url = \"postgres://h/d\"\npassword = \"hunter2\"\npassfile = \"/p\"",
+        "5: key `backend.p.passfile`: is not needed beside a password, keep one of them",
+    ),
+    (
+        "url = \"postgres://h/d\"\npassfile = \"p\"",
+        "4: key `backend.p.passfile`: is not a full path, write one that begins with /",
+    ),
+    ("url = \"postgres://h/d\"\npassfile = \"/nowhere\"", "4: key `backend.p.passfile`: reading"),
+    (
+        "url = \"postgres://h/d\"\nclient_cert_file = \"/c.pem\"",
+        "4: key `backend.p.client_cert_file`: has no key, add client_key_file",
+    ),
+    (
+        "url = \"postgres://h/d?sslmode=disable\"\nca_file = \"/ca.pem\"",
+        "4: key `backend.p.ca_file`: has no effect without TLS, remove sslmode=disable from url",
+    ),
+];
+
+#[test]
+fn each_complaint_about_a_postgres_says_what_to_write_and_no_password() {
+    for (keys, complaint) in POSTGRES_COMPLAINTS {
+        let text = format!("[backend.p]\nkind = \"postgres\"\n{keys}");
+        let error = parse(&text).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("s.toml:{complaint}")), "{keys}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn a_postgres_has_the_python_tool_s_table_unless_told_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let passfile = directory.path().join("pgpass");
+    std::fs::write(&passfile, "h:5432:d:u:hunter2\n*:*:*:*:other\n").unwrap();
+    std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let shown = passfile.display();
+    let bare = "[backend.p]\nkind = \"postgres\"\nurl = \"postgres://h/d\"\n";
+    let of = |text: &str| match parse(text).unwrap().backends.into_values().next() {
+        Some(Options::Postgres(options)) => options,
+        other => panic!("{other:?}"),
+    };
+    let options = of(bare);
+    assert_eq!((options.username.as_str(), options.table.as_str()), ("stormlock", "stormlock"));
+    let options = of(&format!("{bare}passfile = \"{shown}\"\ntable = \"ops.locks\"\n"));
+    assert_eq!(options.passfile.unwrap().expose_secret().lines().count(), 2);
+    assert_eq!(options.table, "ops.locks");
+    std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = parse(&format!("{bare}passfile = \"{shown}\"")).unwrap_err().to_string();
+    assert!(error.contains("run: chmod 600") && !error.contains("hunter2"), "{error}");
+}
+
 #[test]
 fn every_form_of_a_redis_url_is_taken() {
     for url in [
@@ -671,9 +741,8 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
     let lines = EXAMPLE.lines().filter(|line| !is_prose(line));
     let keys: Vec<_> = lines.map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
     let mut text = keys.join("\n");
-    for store in ["redis", "etcd"] {
-        let written = format!("/etc/stormlock/{store}.password");
-        text = text.replace(&written, password.to_str().unwrap());
+    for file in ["redis.password", "etcd.password", "pgpass"] {
+        text = text.replace(&format!("/etc/stormlock/{file}"), password.to_str().unwrap());
     }
     let config = parse(&text).unwrap();
     assert_eq!(config.backends.len(), 3);

@@ -15,6 +15,8 @@ use crate::cli::paths;
 const LOCAL: &str = "local";
 /// How a URL of an etcd begins, and an endpoint then; etcd itself has no form of its own.
 const ETCD: [(&str, &str); 2] = [("etcd://", "http://"), ("etcds://", "https://")];
+/// How the URL of a PostgreSQL begins.
+const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
 /// What the private agent works with.
 #[derive(Debug)]
@@ -85,7 +87,13 @@ fn place(url: &str) -> (&'static str, String) {
             return ("etcd", format!("endpoints = {}\n", toml::Value::from(endpoints)));
         }
     }
-    ("redis", format!("url = {}\n", toml::Value::from(url)))
+    let kind = if POSTGRES.iter().any(|begins| url.starts_with(begins)) {
+        "postgres"
+    } else {
+        // Whatever else it is, the configuration says what is wrong with it.
+        "redis"
+    };
+    (kind, format!("url = {}\n", toml::Value::from(url)))
 }
 
 /// A URL without what must not be seen, and that.
@@ -191,6 +199,17 @@ mod tests {
         assert_eq!((with.username, with.password.is_some()), (None, true));
         let without = options("redis://127.0.0.1:6379/0");
         assert_eq!((without.username, without.password.is_none()), (None, true));
+    }
+
+    #[test]
+    fn a_url_of_postgres_is_one_of_its_own() {
+        let given = Given::url("postgres://maria:p%40ss@127.0.0.1:5433/locks").unwrap();
+        let Some(Options::Postgres(options)) = given.config.backends.into_values().next() else {
+            panic!("not a PostgreSQL")
+        };
+        assert_eq!(options.url, "postgres://127.0.0.1:5433/locks");
+        assert_eq!((options.username.as_str(), options.table.as_str()), ("maria", "stormlock"));
+        assert_eq!(options.password.unwrap().expose_secret(), "p@ss");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! that this build does not have stays in the result, and the configuration is refused until
 //! somebody decides. Passwords are not copied.
 
+mod conninfo;
 mod etcd;
 mod ini;
 mod redis_url;
@@ -15,13 +16,15 @@ use stormlock_protocol::name::{Resource, Ttl};
 
 use self::ini::{Ini, Section, Value};
 use self::redis_url::Parts;
+use crate::backend::postgres::{USER, check_table, check_url};
 
 /// The section for resources that have none.
 const DEFAULT: &str = "default";
 /// What the sections of backends begin with.
 const BACKEND: &str = "backend.";
-/// The kinds that both the Python tool and this build have.
+/// The kinds that both the Python tool and this build have, by that tool's names.
 const REDIS: &str = "redis";
+const POSTGRES: &str = "postgresql";
 const ETCD: &str = "etcd";
 
 /// What became of a file.
@@ -66,6 +69,7 @@ pub fn import(text: &str) -> Result<Imported, ImportError> {
         match ini.section(&format!("{BACKEND}{name}")) {
             section if name == REDIS => import.redis(section)?,
             section if name == ETCD => import.etcd(section)?,
+            Some(section) if name == POSTGRES => import.postgres(section)?,
             Some(section) => import.strange_backend(&name, section)?,
             None => import.note(format!("this build has no backend {name:?}, add one by hand")),
         }
@@ -188,6 +192,64 @@ impl Import<'_> {
         Ok(())
     }
 
+    fn postgres(&mut self, section: &Section) -> Result<(), ImportError> {
+        let Some(Value { text, line }) = self.ini.get(section, "connection")? else {
+            return Err(ImportError::new(section.line, "there is no connection"));
+        };
+        let wrong = |what: String| ImportError::new(line, format!("the connection {what}"));
+        let parts = conninfo::take_apart(&text).map_err(wrong)?;
+        check_url(&parts.url).map_err(wrong)?;
+        self.toml.push_str("\n[backend.postgresql]\nkind = \"postgres\"\n");
+        self.put("url", &parts.url);
+        match &parts.username {
+            Some(name) => self.put("username", name),
+            None => self.note(format!(
+                "the connection (line {line}) names no user: the agent logs in as {USER:?}"
+            )),
+        }
+        if parts.has_password {
+            let path = "/etc/stormlock/postgres.password";
+            self.put("password_file", path);
+            self.note(format!(
+                "the password of the connection (line {line}) is not copied: run install -m 600 \
+                 /dev/null {path}, write it into that file, and give the file to the agent's user"
+            ));
+        }
+        if let Some(table) = self.ini.get(section, "table")? {
+            check_table(&table.text)
+                .map_err(|what| ImportError::new(table.line, format!("table {what}")))?;
+            self.put("table", &table.text);
+        }
+        if let Some(mode) = parts.sslmode {
+            self.note(format!(
+                "sslmode {mode:?} (line {line}) is left out: the agent verifies servers elsewhere \
+                 by TLS, or uses none with disable"
+            ));
+        }
+        let certificates = [
+            ("ca_file", parts.ca_file),
+            ("client_cert_file", parts.cert_file),
+            ("client_key_file", parts.key_file),
+            ("passfile", parts.passfile.filter(|_| !parts.has_password)),
+        ];
+        for (key, path) in certificates.into_iter().filter_map(|(key, path)| Some((key, path?))) {
+            if path.starts_with('/') {
+                self.put(key, &path);
+            } else {
+                self.note(format!("{key} {path:?} is left out: it takes a full path"));
+            }
+        }
+        for option in parts.left_out {
+            self.note(format!("option {option:?} of the connection (line {line}) is left out"));
+        }
+        self.note(
+            "the table needs one of ours beside it: run stormlockd setup postgresql, or give an \
+             administrator what it says with --print"
+                .to_owned(),
+        );
+        Ok(())
+    }
+
     /// A backend that this build does not have: as a comment, for whoever decides.
     fn strange_backend(&mut self, name: &str, section: &Section) -> Result<(), ImportError> {
         let quoted_name = quoted(name);
@@ -209,7 +271,7 @@ impl Import<'_> {
     }
 
     fn note_if_strange(&mut self, backend: &str, what: &str) {
-        if ![REDIS, ETCD].contains(&backend) {
+        if ![REDIS, ETCD, POSTGRES].contains(&backend) {
             self.note(format!(
                 "{what} is {backend:?}, which this build does not have: the configuration is \
                  refused until you write another one"

@@ -80,7 +80,8 @@ pub(super) fn take_apart(url: &str) -> Result<Parts, String> {
     Ok(parts)
 }
 
-fn decode(text: &str) -> Result<String, String> {
+/// Undoes `%XX`.
+pub(super) fn decode(text: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

@@ -111,7 +111,6 @@ fn a_backend_that_this_build_lacks_is_a_comment_and_its_locks_go_nowhere_else() 
         "[default]\nttl = 4 seconds\nbackend = mariadb\n\
          [special]\nbackend = redis\n\
          [backend.mariadb]\nhost = db.example.com\nport = 2379\nuser = u\npassword = hunter2\n\
-         [backend.postgresql]\nconnection = host=h password=hunter2\n\
          [backend.mysql]\nhost = h\n[backend.mysql.extra]\nx = 1\n",
     )
     .unwrap();
@@ -132,10 +131,6 @@ kind = "redis"
 url = "redis://localhost:6379"
 
 # Not in this build:
-#[backend."postgresql"]
-#kind = "postgresql"
-
-# Not in this build:
 #[backend."mysql"]
 #kind = "mysql"
 #"host" = "h"
@@ -152,8 +147,6 @@ backend = "redis"
              refused until you write another one",
             "\"password\" (line 10) is left out: it may hold a password",
             "this build has no backend \"mariadb\": it stands in the file as a comment",
-            "\"connection\" (line 12) is left out: it may hold a password",
-            "this build has no backend \"postgresql\": it stands in the file as a comment",
             "this build has no backend \"mysql\": it stands in the file as a comment",
         ]
     );
@@ -205,6 +198,43 @@ fn an_etcd_that_is_only_named_is_the_python_tool_s_default() {
     config(&imported).unwrap();
     let wrong = import("[backend.etcd]\nhost = a b\n").unwrap_err();
     assert_eq!(wrong.to_string(), "line 2: host and port are not the address of an etcd");
+}
+
+#[test]
+fn a_postgres_is_taken_without_its_password() {
+    let imported = import(
+        "[default]\nbackend = postgresql\n[backend.postgresql]\n\
+         connection = host=db1 dbname=ops user=py password=hunter2 sslmode=require\n\
+         table = ops.locks\n",
+    )
+    .unwrap();
+    assert_eq!(
+        imported.toml.split_once('\n').unwrap().1,
+        r#"default_backend = "postgresql"
+
+[backend.postgresql]
+kind = "postgres"
+url = "postgres://db1/ops"
+username = "py"
+password_file = "/etc/stormlock/postgres.password"
+table = "ops.locks"
+"#
+    );
+    let notes = imported.notes.join("\n");
+    for words in ["password of the connection (line 4)", "sslmode \"require\"", "setup postgresql"]
+    {
+        assert!(notes.contains(words), "{notes}");
+    }
+    let without = "[backend.postgresql]\nconnection = dbname=ops\n";
+    let config = config(&import(without).unwrap()).unwrap();
+    assert_eq!(defaults(&config, "x"), ("postgresql".to_owned(), 86_400));
+    for (text, expected) in [
+        ("[backend.postgresql]\ntable = x", "line 1: there is no connection"),
+        ("[backend.postgresql]\nconnection = host=h", "line 2: the connection names no database"),
+    ] {
+        let error = import(text).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{error}");
+    }
 }
 
 #[test]
