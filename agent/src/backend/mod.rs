@@ -1,6 +1,8 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 pub mod local;
 pub mod redis;
 
@@ -69,6 +71,18 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// an error, not a remark.
     fn examine(&self) -> Pending<'_, Vec<Remark>>;
 
+    /// Makes what the store needs before the first lock, once; harmless again. In words, what was
+    /// done; `None` for a store that needs nothing.
+    fn setup(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
+    /// The same to be done by hand, by whoever has the rights; `None` for a store that needs
+    /// nothing.
+    fn setup_by_hand(&self) -> Option<String> {
+        None
+    }
+
     /// Which store it is, as it named itself when it was last connected to; `None` before that, or
     /// when it has no name. Cheap: it asks nobody. The driver looks after each call, and a name
     /// that changed means that this store may not be the one that gave the leases.
@@ -84,6 +98,9 @@ pub enum Options {
     Local,
     /// A Redis.
     Redis(Box<redis::Options>),
+    /// A table of DynamoDB.
+    #[cfg(feature = "dynamodb")]
+    DynamoDb(Box<dynamodb::Options>),
 }
 
 impl Options {
@@ -93,6 +110,8 @@ impl Options {
         match self {
             Options::Local => local::KIND,
             Options::Redis(_) => redis::KIND,
+            #[cfg(feature = "dynamodb")]
+            Options::DynamoDb(_) => dynamodb::KIND,
         }
     }
 
@@ -103,7 +122,10 @@ impl Options {
         match (self, other) {
             (Options::Local, Options::Local) => true,
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
-            (Options::Local, Options::Redis(_)) | (Options::Redis(_), Options::Local) => false,
+            #[cfg(feature = "dynamodb")]
+            (Options::DynamoDb(these), Options::DynamoDb(those)) => these.same(those),
+            // Of two kinds.
+            _ => false,
         }
     }
 }
@@ -117,6 +139,8 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
     match options {
         Options::Local => Ok(Arc::new(local::Local::new(clock))),
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
+        #[cfg(feature = "dynamodb")]
+        Options::DynamoDb(options) => Ok(Arc::new(dynamodb::DynamoDb::new(options, clock)?)),
     }
 }
 
