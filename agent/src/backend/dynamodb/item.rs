@@ -18,6 +18,8 @@ pub(super) const RESOURCE: &str = "resource";
 pub(super) const PRINCIPAL: &str = "principal";
 /// Since when, in seconds since 1970 by the writer's clock.
 pub(super) const CREATED: &str = "created";
+/// Ours: the same in milliseconds, which no whole second can say.
+const CREATED_MS: &str = "created_ms";
 /// The lease, in 32 hex digits.
 pub(super) const LEASE: &str = "lease";
 /// Its end, in seconds since 1970 by the region's clock; the table's TTL attribute.
@@ -89,7 +91,7 @@ impl Lock {
             fence: number(FENCE).and_then(|digits| digits.parse().ok()).map(Fence),
             ttl: number(TTL).and_then(secs),
             principal: Principal::foreign(words(PRINCIPAL).unwrap_or_default()),
-            created: number(CREATED).map_or(UnixMs(0), since),
+            created: since(number(CREATED), number(CREATED_MS)),
             // Tamed like a principal: it is printed beside one.
             host: words(HOST).map(|host| Principal::foreign(host).as_str().to_owned()),
             reason: words(REASON).map(Reason::foreign),
@@ -139,6 +141,7 @@ pub(super) fn lock(claim: &Claim, expires: i64, fence: Fence) -> Item {
         (RESOURCE.to_owned(), text(claim.resource.as_str())),
         (PRINCIPAL.to_owned(), text(claim.principal.as_str())),
         (CREATED.to_owned(), number(created(claim.created))),
+        (CREATED_MS.to_owned(), number(claim.created.0)),
         (LEASE.to_owned(), text(hex(claim.lease))),
         (EXPIRES.to_owned(), number(expires)),
         (FENCE.to_owned(), number(fence.0)),
@@ -177,11 +180,14 @@ fn created(at: UnixMs) -> i64 {
     at.0.div_euclid(1000)
 }
 
-/// The same the other way. For people only, so what cannot be read is the epoch; the cast saturates.
-fn since(secs: &str) -> UnixMs {
-    let secs: f64 = secs.parse().unwrap_or(0.0);
+/// The same the other way, in milliseconds where they fit. For people only, so what cannot be read is
+/// the epoch; the cast saturates.
+fn since(secs: Option<&str>, ms: Option<&str>) -> UnixMs {
+    let secs: f64 = secs.and_then(|secs| secs.parse().ok()).unwrap_or(0.0);
     #[expect(clippy::cast_possible_truncation, reason = "it saturates, and is for people")]
-    UnixMs((secs * 1000.0).round() as i64)
+    let rough = UnixMs((secs * 1000.0).round() as i64);
+    let fine = ms.and_then(|ms| ms.parse().ok()).map(UnixMs);
+    fine.filter(|fine| UnixMs(created(*fine).saturating_mul(1000)) == rough).unwrap_or(rough)
 }
 
 #[cfg(test)]
@@ -227,5 +233,16 @@ mod tests {
         assert!(ends(940).is_over(NOW, margin));
         assert!(!ends(941).is_over(NOW, margin));
         assert!(!Lock::read(&item(&[])).unwrap().is_over(NOW, Duration::ZERO));
+    }
+
+    #[test]
+    fn since_is_to_the_millisecond_where_an_agent_wrote_it() {
+        let since = |secs, ms| since(Some(secs), ms).0;
+        assert_eq!(since("1700000000", Some("1700000000005")), 1_700_000_000_005);
+        assert_eq!(since("1700000000", Some("1600000000005")), 1_700_000_000_000);
+        assert_eq!(since("1700000000", None), 1_700_000_000_000);
+        for odd in ["", "x", "nan", "1e999", "-1e999"] {
+            let _ = since(odd, Some(odd));
+        }
     }
 }

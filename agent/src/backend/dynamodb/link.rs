@@ -6,6 +6,7 @@
 //! has left then.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::ProvideRegion;
@@ -24,6 +25,10 @@ use super::time::{AwsTime, Span};
 use super::tls;
 use super::wire::Wire;
 use crate::lease::Moment;
+
+/// Longest time to hear from the table before a call: below the longest attempt, so that a service
+/// that swallows everything is still told from one that may have done something.
+const MEET_MAX: Duration = Duration::from_secs(4);
 
 /// The way to the table of one configuration.
 #[derive(Debug)]
@@ -107,7 +112,11 @@ impl Link {
     /// Asks the table what it is. Who may not ask may lock all the same: its id is then not known,
     /// but the answer brings the time.
     async fn meet(&self, client: &Client) -> Result<(), BackendError> {
-        let answer = client.describe_table().table_name(&self.options.table).send().await;
+        let asked = client.describe_table().table_name(&self.options.table).send();
+        let answer = tokio::time::timeout(MEET_MAX, asked).await.map_err(|_| {
+            let secs = MEET_MAX.as_secs();
+            refused(RefusedKind::Unreachable, &format!("dynamodb says nothing for {secs} s"))
+        })?;
         let identity = match answer {
             Ok(answer) => answer.table.and_then(|table| table.table_id),
             Err(error) if code(&error).is_some_and(is_denied) => None,

@@ -144,7 +144,7 @@ fn chain(error: &dyn Error) -> String {
 mod tests {
     use aws_sdk_dynamodb::error::{ConnectorError, ErrorMetadata};
     use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-    use aws_sdk_dynamodb::primitives::SdkBody;
+    use aws_smithy_types::body::SdkBody;
 
     use super::*;
 
