@@ -78,6 +78,8 @@ pub(crate) enum Command {
     Check(Check),
     /// Print the configuration of the Python tool (.stormlock.cfg) as one for this agent
     Import(Import),
+    /// Make what a store needs before its first lock; harmless when it is there already
+    Setup(Setup),
     /// Run a command, or a shell, with a private agent that goes with it
     Dev(Dev),
 }
@@ -95,6 +97,21 @@ pub(crate) struct Check {
 pub(crate) struct Import {
     /// What the Python tool reads
     pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Setup {
+    /// The backend, by its name in the configuration
+    pub(crate) backend: String,
+    /// Do nothing, but print the commands for whoever has the rights
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// The configuration [default: the one that the agent would read]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Take it as the agent of one user reads it
+    #[arg(long)]
+    pub(crate) user: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -39,7 +39,7 @@ pub(crate) fn import(args: &Import) -> Result<(), Failure> {
     print(&imported.toml)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::unavailable(anyhow::Error::new(e).context("writing to stdout")))

@@ -11,6 +11,7 @@ mod paths;
 mod private;
 mod process;
 mod serve;
+mod setup;
 mod shell;
 mod syslog;
 
@@ -52,6 +53,7 @@ fn perform() -> Result<u8, Failure> {
         None => serve::serve(&args.serve).map(|()| exit::OK),
         Some(Command::Check(check)) => check::check(&check).map(|()| exit::OK),
         Some(Command::Import(import)) => check::import(&import).map(|()| exit::OK),
+        Some(Command::Setup(setup)) => setup::setup(&setup).map(|()| exit::OK),
         Some(Command::Dev(dev)) => dev::dev(&dev),
     }
 }

@@ -113,6 +113,10 @@ fn check_backend(table: BackendTable, outside: &Outside) -> Result<(BackendName,
     let options = match table.kind {
         Kind::Local => Options::Local,
         Kind::Redis(table) => Options::Redis(Box::new(redis::check(*table, outside)?)),
+        #[cfg(feature = "dynamodb")]
+        Kind::DynamoDb(table) => {
+            Options::DynamoDb(Box::new(super::dynamodb::check(*table, outside)?))
+        }
     };
     Ok((BackendName::new(&name), options))
 }

@@ -7,7 +7,12 @@ use super::nearest::nearest;
 use super::reader::{Placed, Spot, Table, Wrong, line_at};
 
 /// The kinds of backend that this build has.
-pub(super) const KINDS: [&str; 2] = ["local", "redis"];
+pub(super) const KINDS: &[&str] = &[
+    "local",
+    "redis",
+    #[cfg(feature = "dynamodb")]
+    "dynamodb",
+];
 
 type Text = Option<Placed<String>>;
 type Texts = Option<Placed<Vec<Placed<String>>>>;
@@ -30,6 +35,8 @@ pub(super) struct BackendTable {
 pub(super) enum Kind {
     Local,
     Redis(Box<RedisTable>),
+    #[cfg(feature = "dynamodb")]
+    DynamoDb(Box<super::dynamodb::DynamoDbTable>),
 }
 
 pub(super) struct RedisTable {
@@ -121,8 +128,11 @@ impl Kind {
                 Ok(Kind::Local)
             }
             "redis" => RedisTable::read(table).map(|redis| Kind::Redis(Box::new(redis))),
+            #[cfg(feature = "dynamodb")]
+            "dynamodb" => super::dynamodb::DynamoDbTable::read(table)
+                .map(|dynamodb| Kind::DynamoDb(Box::new(dynamodb))),
             other => {
-                let advice = match nearest(other, &KINDS) {
+                let advice = match nearest(other, KINDS) {
                     Some(known) => format!("did you mean \"{known}\"?"),
                     None => format!("it has: {have}"),
                 };

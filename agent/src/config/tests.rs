@@ -231,10 +231,11 @@ const COMPLAINTS: &[(&str, &str)] = &[
         "[backend]\nkind = \"redis\"",
         "2: key `backend.kind`: is a text, write a table for each, headed [backend.NAME]",
     ),
-    ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis"),
+    ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis, dynamodb"),
     (
         "[backend.a]\nkind = \"etcd\"",
-        "2: key `backend.a.kind`: this build has no backend \"etcd\" (it has: local, redis)",
+        "2: key `backend.a.kind`: this build has no backend \"etcd\" (it has: local, redis, \
+         dynamodb)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",

@@ -4,6 +4,8 @@
 //! that this build does not have stays in the result, and the configuration is refused until
 //! somebody decides. Passwords are not copied.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod ini;
 mod redis_url;
 
@@ -63,6 +65,8 @@ pub fn import(text: &str) -> Result<Imported, ImportError> {
     for name in import.backend_names()? {
         match ini.section(&format!("{BACKEND}{name}")) {
             section if name == REDIS => import.redis(section)?,
+            #[cfg(feature = "dynamodb")]
+            section if name == dynamodb::DYNAMODB => import.dynamodb(section)?,
             Some(section) => import.strange_backend(&name, section)?,
             None => import.note(format!("this build has no backend {name:?}, add one by hand")),
         }
@@ -206,7 +210,11 @@ impl Import<'_> {
     }
 
     fn note_if_strange(&mut self, backend: &str, what: &str) {
-        if backend != REDIS {
+        #[cfg(feature = "dynamodb")]
+        let is_known = backend == REDIS || backend == dynamodb::DYNAMODB;
+        #[cfg(not(feature = "dynamodb"))]
+        let is_known = backend == REDIS;
+        if !is_known {
             self.note(format!(
                 "{what} is {backend:?}, which this build does not have: the configuration is \
                  refused until you write another one"
