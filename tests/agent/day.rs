@@ -25,7 +25,7 @@ fn says(ran: &Ran, code: i32, words: &[&str]) {
 }
 
 /// Both backends must show the same day.
-fn a_day(agent: &Agent) {
+pub(crate) fn a_day(agent: &Agent) {
     let lease = ok(agent.ctl(&["acquire", "prod/db", "-m", "migration 42", "--for", "2h"]));
     let lease = lease.trim();
     assert_eq!(lease.len(), 32, "the lease id alone, for $(…): {lease:?}");
@@ -59,7 +59,7 @@ fn a_day(agent: &Agent) {
 }
 
 /// A bad argument must lose nothing and take nothing.
-fn all_or_nothing(agent: &Agent) {
+pub(crate) fn all_or_nothing(agent: &Agent) {
     ok(agent.ctl(&["acquire", "b"]));
     says(&agent.ctl(&["acquire", "c", "a", "b"]), HELD, &["b"]);
     let mut client = agent.client().expect("the agent answers");
@@ -76,7 +76,7 @@ fn all_or_nothing(agent: &Agent) {
     assert_eq!(agent.ctl(&["acquire", "no spaces"]).code, Some(64));
 }
 
-fn an_expired_lease_is_lost(agent: &Agent) {
+pub(crate) fn an_expired_lease_is_lost(agent: &Agent) {
     ok(agent.ctl(&["acquire", "brief", "--ttl", "1s"]));
     let mut client = agent.client().expect("the agent answers");
     until("a lease of a second ends", || locks(&mut client).is_empty().then_some(()));

@@ -58,6 +58,26 @@ impl DynamoServer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The configuration of an agent called `host` on it, where the user of this test may do all.
+    pub(crate) fn agent_config(&self, host: &str) -> String {
+        format!(
+            "host = \"{host}\"\n\n[backend.main]\nkind = \"dynamodb\"\nregion = \"us-east-1\"\n\
+             endpoint_url = \"{}\"\naccess_key_id = \"{ROOT}\"\nsecret_access_key = \"secret\"\n\
+             takeover_margin = \"0s\"\n\n[[rule]]\nwho = [\"everyone\"]\n\
+             may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n",
+            self.url()
+        )
+    }
+
+    /// The same for the Python tool: its `[backend.dynamodb]`.
+    pub(crate) fn python_config(&self) -> String {
+        format!(
+            "[backend.dynamodb]\nendpoint = {}\nregion = us-east-1\naccess_key_id = {ROOT}\n\
+             secret_access_key = secret\n",
+            self.url()
+        )
+    }
+
     /// A table of locks, as `stormlockd setup` makes it.
     pub(crate) fn create_table(&self, name: &str) {
         self.run(

@@ -666,9 +666,12 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
     let is_prose = |line: &str| line.starts_with("# ");
     let lines = EXAMPLE.lines().filter(|line| !is_prose(line));
     let keys: Vec<_> = lines.map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
-    let text = keys.join("\n").replace("/etc/stormlock/redis.password", password.to_str().unwrap());
+    let mut text = keys.join("\n");
+    for secret in ["/etc/stormlock/redis.password", "/etc/stormlock/aws.secret"] {
+        text = text.replace(secret, password.to_str().unwrap());
+    }
     let config = parse(&text).unwrap();
-    assert_eq!(config.backends.len(), 2);
+    assert_eq!(config.backends.len(), 3);
     assert_eq!(config.resources.len(), 1);
     assert!(config.policy.judge(&who(0, "root", &[]), Act::Break, Some(&on("prod/x"))).is_ok());
 }

@@ -180,8 +180,8 @@ fn created(at: UnixMs) -> i64 {
     at.0.div_euclid(1000)
 }
 
-/// The same the other way, in milliseconds where they fit. For people only, so what cannot be read is
-/// the epoch; the cast saturates.
+/// The same the other way, in milliseconds where they fit. For people only, so what cannot be read
+/// is the epoch; the cast saturates.
 fn since(secs: Option<&str>, ms: Option<&str>) -> UnixMs {
     let secs: f64 = secs.and_then(|secs| secs.parse().ok()).unwrap_or(0.0);
     #[expect(clippy::cast_possible_truncation, reason = "it saturates, and is for people")]

@@ -16,9 +16,9 @@
 //!
 //! A lock is an item: `resource` (the key), `principal`, `created`, `lease` in 32 hex digits,
 //! `expires` in seconds, as the Python tool writes it, and `created_ms`, `fence`, `mark`, `ttl`,
-//! `host`, `reason`, which it does not read. That tool takes no lock over an item that exists, not even a
-//! dead one, until DynamoDB sweeps it (up to two days): so nothing of ours is left behind, and
-//! agents delete their dead locks when they see them. An agent needs `dynamodb:` GetItem,
+//! `host`, `reason`, which it does not read. That tool takes no lock over an item that exists, not
+//! even a dead one, until DynamoDB sweeps it (up to two days): so nothing of ours is left behind,
+//! and agents delete their dead locks when they see them. An agent needs `dynamodb:` GetItem,
 //! BatchGetItem, PutItem, UpdateItem, DeleteItem and Scan on the table, and DescribeTable so that
 //! another table under the same name is noticed.
 
