@@ -115,7 +115,8 @@ impl Link {
         let asked = client.describe_table().table_name(&self.options.table).send();
         let answer = tokio::time::timeout(MEET_MAX, asked).await.map_err(|_| {
             let secs = MEET_MAX.as_secs();
-            refused(RefusedKind::Unreachable, &format!("dynamodb says nothing for {secs} s"))
+            let why = format!("neither dynamodb nor who has the credentials answers in {secs} s");
+            refused(RefusedKind::Unreachable, &why)
         })?;
         let identity = match answer {
             Ok(answer) => answer.table.and_then(|table| table.table_id),
@@ -159,7 +160,9 @@ impl Link {
             .http_client(self.wire.clone().client())
             .retry_config(RetryConfig::disabled())
             .timeout_config(TimeoutConfig::disabled());
-        config.set_endpoint_url(endpoint_url.clone().or(shared.endpoint_url().map(str::to_owned)));
+        if let Some(url) = endpoint_url {
+            config = config.endpoint_url(url);
+        }
         Ok(Client::from_conf(config.build()))
     }
 

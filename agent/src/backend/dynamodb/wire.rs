@@ -67,7 +67,14 @@ impl std::error::Error for Trouble {}
 
 /// Connections to wherever the SDK wants to go. Clones share them.
 #[derive(Debug, Clone)]
-pub(super) struct Wire(Arc<Shared>);
+pub(super) struct Wire {
+    shared: Arc<Shared>,
+    /// Longest time to connect and greet.
+    connect_max: Duration,
+    /// Longest wait for an answer, where the SDK has a reason for one: it looks for credentials in
+    /// several places, one after the other.
+    answer_max: Option<Duration>,
+}
 
 #[derive(Debug)]
 struct Shared {
@@ -113,33 +120,50 @@ impl Drop for Link {
 
 impl Wire {
     pub(super) fn new(tls: Arc<ClientConfig>, clock: Clock, time: Option<Arc<AwsTime>>) -> Wire {
-        Wire(Arc::new(Shared { tls, clock, time, idle: Mutex::default() }))
+        let shared = Arc::new(Shared { tls, clock, time, idle: Mutex::default() });
+        Wire { shared, connect_max: CONNECT_MAX, answer_max: None }
     }
 
     /// As the SDK takes it.
     pub(super) fn client(self) -> SharedHttpClient {
-        http_client_fn(move |_, _| SharedHttpConnector::new(self.clone()))
+        http_client_fn(move |settings, _| {
+            let connect_max = settings.connect_timeout().unwrap_or(CONNECT_MAX).min(CONNECT_MAX);
+            let answer_max = settings.read_timeout();
+            SharedHttpConnector::new(Wire { connect_max, answer_max, ..self.clone() })
+        })
     }
 }
 
 impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let shared = self.0.clone();
+        let Wire { shared, connect_max, answer_max } = self.clone();
         HttpConnectorFuture::new(async move {
-            shared.ask(request).await.map_err(|trouble| ConnectorError::io(Box::new(trouble)))
+            let asked = shared.ask(request, connect_max);
+            let answer = match answer_max {
+                None => asked.await,
+                Some(most) => tokio::time::timeout(most, asked).await.unwrap_or_else(|_| {
+                    let ms = most.as_millis();
+                    Err(Trouble::Silence(format!("no answer within {ms} ms")))
+                }),
+            };
+            answer.map_err(|trouble| ConnectorError::io(Box::new(trouble)))
         })
     }
 }
 
 impl Shared {
-    async fn ask(&self, request: HttpRequest) -> Result<HttpResponse, Trouble> {
+    async fn ask(
+        &self,
+        request: HttpRequest,
+        connect_max: Duration,
+    ) -> Result<HttpResponse, Trouble> {
         let (place, mut request) = prepare(request)?;
         loop {
             let kept = self.kept(&place);
             let was_kept = kept.is_some();
             let mut link = match kept {
                 Some(link) => link,
-                None => self.connect(&place).await?,
+                None => self.connect(&place, connect_max).await?,
             };
             let sent = (self.clock)();
             match link.sender.try_send_request(request).await {
@@ -197,13 +221,13 @@ impl Shared {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn connect(&self, place: &Place) -> Result<Link, Trouble> {
-        let secs = CONNECT_MAX.as_secs();
-        match tokio::time::timeout(CONNECT_MAX, self.greet(place)).await {
+    async fn connect(&self, place: &Place, most: Duration) -> Result<Link, Trouble> {
+        match tokio::time::timeout(most, self.greet(place)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(Trouble::NotSent(format!("connecting to {place}: {error}"))),
             Err(_) => {
-                let why = format!("connecting to {place}: no greeting within {secs} s");
+                let ms = most.as_millis();
+                let why = format!("connecting to {place}: no greeting within {ms} ms");
                 Err(Trouble::NotSent(why))
             }
         }

@@ -107,3 +107,16 @@ async fn wrong_keys_are_said_without_repeating_the_secret() {
         assert!(!why.contains(wrong) && !format!("{store:?}").contains(wrong), "{why}");
     }
 }
+
+#[tokio::test]
+async fn a_profile_that_is_nowhere_is_a_definite_no() {
+    let server = DynamoServer::start();
+    let profile = Some("stormlock-has-no-such-profile".to_owned());
+    let store = Options { keys: None, profile, ..options(&server.url()) };
+    let store = DynamoDb::new(&store, clock::now).unwrap();
+    let error = store.acquire(&claim(&resource("profile"), 60)).await.unwrap_err();
+    let BackendError::Refused { kind: RefusedKind::Credentials, why } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(why.starts_with("no credentials: "), "{why}");
+}
