@@ -30,11 +30,14 @@ pub(super) async fn polled_until<T: std::fmt::Debug>(
 }
 
 /// The same, then drops it, as the driver does when patience ends.
-async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
+pub(super) async fn dropped_when<T: std::fmt::Debug>(
+    mut call: Pending<'_, T>,
+    until: impl Fn() -> bool,
+) {
     polled_until(&mut call, until).await;
 }
 
-async fn comes_true(what: &str, is_true: impl Fn() -> bool) {
+pub(super) async fn comes_true(what: &str, is_true: impl Fn() -> bool) {
     let end = clock::now() + Duration::from_secs(20);
     while !is_true() {
         assert!(clock::now() < end, "{what}");

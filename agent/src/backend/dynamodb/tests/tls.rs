@@ -10,6 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::certs::Certificates;
+use super::proxy::Proxy;
 use super::*;
 
 /// A door with TLS in front of `upstream`; its port. It goes with the test's runtime.
@@ -95,6 +96,23 @@ async fn a_server_that_wants_client_certificates_gets_ours() {
     assert_eq!(outcome(nobody.acquire(&claim).await), "Unreachable");
     let store = by_tls(port, "127.0.0.1", &ours.ca(), Some(ours.pair("client")));
     granted(&store, &claim).await;
+}
+
+#[tokio::test]
+async fn an_abandoned_call_over_tls_is_reset_as_well() {
+    let server = DynamoServer::start();
+    let (_dir, ours) = certificates();
+    let proxy = Proxy::start(door(server.port(), &ours, false).await);
+    let store = by_tls(proxy.port(), "127.0.0.1", &ours.ca(), None);
+    let claim = claim(&resource("tls"), 60);
+    granted(&store, &claim).await;
+    proxy.freeze();
+    let polls = std::cell::Cell::new(0);
+    let known = proof(&claim);
+    network::dropped_when(store.verify(&known), || polls.replace(polls.get() + 1) == 50).await;
+    proxy.thaw();
+    network::comes_true("no reset", || proxy.resets() > 0).await;
+    assert!(store.holder(&claim.resource).await.unwrap().is_some());
 }
 
 #[test]
