@@ -6,6 +6,8 @@
 mod agent;
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/dynamo.rs"]
+mod dynamo_server;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
 #[path = "../support/program.rs"]
@@ -19,6 +21,7 @@ mod day;
 mod kill;
 mod outage;
 mod service;
+mod stores_dynamodb;
 mod stores_etcd;
 mod strangers;
 

@@ -7,6 +7,8 @@
 mod agent;
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/dynamo.rs"]
+mod dynamo_server;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
 #[path = "../support/program.rs"]
@@ -18,6 +20,7 @@ mod redis_server;
 
 mod command_line;
 mod contention;
+mod contention_dynamodb;
 mod contention_etcd;
 mod expiry;
 mod interleaving;

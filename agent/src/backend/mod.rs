@@ -1,6 +1,8 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
 
+#[cfg(feature = "dynamodb")]
+pub mod dynamodb;
 pub mod etcd;
 pub mod local;
 pub mod postgres;
@@ -109,6 +111,9 @@ pub enum Options {
     Etcd(Box<etcd::Options>),
     /// A PostgreSQL.
     Postgres(Box<postgres::Options>),
+    /// A table of DynamoDB.
+    #[cfg(feature = "dynamodb")]
+    DynamoDb(Box<dynamodb::Options>),
 }
 
 impl Options {
@@ -120,6 +125,8 @@ impl Options {
             Options::Redis(_) => redis::KIND,
             Options::Etcd(_) => etcd::KIND,
             Options::Postgres(_) => postgres::KIND,
+            #[cfg(feature = "dynamodb")]
+            Options::DynamoDb(_) => dynamodb::KIND,
         }
     }
 
@@ -132,9 +139,10 @@ impl Options {
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
             (Options::Etcd(these), Options::Etcd(those)) => these.same(those),
             (Options::Postgres(these), Options::Postgres(those)) => these.same(those),
-            (Options::Local | Options::Redis(_) | Options::Etcd(_) | Options::Postgres(_), _) => {
-                false
-            }
+            #[cfg(feature = "dynamodb")]
+            (Options::DynamoDb(these), Options::DynamoDb(those)) => these.same(those),
+            // Of two kinds.
+            _ => false,
         }
     }
 }
@@ -150,6 +158,8 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
         Options::Etcd(options) => Ok(Arc::new(etcd::Etcd::new(options)?)),
         Options::Postgres(options) => Ok(Arc::new(postgres::Postgres::new(options)?)),
+        #[cfg(feature = "dynamodb")]
+        Options::DynamoDb(options) => Ok(Arc::new(dynamodb::DynamoDb::new(options, clock)?)),
     }
 }
 

@@ -116,6 +116,10 @@ fn check_backend(table: BackendTable, outside: &Outside) -> Result<(BackendName,
         Kind::Redis(table) => Options::Redis(Box::new(redis::check(*table, outside)?)),
         Kind::Etcd(table) => Options::Etcd(Box::new(etcd::check(*table, outside)?)),
         Kind::Postgres(table) => Options::Postgres(Box::new(postgres::check(*table, outside)?)),
+        #[cfg(feature = "dynamodb")]
+        Kind::DynamoDb(table) => {
+            Options::DynamoDb(Box::new(super::dynamodb::check(*table, outside)?))
+        }
     };
     Ok((BackendName::new(&name), options))
 }

@@ -8,7 +8,14 @@ use super::nearest::nearest;
 use super::reader::{Placed, Spot, Table, Wrong, line_at};
 
 /// The kinds of backend that this build has.
-pub(super) const KINDS: [&str; 4] = ["local", "redis", "etcd", "postgres"];
+pub(super) const KINDS: &[&str] = &[
+    "local",
+    "redis",
+    "etcd",
+    "postgres",
+    #[cfg(feature = "dynamodb")]
+    "dynamodb",
+];
 
 pub(super) type Text = Option<Placed<String>>;
 pub(super) type Texts = Option<Placed<Vec<Placed<String>>>>;
@@ -33,6 +40,8 @@ pub(super) enum Kind {
     Redis(Box<RedisTable>),
     Etcd(Box<EtcdTable>),
     Postgres(Box<PostgresTable>),
+    #[cfg(feature = "dynamodb")]
+    DynamoDb(Box<super::dynamodb::DynamoDbTable>),
 }
 
 pub(super) struct RedisTable {
@@ -138,8 +147,11 @@ impl Kind {
             "redis" => RedisTable::read(table).map(|redis| Kind::Redis(Box::new(redis))),
             "etcd" => EtcdTable::read(table).map(|etcd| Kind::Etcd(Box::new(etcd))),
             "postgres" => PostgresTable::read(table).map(|it| Kind::Postgres(Box::new(it))),
+            #[cfg(feature = "dynamodb")]
+            "dynamodb" => super::dynamodb::DynamoDbTable::read(table)
+                .map(|dynamodb| Kind::DynamoDb(Box::new(dynamodb))),
             other => {
-                let advice = match nearest(other, &KINDS) {
+                let advice = match nearest(other, KINDS) {
                     Some(known) => format!("did you mean \"{known}\"?"),
                     None => format!("it has: {have}"),
                 };

@@ -4,6 +4,8 @@
 //! Not here: whether a store answers, and when a changed file is read again.
 
 mod check;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod etcd;
 mod file;
 pub mod import;

@@ -94,7 +94,8 @@ fn from_credential(name: &Placed<String>, outside: &Outside) -> Result<SecretStr
         None if outside.credentials_are_elsewhere => Ok(SecretString::from("")),
         None => Err(spot.wrong(format!(
             "there are no credentials here (${CREDENTIALS} is not set); start the agent from a \
-             unit with LoadCredential={value}:/path, or use password_file"
+             unit with LoadCredential={value}:/path, or use {}",
+            file_key(spot)
         ))),
     }
 }
@@ -110,12 +111,19 @@ fn from_env(name: &Placed<String>, outside: &Outside) -> Result<SecretString, Wr
 
 fn from_literal(literal: &Placed<String>, outside: &Outside) -> Result<SecretString, Wrong> {
     if outside.others_may_read {
-        return Err(literal.spot.wrong(
+        return Err(literal.spot.wrong(format!(
             "stands in a file that others can read; run chmod 600 on it, or move the password \
-             into a file of its own and write password_file",
-        ));
+             into a file of its own and write {}",
+            file_key(&literal.spot)
+        )));
     }
     from_bytes(literal.value.as_bytes()).map_err(|what| literal.spot.wrong(what))
+}
+
+/// The key that names a file instead of the one at `spot`.
+fn file_key(spot: &Spot) -> String {
+    let key = spot.key.rsplit('.').next().unwrap_or_default();
+    format!("{}_file", key.strip_suffix("_credential").unwrap_or(key))
 }
 
 fn from_bytes(bytes: &[u8]) -> Result<SecretString, &'static str> {

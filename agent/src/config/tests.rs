@@ -234,12 +234,13 @@ const COMPLAINTS: &[(&str, &str)] = &[
     ),
     (
         "\n[backend.a]",
-        "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd, postgres",
+        "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd, postgres, \
+         dynamodb",
     ),
     (
         "[backend.a]\nkind = \"zookeeper\"",
         "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, \
-         etcd, postgres)",
+         etcd, postgres, dynamodb)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",
@@ -741,7 +742,7 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
     let lines = EXAMPLE.lines().filter(|line| !is_prose(line));
     let keys: Vec<_> = lines.map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
     let mut text = keys.join("\n");
-    for file in ["redis.password", "etcd.password", "pgpass"] {
+    for file in ["redis.password", "etcd.password", "pgpass", "aws.secret"] {
         text = text.replace(&format!("/etc/stormlock/{file}"), password.to_str().unwrap());
     }
     let config = parse(&text).unwrap();

@@ -142,7 +142,10 @@ fn percent_decode(text: &str) -> Option<Zeroizing<String>> {
     String::from_utf8(bytes).ok().map(Zeroizing::new)
 }
 
-/// Every `password_env`, wherever it stands; the file has passed, so it is TOML.
+/// The keys that name such a variable.
+const SECRET_KEYS: [&str; 2] = ["password_env", "secret_access_key_env"];
+
+/// Every variable that holds a secret, wherever it stands; the file has passed, so it is TOML.
 fn secret_variables(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     if let Ok(table) = text.parse::<toml::Table>() {
@@ -156,7 +159,9 @@ fn collect(value: &toml::Value, found: &mut Vec<String>) {
         toml::Value::Table(table) => {
             for (key, value) in table {
                 match value {
-                    toml::Value::String(name) if key == "password_env" => found.push(name.clone()),
+                    toml::Value::String(name) if SECRET_KEYS.contains(&key.as_str()) => {
+                        found.push(name.clone());
+                    }
                     other => collect(other, found),
                 }
             }

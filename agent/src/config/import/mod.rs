@@ -5,6 +5,8 @@
 //! somebody decides. Passwords are not copied.
 
 mod conninfo;
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod etcd;
 mod ini;
 mod redis_url;
@@ -70,6 +72,8 @@ pub fn import(text: &str) -> Result<Imported, ImportError> {
             section if name == REDIS => import.redis(section)?,
             section if name == ETCD => import.etcd(section)?,
             Some(section) if name == POSTGRES => import.postgres(section)?,
+            #[cfg(feature = "dynamodb")]
+            section if name == dynamodb::DYNAMODB => import.dynamodb(section)?,
             Some(section) => import.strange_backend(&name, section)?,
             None => import.note(format!("this build has no backend {name:?}, add one by hand")),
         }
@@ -271,7 +275,11 @@ impl Import<'_> {
     }
 
     fn note_if_strange(&mut self, backend: &str, what: &str) {
-        if ![REDIS, ETCD, POSTGRES].contains(&backend) {
+        #[cfg(feature = "dynamodb")]
+        let is_known = [REDIS, ETCD, POSTGRES, dynamodb::DYNAMODB].contains(&backend);
+        #[cfg(not(feature = "dynamodb"))]
+        let is_known = [REDIS, ETCD, POSTGRES].contains(&backend);
+        if !is_known {
             self.note(format!(
                 "{what} is {backend:?}, which this build does not have: the configuration is \
                  refused until you write another one"

@@ -1,0 +1,191 @@
+//! Taking a lock: what stands there is read with its counter, then both are written or neither.
+
+use aws_sdk_dynamodb::error::SdkError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, CancellationReason, KeysAndAttributes, Put,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
+use stormlock_protocol::name::{Fence, Resource};
+
+use super::item::{EXPIRES, FENCE, Item, LEASE, Lock, RESOURCE, counter, hex, lock, number, text};
+use super::refusal::{kind, of_read, of_write, refused};
+use super::{BackendError, DynamoDb, foreign, no_counter, strange, strange_counter};
+use crate::lease::{Attempt, Claim, Grant, Moment};
+
+/// What stands under a resource and under its counter.
+struct Seen {
+    lock: Option<Lock>,
+    counter: Option<u64>,
+}
+
+impl DynamoDb {
+    /// See [`super::Backend::acquire`].
+    pub(super) async fn acquired(&self, claim: &Claim) -> Result<Attempt, BackendError> {
+        let on = &claim.resource;
+        no_counter(on)?;
+        let read = self.link.now();
+        let seen = self.see(on).await?;
+        if let Some(lock) = &seen.lock
+            && let Some(attempt) = self.found(claim, lock, read)?
+        {
+            return Ok(attempt);
+        }
+        let sent = self.link.now();
+        let now = self.link.span(sent)?;
+        let (expires, fence) = (now.end(claim.ttl), next(&seen, now.earliest));
+        let items = self.writes(claim, &seen, expires, fence)?;
+        let client = self.link.ready().await?;
+        match client.transact_write_items().set_transact_items(Some(items)).send().await {
+            Ok(_) => {
+                // The answer may have brought another time than the one that was counted from.
+                let left = self.link.span(sent)?.left(expires);
+                let asked = std::time::Duration::from_secs(u64::from(claim.ttl.as_secs()));
+                Ok(Attempt::Granted(Grant { fence, remaining: left.min(asked) }))
+            }
+            Err(error) => {
+                if let SdkError::ServiceError(answer) = &error
+                    && let TransactWriteItemsError::TransactionCanceledException(cancelled) =
+                        answer.err()
+                {
+                    return self.lost(claim, cancelled.cancellation_reasons(), sent);
+                }
+                Err(self.link.heard(of_write(&error)))
+            }
+        }
+    }
+
+    /// Lock and counter, in one request.
+    async fn see(&self, on: &Resource) -> Result<Seen, BackendError> {
+        let client = self.link.ready().await?;
+        let mut keys = KeysAndAttributes::builder().consistent_read(true);
+        for key in [on.as_str().to_owned(), counter(on)] {
+            keys = keys.keys(Item::from([(RESOURCE.to_owned(), text(key))]));
+        }
+        let keys = keys.build().map_err(|_| strange("a request without keys"))?;
+        let answer = client.batch_get_item().request_items(self.table(), keys).send().await;
+        let answer = answer.map_err(|error| self.link.heard(of_read(&error)))?;
+        if answer.unprocessed_keys.is_some_and(|keys| !keys.is_empty()) {
+            let why =
+                "dynamodb has no capacity left for this table: raise it, or make it on demand";
+            return Err(refused(super::RefusedKind::NotWritable, why));
+        }
+        let mut seen = Seen { lock: None, counter: None };
+        for item in answer.responses.unwrap_or_default().into_values().flatten() {
+            if item.get(RESOURCE) == Some(&text(on.as_str())) {
+                let lock = Lock::read(&item);
+                seen.lock =
+                    Some(lock.map_err(|what| foreign(&format!("there is {what} at {on}")))?);
+            } else {
+                seen.counter = Some(count(&item).ok_or_else(|| strange_counter(on))?);
+            }
+        }
+        Ok(seen)
+    }
+
+    /// What a lock that stands there means for the claim, by the time at `sent`; `None`: it is over
+    /// and may be taken.
+    fn found(
+        &self,
+        claim: &Claim,
+        lock: &Lock,
+        sent: Moment,
+    ) -> Result<Option<Attempt>, BackendError> {
+        let now = self.link.span(sent)?;
+        if lock.is_over(now, self.margin()) {
+            return Ok(None);
+        }
+        if lock.lease != claim.lease {
+            return Ok(Some(Attempt::Held(Some(Box::new(lock.holder(&claim.resource, now))))));
+        }
+        let fence = lock.fence.ok_or_else(|| strange("a lease of ours without a fence"))?;
+        Ok(Some(Attempt::Granted(Grant { fence, remaining: lock.still(now) })))
+    }
+
+    /// Nothing was written, for these reasons: of the lock, of the counter.
+    fn lost(
+        &self,
+        claim: &Claim,
+        reasons: &[CancellationReason],
+        sent: Moment,
+    ) -> Result<Attempt, BackendError> {
+        let code = |reason: &CancellationReason| reason.code().unwrap_or("None").to_owned();
+        if let Some(of_lock) = reasons.first()
+            && code(of_lock) == "ConditionalCheckFailed"
+        {
+            let Some(item) = of_lock.item() else { return Ok(Attempt::Moved) };
+            let lock = Lock::read(item);
+            let lock = lock.map_err(|what| foreign(&format!("there is {what} there")))?;
+            return Ok(self.found(claim, &lock, sent)?.unwrap_or(Attempt::Moved));
+        }
+        for reason in reasons {
+            match code(reason).as_str() {
+                "None" | "ConditionalCheckFailed" | "TransactionConflict" => {}
+                other => {
+                    let detail = reason.message().unwrap_or_default();
+                    let why = format!("dynamodb cancelled it: {other} {detail}");
+                    // Whatever the reason, a cancelled transaction has written nothing.
+                    let kind = kind(&format!("{other}Exception")).or(kind(other));
+                    return Err(refused(kind.unwrap_or(super::RefusedKind::NotWritable), &why));
+                }
+            }
+        }
+        Ok(Attempt::Moved)
+    }
+
+    fn writes(
+        &self,
+        claim: &Claim,
+        seen: &Seen,
+        expires: i64,
+        fence: Fence,
+    ) -> Result<Vec<TransactWriteItem>, BackendError> {
+        let mut put = Put::builder()
+            .table_name(self.table())
+            .set_item(Some(lock(claim, expires, fence)))
+            .expression_attribute_names("#k", RESOURCE)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        put = match seen.lock.as_ref().and_then(|lock| Some((lock.lease, lock.expires?))) {
+            None => put.condition_expression("attribute_not_exists(#k)"),
+            Some((lease, end)) => put
+                .condition_expression("attribute_not_exists(#k) OR (#l = :l AND #x = :x)")
+                .expression_attribute_names("#l", LEASE)
+                .expression_attribute_names("#x", EXPIRES)
+                .expression_attribute_values(":l", text(hex(lease)))
+                .expression_attribute_values(":x", number(end)),
+        };
+        let mut count = Update::builder()
+            .table_name(self.table())
+            .key(RESOURCE, text(counter(&claim.resource)))
+            .update_expression("SET #f = :next")
+            .expression_attribute_names("#f", FENCE)
+            .expression_attribute_values(":next", number(fence.0));
+        count = match seen.counter {
+            None => count
+                .condition_expression("attribute_not_exists(#k)")
+                .expression_attribute_names("#k", RESOURCE),
+            Some(now) => count
+                .condition_expression("#f = :now")
+                .expression_attribute_values(":now", number(now)),
+        };
+        let (put, count) = (put.build(), count.build());
+        let (Ok(put), Ok(count)) = (put, count) else {
+            return Err(strange("a request that cannot be built"));
+        };
+        let write = TransactWriteItem::builder;
+        Ok(vec![write().put(put).build(), write().update(count).build()])
+    }
+}
+
+/// What a counter says; `None` if it is none of ours, or too full to count on.
+fn count(item: &Item) -> Option<u64> {
+    match item.get(FENCE) {
+        Some(AttributeValue::N(digits)) => digits.parse().ok().filter(|n| *n < u64::MAX),
+        _ => None,
+    }
+}
+
+fn next(seen: &Seen, now_us: i64) -> Fence {
+    let now_us = u64::try_from(now_us).unwrap_or(0);
+    Fence(seen.counter.map_or(1, |n| n.saturating_add(1)).max(now_us))
+}
