@@ -198,7 +198,7 @@ mod tests {
             let said = complaint(keys);
             assert!(said.contains(expected) && !said.contains("hunter2"), "{keys}: {said}");
         }
-        let ten = vec!["\"http://e\""; ENDPOINTS_MAX + 1].join(", ");
+        let ten = ["\"http://e\""; ENDPOINTS_MAX + 1].join(", ");
         assert!(complaint(&format!("endpoints = [{ten}]")).contains("write at most 9"));
     }
 }

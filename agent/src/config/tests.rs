@@ -234,7 +234,8 @@ const COMPLAINTS: &[(&str, &str)] = &[
     ("\n[backend.a]", "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd"),
     (
         "[backend.a]\nkind = \"zookeeper\"",
-        "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, etcd)",
+        "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, \
+         redis, etcd)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",

@@ -1,8 +1,10 @@
 //! The suite of every store on a real etcd, then what only etcd has: its layout, its leases, its
 //! errors, and a network that loses, holds and cuts.
 
+#[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
 #[path = "../../../../tests/support/certs.rs"]
 mod certs;
+#[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
 #[path = "../../../../tests/support/proxy.rs"]
 mod proxy;
 #[path = "../../../../tests/support/etcd.rs"]

@@ -147,8 +147,8 @@ backend = "redis"
     assert_eq!(
         imported.notes,
         [
-            "the default backend is \"mariadb\", which this build does not have: the configuration is \
-             refused until you write another one",
+            "the default backend is \"mariadb\", which this build does not have: the configuration \
+             is refused until you write another one",
             "\"password\" (line 10) is left out: it may hold a password",
             "this build has no backend \"mariadb\": it stands in the file as a comment",
             "\"connection\" (line 12) is left out: it may hold a password",
@@ -200,7 +200,7 @@ ca_file = "/etc/ca.pem"
 fn an_etcd_that_is_only_named_is_the_python_tool_s_default() {
     let imported = import("[default]\nbackend = etcd\n").unwrap();
     assert!(imported.toml.contains("endpoints = [\"http://localhost:2379\"]\n"), "{imported:?}");
-    assert_eq!(imported.notes, [String::new(); 0]);
+    assert!(imported.notes.is_empty(), "{imported:?}");
     config(&imported).unwrap();
     let wrong = import("[backend.etcd]\nhost = a b\n").unwrap_err();
     assert_eq!(wrong.to_string(), "line 2: host and port are not the address of an etcd");
