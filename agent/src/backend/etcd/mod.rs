@@ -1,27 +1,29 @@
 //! etcd: a cluster that agrees.
 //!
-//! - Whose clock expires a lease: the leader's, by etcd leases. A member tells what remains in whole
-//!   seconds, rounded down. A new leader starts every lease's time again, so one may end late.
-//! - The fence: the revision at which the key of the lease id was created. Revisions are one counter
-//!   for the whole cluster.
+//! - Whose clock expires a lease: the leader's, by etcd leases. A member tells what remains in
+//!   whole seconds, rounded down. A new leader starts every lease's time again, so one may end
+//!   late.
+//! - The fence: the revision at which the key of the lease id was created. Revisions are one
+//!   counter for the whole cluster.
 //! - What decides: one transaction for each verb. It compares what was read just before by the
 //!   revisions of the keys. An acquire reads, grants the etcd lease under the id that the agent
 //!   minted, and hangs the keys on it if nobody has the resource and its counter has not moved.
-//!   Every grant and every cancel moves the counter, which hangs on no lease: so a late copy of the
-//!   transaction fails whatever came of its lease meanwhile, and a late copy of the grant leaves a
-//!   lease without keys, which ends by itself.
+//!   Every grant and every cancel moves the counter, which hangs on no lease: so a late copy of
+//!   the transaction fails whatever came of its lease meanwhile, and a late copy of the grant
+//!   leaves a lease without keys, which ends by itself.
 //! - Not guaranteed: anything after a restore from a backup or a wipe (revisions fall; a fall is
-//!   noticed), or on versions older than `examine` asks for. How long a holder still has it is asked
-//!   right after who it is, not with it. A keepalive and a time to live are answered by whoever
-//!   thinks to be the leader: they count only if a transaction after them is of the same raft term,
-//!   which a gateway that spreads one connection over several members would spoil.
+//!   noticed), or on versions older than `examine` asks for. A cluster whose database is full takes
+//!   no renewal either. How long a holder still has it is asked right after who it is, not with it.
+//!   A keepalive and a time to live are answered by whoever thinks to be the leader: they count
+//!   only if a transaction after them is of the same raft term, which a gateway that spreads one
+//!   connection over several members would spoil.
 //!
 //! A lock is `/id` (lease id in hex), `/p` principal, `/c` created (8 bytes), below
-//! `prefix + resource`, as the Python tool writes it; `/h` host, `/r` reason and `/n` mark, which it
-//! does not read, and the counter `/f`, which stays. An etcd lease has one length for life: a renewal
-//! for another one hangs the keys on a new etcd lease, and `/id` stays as it is; the Python tool can
-//! then see such a lock, but not renew or release it by its id. Names outside our alphabet are no
-//! resources of ours. A user needs `readwrite` on the prefix.
+//! `prefix + resource`, as the Python tool writes it; `/h` host, `/r` reason and `/n` mark, which
+//! it does not read, and the counter `/f`, which stays. An etcd lease has one length for life: a
+//! renewal for another one hangs the keys on a new etcd lease, and `/id` stays as it is; the Python
+//! tool then sees such a lock, but cannot renew or release it by its id. Names outside our alphabet
+//! are no resources of ours. A user needs `readwrite` on the prefix.
 
 mod examine;
 mod keys;
@@ -165,9 +167,19 @@ impl Etcd {
         }
     }
 
-    /// Ends an etcd lease that no key hangs on any more. Not more than tidy: it would end by itself.
+    /// Ends an etcd lease that no key hangs on any more; there may be none of that id.
+    async fn revoke(&self, id: i64) -> Result<(), Trouble> {
+        match self.line.ask(async |client| client.lease_client().revoke(id).await).await {
+            Ok(_) => Ok(()),
+            Err(trouble) if trouble.is_no_lease() => Ok(()),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// The same for an id that is never used again: it is no more than tidy, since the lease would
+    /// end by itself.
     async fn tidy(&self, id: i64) {
-        let _ = self.line.ask(async |client| client.lease_client().revoke(id).await).await;
+        let _ = self.revoke(id).await;
     }
 
     /// Starts an etcd lease's time again; its length, and the term of the member that did it.

@@ -47,7 +47,10 @@ impl Etcd {
         }
         let after = answer_to(response, &keys)?;
         if after.lock().is_none_or(|lock| lock.id != claim.lease) {
-            self.tidy(id).await;
+            // The claim may be tried again under this id: a revocation that is still on its way
+            // then would end that lock.
+            let revoked = self.revoke(id).await;
+            revoked.map_err(|_| unknown("a lease that lost its race may yet be revoked"))?;
         }
         self.taken(claim, &after).await
     }

@@ -143,8 +143,8 @@ backend = "redis"
     assert_eq!(
         imported.notes,
         [
-            "the default backend is \"mariadb\", which this build does not have: the configuration is \
-             refused until you write another one",
+            "the default backend is \"mariadb\", which this build does not have: the configuration \
+             is refused until you write another one",
             "\"password\" (line 10) is left out: it may hold a password",
             "this build has no backend \"mariadb\": it stands in the file as a comment",
             "this build has no backend \"mysql\": it stands in the file as a comment",
