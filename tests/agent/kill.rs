@@ -140,10 +140,10 @@ fn look(agent: &Agent, told: &Mutex<Told>, round: usize) {
     }
 }
 
-fn kill_again_and_again(mut agent: Agent, name: &str) {
+pub(crate) fn kill_again_and_again(mut agent: Agent, name: &str, kills: usize) {
     let mut dice = Dice::seeded(name);
     let told = Mutex::new(Told::default());
-    for round in 0..KILLS {
+    for round in 0..kills {
         kill_at_work(&mut agent, &told, &mut dice);
         look(&agent, &told, round);
     }
@@ -152,19 +152,19 @@ fn kill_again_and_again(mut agent: Agent, name: &str) {
     assert!(outcomes.iter().all(|one| one.refusal.is_none()), "{outcomes:?}");
     assert!(locks(&mut client).is_empty(), "an orphan");
     let told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
-    println!("{name}: {KILLS} kills, {} grants, {} unknown", told.granted, told.unknown);
-    assert!(told.granted > KILLS, "hardly anything was granted: nothing was shown");
-    assert!(told.unknown > KILLS, "hardly anything was interrupted: nothing was shown");
+    println!("{name}: {kills} kills, {} grants, {} unknown", told.granted, told.unknown);
+    assert!(told.granted > kills, "hardly anything was granted: nothing was shown");
+    assert!(told.unknown > kills, "hardly anything was interrupted: nothing was shown");
 }
 
 #[test]
 fn kill_9_a_hundred_times_loses_no_lease_and_leaves_no_orphan_on_redis() {
     let store = RedisServer::start();
     let agent = Agent::on_redis("alpha", &store.url());
-    kill_again_and_again(agent, "kill_on_redis");
+    kill_again_and_again(agent, "kill_on_redis", KILLS);
 }
 
 #[test]
 fn kill_9_a_hundred_times_loses_no_lease_and_leaves_no_orphan_on_the_local_backend() {
-    kill_again_and_again(Agent::start(&local()), "kill_on_local");
+    kill_again_and_again(Agent::start(&local()), "kill_on_local", KILLS);
 }

@@ -6,6 +6,8 @@
 mod agent;
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/proxy.rs"]
@@ -17,6 +19,7 @@ mod day;
 mod kill;
 mod outage;
 mod service;
+mod stores_postgres;
 mod strangers;
 
 use stormlock_protocol::client::Client;

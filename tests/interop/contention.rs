@@ -57,11 +57,12 @@ impl Contender for Client {
 struct Handicapped {
     peer: Peer,
     dice: Dice,
+    questions_max: usize,
 }
 
 impl Contender for Handicapped {
     fn try_once(&mut self) -> Option<(String, Option<u64>)> {
-        for _ in 0..self.dice.below(HANDICAP_MAX) {
+        for _ in 0..self.dice.below(self.questions_max) {
             self.peer.current("elsewhere");
         }
         match self.peer.acquire(RESOURCE, TTL_SECS) {
@@ -109,10 +110,10 @@ enum Order {
 }
 
 /// How many rounds to run, and until when.
-fn rounds() -> (usize, u64) {
+fn rounds(usual: usize) -> (usize, u64) {
     match env::var("STORMLOCK_ROUNDS") {
         Ok(text) => (text.parse().expect("STORMLOCK_ROUNDS is a number"), u64::MAX),
-        Err(_) => (ROUNDS, now_ms() + GATE_MS),
+        Err(_) => (usual, now_ms() + GATE_MS),
     }
 }
 
@@ -121,15 +122,26 @@ fn of_two_agents_and_the_python_tool_exactly_one_wins_each_round() {
     let store = RedisServer::start();
     let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url()));
     let tool = PythonTool::new(&store.url(), "peer@elsewhere");
-    let python = Handicapped { peer: tool.peer(), dice: Dice::seeded("contention") };
+    one_wins_each_round(&agents, tool, HANDICAP_MAX, ROUNDS);
+}
+
+/// The contention, on whatever store the agents and the tool share.
+pub(crate) fn one_wins_each_round(
+    agents: &[Agent; 2],
+    tool: PythonTool,
+    questions_max: usize,
+    usual_rounds: usize,
+) {
+    let (peer, dice) = (tool.peer(), Dice::seeded("contention"));
+    let python = Handicapped { peer, dice, questions_max };
     let mut contenders: Vec<Box<dyn Contender>> = vec![Box::new(python)];
-    for agent in &agents {
+    for agent in agents {
         contenders.push(Box::new(agent.client().expect("the agent answers")));
     }
     assert_eq!(contenders.len(), CONTENDERS);
     let start = Barrier::new(CONTENDERS);
     let (report, outcomes) = channel();
-    let (planned, until) = rounds();
+    let (planned, until) = rounds(usual_rounds);
     let mut wins = [0_usize; CONTENDERS];
     let mut ran = 0;
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! Our agents and the Python tool on one real Redis: the same locks, the same command line, never
+//! Our agents and the Python tool on one real store: the same locks, the same command line, never
 //! two holders.
 //!
 //! `STORMLOCK_SEED` repeats a random run, `STORMLOCK_ROUNDS` makes the contention longer.
@@ -7,6 +7,8 @@
 mod agent;
 #[path = "../support/dice.rs"]
 mod dice;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/python.rs"]
@@ -16,6 +18,7 @@ mod redis_server;
 
 mod command_line;
 mod contention;
+mod contention_postgres;
 mod expiry;
 mod interleaving;
 

@@ -52,10 +52,18 @@ impl Agent {
 
     /// Starts an agent called `host` on the Redis at `url`, where the user of this test may do all.
     pub(crate) fn on_redis(host: &str, url: &str) -> Agent {
+        Agent::on_store(host, &format!("kind = \"redis\"\nurl = \"{url}\""))
+    }
+
+    /// The same on the PostgreSQL at `url`.
+    pub(crate) fn on_postgres(host: &str, url: &str) -> Agent {
+        Agent::on_store(host, &format!("kind = \"postgres\"\nurl = \"{url}\""))
+    }
+
+    fn on_store(host: &str, store: &str) -> Agent {
         let uid = geteuid().as_raw();
         Agent::start(&format!(
-            "host = \"{host}\"\n\n[backend.main]\nkind = \"redis\"\nurl = \"{url}\"\n\n\
-             [[rule]]\nwho = [\"uid:{uid}\"]\n\
+            "host = \"{host}\"\n\n[backend.main]\n{store}\n\n[[rule]]\nwho = [\"uid:{uid}\"]\n\
              may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n"
         ))
     }

@@ -29,11 +29,15 @@ impl PythonTool {
     /// operation says otherwise. It has no prefix for its keys: a resource of ours behind a prefix
     /// is to it a resource of that longer name.
     pub(crate) fn new(url: &str, principal: &str) -> PythonTool {
+        PythonTool::on("redis", &format!("[backend.redis]\nurl = {url}\n"), principal)
+    }
+
+    /// The same for a store of another kind, as `section` says.
+    pub(crate) fn on(kind: &str, section: &str, principal: &str) -> PythonTool {
         let dir = tempfile::tempdir().expect("a folder for the tool's configuration");
         let config = dir.path().join("stormlock.cfg");
         let text = format!(
-            "[default]\nprincipal = {principal}\nbackend = redis\nttl = 60 seconds\n\n\
-             [backend.redis]\nurl = {url}\n"
+            "[default]\nprincipal = {principal}\nbackend = {kind}\nttl = 60 seconds\n\n{section}"
         );
         fs::write(&config, text).expect("the tool's configuration can be written");
         PythonTool { program: program(), config, _dir: dir }

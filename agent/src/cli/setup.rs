@@ -1,5 +1,5 @@
-//! `stormlockd setup`: what a store needs before its first lock. It speaks to the store itself, with
-//! the agent's configuration and no agent.
+//! `stormlockd setup`: what a store needs before its first lock. It speaks to the store itself,
+//! with the agent's configuration and no agent.
 
 use std::fmt::Write;
 
