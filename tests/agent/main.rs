@@ -10,6 +10,8 @@ mod dice;
 mod dynamo_server;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/proxy.rs"]
@@ -23,6 +25,7 @@ mod outage;
 mod service;
 mod stores_dynamodb;
 mod stores_etcd;
+mod stores_postgres;
 mod strangers;
 
 use stormlock_protocol::client::Client;

@@ -11,6 +11,8 @@ mod dice;
 mod dynamo_server;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
+#[path = "../support/postgres.rs"]
+mod postgres_server;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/python.rs"]
@@ -22,6 +24,7 @@ mod command_line;
 mod contention;
 mod contention_dynamodb;
 mod contention_etcd;
+mod contention_postgres;
 mod expiry;
 mod interleaving;
 

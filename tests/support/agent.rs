@@ -60,6 +60,11 @@ impl Agent {
         Agent::on_store(host, &format!("kind = \"etcd\"\nendpoints = [\"{url}\"]"))
     }
 
+    /// The same on the PostgreSQL at `url`.
+    pub(crate) fn on_postgres(host: &str, url: &str) -> Agent {
+        Agent::on_store(host, &format!("kind = \"postgres\"\nurl = \"{url}\""))
+    }
+
     fn on_store(host: &str, store: &str) -> Agent {
         let uid = geteuid().as_raw();
         Agent::start(&format!(

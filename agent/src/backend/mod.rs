@@ -10,7 +10,13 @@ pub mod redis;
 mod tls;
 
 #[cfg(test)]
+#[path = "../../../tests/support/certs.rs"]
+mod certs;
+#[cfg(test)]
 pub(crate) mod contract;
+#[cfg(test)]
+#[path = "../../../tests/support/proxy.rs"]
+mod proxy;
 
 use std::fmt;
 use std::future::Future;

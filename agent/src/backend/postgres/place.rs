@@ -12,7 +12,8 @@ const PLACES_MAX: usize = 8;
 /// Longest name of a database, in bytes, as the server has it.
 const DATABASE_MAX: usize = 63;
 /// What is accepted, said in each complaint about a URL.
-const FORMS: &str = "write postgres://HOST:PORT/DATABASE, or postgres:///DATABASE?host=/run/postgresql for a socket";
+const FORMS: &str = "write postgres://HOST:PORT/DATABASE, or \
+    postgres:///DATABASE?host=/run/postgresql for a socket";
 
 /// Where to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,7 +23,7 @@ pub(super) enum Trouble {
 
 /// What our own comparison of the counter fails with.
 const DIVISION_BY_ZERO: &str = "22012";
-/// Classes of errors that end a transaction at its COMMIT: constraints, transaction state, rollback.
+/// Classes of errors that end a transaction at its COMMIT: constraints, its state, rollback.
 const ENDS_AT_COMMIT: [&str; 3] = ["23", "25", "40"];
 
 impl Trouble {

@@ -164,7 +164,8 @@ fn make_main(Table { main, .. }: &Table) -> String {
 fn make_ext(Table { ext, .. }: &Table) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {ext} (\n    resource text PRIMARY KEY,\n    \
-         counter bigint NOT NULL,\n    lease uuid,\n    fence bigint,\n    host text,\n    reason text,\n    \
+         counter bigint NOT NULL,\n    lease uuid,\n    fence bigint,\n    \
+         host text,\n    reason text,\n    \
          nonce bigint\n);"
     )
 }

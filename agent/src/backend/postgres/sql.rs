@@ -106,7 +106,8 @@ impl Sql {
             lock_main: fill("SELECT FROM {table} WHERE resource = $1 FOR UPDATE"),
             renew: fill(
                 "UPDATE {table} SET expires = clock_timestamp() + make_interval(secs => $4) \
-                 WHERE resource = $1 AND lease = $2::uuid AND expires > clock_timestamp() AND {marked}",
+                 WHERE resource = $1 AND lease = $2::uuid AND expires > clock_timestamp() \
+                 AND {marked}",
             ),
             mark: fill(
                 "UPDATE {ext} SET nonce = $4 \

@@ -2,12 +2,8 @@
 //! errors, its standbys, and a network that loses, holds and cuts.
 
 mod access;
-#[path = "../../../../tests/support/certs.rs"]
-mod certs;
 mod doctor;
 mod network;
-#[path = "../../../../tests/support/proxy.rs"]
-mod proxy;
 #[path = "../../../../tests/support/postgres.rs"]
 mod server;
 mod tables;
@@ -18,12 +14,12 @@ use std::time::Duration;
 use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, UnixMs};
 
+use super::super::certs::Certificates;
 use super::super::contract::ttl;
 use super::super::contract::{self, Others, Site, claim, granted, lease, nonce, proof, resource};
+use super::super::proxy::{Fault, Proxy};
 use super::*;
 use crate::clock;
-use certs::Certificates;
-use proxy::{Fault, Proxy};
 use server::PostgresServer;
 
 /// The table as the Python tool's instructions have it.

@@ -1,10 +1,6 @@
 //! The suite of every store on a real redis-server, then what only Redis has: its layout, its
 //! errors, and a network that loses, holds and cuts.
 
-#[path = "../../../../tests/support/certs.rs"]
-mod certs;
-#[path = "../../../../tests/support/proxy.rs"]
-mod proxy;
 #[path = "../../../../tests/support/redis.rs"]
 mod server;
 
@@ -14,11 +10,11 @@ use std::time::Duration;
 use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, UnixMs};
 
+use super::super::certs::Certificates;
 use super::super::contract::{self, Others, Site, claim, granted, proof, resource, ttl};
+use super::super::proxy::{Fault, Proxy};
 use super::*;
 use crate::clock;
-use certs::Certificates;
-use proxy::{Fault, Proxy};
 use server::{Answer, RedisServer};
 
 /// What the Python tool runs to take a lock (stormlock 0.4.1), but for the question who has it.

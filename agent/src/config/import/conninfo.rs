@@ -192,11 +192,10 @@ mod tests {
         check("postgresql://h:1/d", "postgres://h:1/d", |_| ());
         check("postgres://h,[::1]:2/d", "postgres://h,[::1]:2/d", |_| ());
         check("postgresql://%2Frun/d", "postgres:///d?host=/run", |_| ());
-        check(
-            "postgresql://u:p%40@h/d?sslmode=verify-full",
-            "postgres://h/d?sslmode=verify-full",
-            { |it| (it.username, it.has_password) = (user(), true) },
-        );
+        let full = "postgresql://u:p%40@h/d?sslmode=verify-full";
+        check(full, "postgres://h/d?sslmode=verify-full", |it| {
+            (it.username, it.has_password) = (user(), true);
+        });
         check("user='u' password = 'a \\'b' host=h dbname=d", "postgres://h/d", |it| {
             (it.username, it.has_password) = (user(), true);
         });

@@ -227,7 +227,7 @@ table = "ops.locks"
     }
     let without = "[backend.postgresql]\nconnection = dbname=ops\n";
     let config = config(&import(without).unwrap()).unwrap();
-    assert_eq!(defaults(&config, "x"), ("postgresql".to_owned(), 86_400));
+    assert_eq!(defaults(&config, "x"), ("postgresql".to_owned(), 900));
     for (text, expected) in [
         ("[backend.postgresql]\ntable = x", "line 1: there is no connection"),
         ("[backend.postgresql]\nconnection = host=h", "line 2: the connection names no database"),
