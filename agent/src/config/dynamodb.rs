@@ -196,6 +196,7 @@ mod tests {
             nodename: "bastion2".to_owned(),
             others_may_read: false,
             env: |name| (name == "SECRET").then(|| "from the environment".into()),
+            credentials_are_elsewhere: false,
         };
         let text = format!("[backend.d]\nkind = \"dynamodb\"\n{text}");
         let config = Config::parse(text.as_bytes(), Path::new("s.toml"), &outside);
