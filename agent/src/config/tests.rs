@@ -746,7 +746,7 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
         text = text.replace(&format!("/etc/stormlock/{file}"), password.to_str().unwrap());
     }
     let config = parse(&text).unwrap();
-    assert_eq!(config.backends.len(), 3);
+    assert_eq!(config.backends.len(), 5);
     assert_eq!(config.resources.len(), 1);
     assert!(config.policy.judge(&who(0, "root", &[]), Act::Break, Some(&on("prod/x"))).is_ok());
 }

@@ -30,7 +30,6 @@ mod list;
 mod refusal;
 mod setup;
 mod time;
-mod tls;
 mod wire;
 
 use std::path::PathBuf;

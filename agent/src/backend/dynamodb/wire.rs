@@ -24,14 +24,12 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{DATE, HOST, HeaderValue};
 use hyper::http::uri::{Scheme, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 
 use super::super::Clock;
+use super::super::tls::Tls;
 use super::time::AwsTime;
 use crate::lease::Moment;
 
@@ -78,7 +76,8 @@ pub(super) struct Wire {
 
 #[derive(Debug)]
 struct Shared {
-    tls: Arc<ClientConfig>,
+    /// `None`: nobody to trust.
+    tls: Option<Tls>,
     clock: Clock,
     /// Told what each answer is dated.
     time: Option<Arc<AwsTime>>,
@@ -119,7 +118,7 @@ impl Drop for Link {
 }
 
 impl Wire {
-    pub(super) fn new(tls: Arc<ClientConfig>, clock: Clock, time: Option<Arc<AwsTime>>) -> Wire {
+    pub(super) fn new(tls: Option<Tls>, clock: Clock, time: Option<Arc<AwsTime>>) -> Wire {
         let shared = Arc::new(Shared { tls, clock, time, idle: Mutex::default() });
         Wire { shared, connect_max: CONNECT_MAX, answer_max: None }
     }
@@ -240,8 +239,9 @@ impl Shared {
         if !place.tls {
             return link(stream).await;
         }
-        let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-        link(TlsConnector::from(self.tls.clone()).connect(name, stream).await?).await
+        let nobody = || io::Error::other("this system has no certificate authorities to trust");
+        let tls = self.tls.as_ref().ok_or_else(nobody)?;
+        link(tls.over(stream, &place.host).await?).await
     }
 }
 
