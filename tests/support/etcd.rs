@@ -56,6 +56,31 @@ impl EtcdServer {
         panic!("etcd does not start:\n{said}");
     }
 
+    /// Three members of one cluster. Their elections take longer: on a busy machine they would
+    /// else hold one after the other.
+    pub(crate) fn cluster() -> Vec<EtcdServer> {
+        let names = ["a", "b", "c"];
+        let peers = names.map(|name| (name, free_port()));
+        let all = peers.map(|(name, port)| format!("{name}=http://127.0.0.1:{port}")).join(",");
+        let start = |(name, peer_port): (&str, u16)| {
+            let (dir, port) = (tempfile::tempdir().expect("a directory"), free_port());
+            let args = vec![
+                format!("--name={name}"),
+                format!("--initial-cluster={all}"),
+                "--heartbeat-interval=50".to_owned(),
+                "--election-timeout=500".to_owned(),
+            ];
+            let child = launch(&dir, port, peer_port, &args);
+            EtcdServer { child, dir, port, peer_port, args }
+        };
+        // None is ready before there are two.
+        let mut members: Vec<EtcdServer> = peers.into_iter().map(start).collect();
+        for member in &mut members {
+            wait_until_ready(&mut member.child).expect("a member of a cluster starts");
+        }
+        members
+    }
+
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -148,6 +173,18 @@ fn spawn(
     peer_port: u16,
     args: &[String],
 ) -> Result<Child, String> {
+    let mut child = launch(dir, port, peer_port, args);
+    match wait_until_ready(&mut child) {
+        Ok(()) => Ok(child),
+        Err(log) => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(log)
+        }
+    }
+}
+
+fn launch(dir: &tempfile::TempDir, port: u16, peer_port: u16, args: &[String]) -> Child {
     let clients = url(port, args);
     let peers = format!("http://127.0.0.1:{peer_port}");
     let mut command = Command::new("etcd");
@@ -159,15 +196,7 @@ fn spawn(
     command.args(["--initial-cluster", &format!("default={peers}")]);
     command.args(args);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("etcd (Debian: apt-get install etcd-server)");
-    match wait_until_ready(&mut child) {
-        Ok(()) => Ok(child),
-        Err(log) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            Err(log)
-        }
-    }
+    command.spawn().expect("etcd (Debian: apt-get install etcd-server)")
 }
 
 fn wait_until_ready(child: &mut Child) -> Result<(), String> {

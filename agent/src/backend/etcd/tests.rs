@@ -809,3 +809,47 @@ async fn doctor_says_what_a_cluster_promises_and_writes_nothing() {
     check_says(&examined(&idle).await, "Warning: a user is configured, but the cluster has");
     granted(&idle, &claim(&resource("idle"), 60)).await;
 }
+
+#[tokio::test]
+async fn a_lock_outlives_the_leader_and_without_a_majority_nothing_is_granted() {
+    let mut members = EtcdServer::cluster();
+    let endpoints: Vec<_> = members.iter().map(EtcdServer::url).collect();
+    let store = Etcd::new(&Options { endpoints, ..options("") }).unwrap();
+    let taken = claim(&resource("leader"), 60);
+    let grant = granted(&store, &taken).await;
+    check_says(&examined(&store).await, "Good: it has 3 voting members");
+
+    let mut leader = None;
+    for (at, member) in members.iter().enumerate() {
+        let status = raw(member).await.maintenance_client().status().await.unwrap();
+        if status.header().unwrap().member_id() == status.leader() {
+            leader = Some(at);
+        }
+    }
+    members[leader.expect("a leader")].kill();
+    let known = proof(&taken);
+    until("the others go on", async || {
+        let renewed = store.renew(&known, ttl(60), taken.nonce).await;
+        matches!(renewed, Ok(Standing::Ours { .. }))
+    })
+    .await;
+    let holder = store.holder(&taken.resource).await.unwrap().expect("it is still there");
+    assert_eq!(holder.fence, Some(grant.fence));
+    store.release(&known).await.unwrap();
+    let next = claim(&taken.resource, 60);
+    assert!(granted(&store, &next).await.fence > grant.fence);
+
+    members[(leader.unwrap() + 1) % 3].kill();
+    let fresh = claim(&resource("minority"), 60);
+    for _ in 0..5 {
+        let asked = [
+            tokio::time::timeout(Duration::from_secs(2), store.acquire(&fresh)).await.map(outcome),
+            tokio::time::timeout(Duration::from_secs(2), store.verify(&proof(&next)))
+                .await
+                .map(outcome),
+        ];
+        for said in asked.into_iter().flatten() {
+            assert!(["Unknown", "NotWritable", "Unreachable"].contains(&&*said), "{said}");
+        }
+    }
+}
