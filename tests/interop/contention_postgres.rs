@@ -31,7 +31,8 @@ fn store(table: &str) -> PostgresServer {
 fn tool(store: &PostgresServer) -> PythonTool {
     let port = store.port();
     let section = format!(
-        "[backend.postgresql]\nconnection = host=127.0.0.1 port={port} dbname=locks user=stormlock\n"
+        "[backend.postgresql]\n\
+         connection = host=127.0.0.1 port={port} dbname=locks user=stormlock\n"
     );
     PythonTool::on("postgresql", &section, "peer@elsewhere")
 }
