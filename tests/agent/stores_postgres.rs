@@ -12,7 +12,7 @@ use crate::program::{Ran, run};
 const HELD: i32 = 75;
 const UNAVAILABLE: i32 = 69;
 const CONFIG: i32 = 78;
-/// Fewer than on Redis: a call here is three round trips of a session that has to be made first.
+/// Fewer than on Redis: each commit waits for a disk.
 const KILLS: usize = 20;
 
 /// `stormlockd setup ARGS` with the agent's configuration.

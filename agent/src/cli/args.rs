@@ -124,8 +124,8 @@ pub(crate) struct Setup {
 #[derive(Debug, clap::Args)]
 #[command(after_help = DEV_EXAMPLES)]
 pub(crate) struct Dev {
-    /// The store: local, redis://HOST:PORT/DB, postgres://HOST:PORT/DB or etcd://HOST:PORT
-    /// (etcds:// with TLS). Others see a password in it (ps): for a store with one, use --config
+    /// The store: local, or a URL like redis://HOST:PORT/DB, postgres://HOST/DB, etcd://HOST:PORT.
+    /// Others see a password in it (ps): for a store with one, use --config
     #[arg(long, value_name = "URL", default_value = "local", hide_default_value = true)]
     pub(crate) backend: String,
     /// Take the stores and the rules from this configuration

@@ -274,3 +274,39 @@ async fn a_server_keeps_its_identity_when_it_starts_again() {
     while store.holder(&on).await.is_err() {}
     assert_eq!(store.identity().expect("a name"), first);
 }
+
+/// The order of a cancel's two statements decides here: a delete sees nothing of what is not yet
+/// committed, and does not wait for it.
+#[tokio::test]
+async fn a_cancel_waits_for_an_acquire_that_is_about_to_commit_and_ends_it() {
+    let server = ready();
+    let store = Arc::new(open(&server.url()));
+    let claim = claim(&resource("between"), 60);
+    let url = format!("postgres://stormlock@127.0.0.1:{}/locks", server.port());
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let (on, lease) = (claim.resource.as_str(), uuid(claim.lease));
+    client.batch_execute("BEGIN").await.unwrap();
+    let compare: &[talk::Parameter<'_>] = &[(&on, Type::TEXT), (&0_i64, Type::INT8)];
+    client.query_typed(&store.sql.compare, compare).await.unwrap();
+    let acquire: &[talk::Parameter<'_>] = &[
+        (&on, Type::TEXT),
+        (&lease, Type::TEXT),
+        (&60.0_f64, Type::FLOAT8),
+        (&"maria", Type::TEXT),
+        (&0_i64, Type::INT8),
+        (&"host", Type::TEXT),
+        (&None::<&str>, Type::TEXT),
+        (&7_i64, Type::INT8),
+    ];
+    client.query_typed(&store.sql.acquire, acquire).await.unwrap();
+    let cancelling = {
+        let (store, claim) = (Arc::clone(&store), claim.clone());
+        tokio::spawn(async move { store.cancel(&claim.resource, claim.lease).await })
+    };
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    comes_true("it does not wait", || server.sql(waits) == "1").await;
+    client.batch_execute("COMMIT").await.unwrap();
+    cancelling.await.unwrap().unwrap();
+    assert_eq!(store.holder(&claim.resource).await.unwrap(), None, "an orphan");
+}
