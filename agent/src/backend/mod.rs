@@ -65,8 +65,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()>;
 
     /// Ends an acquire of unknown outcome for good: moves the resource's counter first, then
-    /// deletes the lease if it is there, in one atomic step. After `Ok` no late copy of that
-    /// acquire can succeed.
+    /// deletes the lease if it is there; in one atomic step where the store has one for that, else
+    /// in this order. After `Ok` no late copy of that acquire can succeed.
     fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
 
     /// Who holds the resource now.
