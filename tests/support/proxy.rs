@@ -169,9 +169,7 @@ impl Shared {
                 Ok(0) => break,
                 Ok(length) => length,
                 Err(error) => {
-                    if error.kind() == ErrorKind::ConnectionReset {
-                        self.lock().resets += 1;
-                    }
+                    self.note_reset(&error);
                     break;
                 }
             };
@@ -199,10 +197,19 @@ impl Shared {
             self.wait(|state| !state.frozen);
             if !mute.load(Ordering::SeqCst) {
                 // A client that is gone hears nothing; the server is heard out.
-                let _ = client.write_all(&bytes[..length]);
+                if let Err(error) = client.write_all(&bytes[..length]) {
+                    self.note_reset(&error);
+                }
             }
         }
         let _ = client.shutdown(Shutdown::Both);
+    }
+
+    /// The kernel tells of a reset once: to whichever of the two threads uses the socket first.
+    fn note_reset(&self, error: &std::io::Error) {
+        if error.kind() == ErrorKind::ConnectionReset {
+            self.lock().resets += 1;
+        }
     }
 
     /// The fault that this request meets.
