@@ -35,7 +35,7 @@ use stormlock_protocol::name::{Resource, Ttl};
 use dice::now_ms;
 
 /// Something that takes longer than this never happens.
-const GIVE_UP_MS: u64 = 20_000;
+const GIVE_UP_MS: u64 = 60_000;
 
 /// A configuration of the local backend alone, where the user of this test may do all.
 fn local() -> String {

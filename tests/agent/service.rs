@@ -21,7 +21,7 @@ use crate::agent::program;
 use crate::program::{Ran, run};
 
 /// Longest time that one command of the agent may take.
-const COMMAND_MAX: Duration = Duration::from_secs(30);
+const COMMAND_MAX: Duration = Duration::from_secs(60);
 
 const OK: i32 = 0;
 const USAGE: i32 = 64;

@@ -19,11 +19,11 @@ use crate::program::{Ran, ends_within, run};
 const START_TRIES: u32 = 1000;
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// How long an agent may take to stop: it gives attached leases back first.
-const STOP_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(60);
 /// How long one run of the client may take.
-const CTL_MAX: Duration = Duration::from_secs(30);
+const CTL_MAX: Duration = Duration::from_secs(60);
 /// How long a test waits for one reply.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One agent. Its folder and its process end with this value.
 pub(crate) struct Agent {

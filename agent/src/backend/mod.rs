@@ -4,9 +4,11 @@
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
 pub mod etcd;
+mod line;
 pub mod local;
 pub mod postgres;
 pub mod redis;
+mod socket;
 mod tls;
 
 #[cfg(test)]

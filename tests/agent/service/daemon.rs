@@ -18,7 +18,7 @@ use crate::agent::program;
 use crate::program::Ran;
 use crate::{acquire, leases, local, wish};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 20;
 
 /// A place without journal and syslog, so that the log goes where it goes on such a host.

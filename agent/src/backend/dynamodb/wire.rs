@@ -25,10 +25,10 @@ use hyper::header::{DATE, HOST, HeaderValue};
 use hyper::http::uri::{Scheme, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::super::Clock;
+use super::super::socket::tcp;
 use super::super::tls::Tls;
 use super::time::AwsTime;
 use crate::lease::Moment;
@@ -233,9 +233,7 @@ impl Shared {
     }
 
     async fn greet(&self, place: &Place) -> io::Result<Link> {
-        let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
-        stream.set_nodelay(true)?;
-        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+        let stream = tcp(&place.host, place.port).await?;
         if !place.tls {
             return link(stream).await;
         }

@@ -78,7 +78,7 @@ impl Etcd {
 
     /// Who else may write, and who may listen.
     fn secrecy(&self, link: &Link) -> Vec<Remark> {
-        let target = self.line.target();
+        let target = &self.line.dialler().target;
         let mut remarks = Vec::new();
         if link.login_was_idle {
             remarks.push(remark(

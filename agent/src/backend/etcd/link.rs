@@ -1,24 +1,21 @@
-//! One connection to one member: made once, by one task at a time, and given up as soon as an
-//! answer is owed.
-//!
-//! After an abandoned call no call uses that connection any more, and the last one that waits on it
-//! ends it by a reset, so that what a silent network still holds never arrives. The next connection
-//! goes to the next endpoint first. No retries and no timers here, but the bound on connecting; one
-//! thing is said twice: what a member refused because its token had run out.
+//! What the connection to a member of an etcd is: how it is made and greeted, and how something is
+//! asked over it. See `backend::line` for when it is made and given up; the next one then goes to
+//! the next endpoint first. One thing is said twice: what a member refused because its token had
+//! run out.
 
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
 use hyper_util::rt::TokioIo;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::watch;
 use tonic::transport::{Endpoint, Uri};
 
 use super::super::RefusedKind;
+use super::super::line::{self, Dial};
 use super::super::tls::Tls;
 use super::place::Place;
 use super::refusal::{Trouble, chain};
@@ -36,13 +33,12 @@ pub(super) struct Target {
     pub(super) login: Option<(String, SecretString)>,
 }
 
-/// The connection to one cluster: made when it is needed, and made anew after it failed.
-#[derive(Clone)]
-pub(super) struct Line(Arc<Shared>);
+/// The connection to one cluster.
+pub(super) type Line = line::Line<Members>;
 
-struct Shared {
-    target: Target,
-    slot: Mutex<Slot>,
+/// Whom to connect to, and what is known of them.
+pub(super) struct Members {
+    pub(super) target: Target,
     /// The endpoint to try first.
     first: AtomicUsize,
     cluster: Mutex<Option<Cluster>>,
@@ -57,14 +53,6 @@ struct Cluster {
     relapses: u32,
 }
 
-enum Slot {
-    Idle,
-    Connecting(watch::Receiver<Option<Connected>>),
-    Ready(Arc<Link>),
-}
-
-type Connected = Result<Arc<Link>, Trouble>;
-
 /// A connection that was greeted. The last clone of its `Arc` ends it.
 pub(super) struct Link {
     client: Client,
@@ -74,40 +62,26 @@ pub(super) struct Link {
 }
 
 impl Line {
-    pub(super) fn new(target: Target) -> Line {
-        Line(Arc::new(Shared {
-            target,
-            slot: Mutex::new(Slot::Idle),
-            first: AtomicUsize::new(0),
-            cluster: Mutex::new(None),
-            revision: AtomicI64::new(0),
-        }))
-    }
-
-    pub(super) fn target(&self) -> &Target {
-        &self.0.target
-    }
-
     /// The cluster last connected to. A cluster that was wiped, or restored from a backup, may have
     /// the id that it had: it is noticed by a revision that fell.
     pub(super) fn identity(&self) -> Option<String> {
-        let Cluster { id, relapses } = (*self.0.cluster())?;
+        let Cluster { id, relapses } = (*self.dialler().cluster())?;
         Some(format!("{id:x}.{relapses}"))
     }
 
     /// What [`Line::saw`] compares with: to be taken before the question leaves.
     pub(super) fn revision(&self) -> i64 {
-        self.0.revision.load(Ordering::Acquire)
+        self.dialler().revision.load(Ordering::Acquire)
     }
 
     /// Takes note of an answer that no stale member can give.
     pub(super) fn saw(&self, before: i64, header: &ResponseHeader) {
         if header.revision() >= before {
-            self.0.revision.fetch_max(header.revision(), Ordering::AcqRel);
+            self.dialler().revision.fetch_max(header.revision(), Ordering::AcqRel);
             return;
         }
-        self.0.revision.store(header.revision(), Ordering::Release);
-        if let Some(cluster) = self.0.cluster().as_mut() {
+        self.dialler().revision.store(header.revision(), Ordering::Release);
+        if let Some(cluster) = self.dialler().cluster().as_mut() {
             cluster.relapses = cluster.relapses.wrapping_add(1);
         }
     }
@@ -118,83 +92,20 @@ impl Line {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let link = self.link().await?;
-        let mut owed = Owed { line: self, link: &link, answered: false };
+        let owed = self.owed(&link);
         let answer = question(link.client.clone()).await.map_err(Trouble::from);
-        owed.answered = answer.as_ref().err().is_none_or(Trouble::is_about_the_question);
+        owed.settle(answer.as_ref().err().is_none_or(Trouble::is_about_the_question));
         answer
     }
-
-    pub(super) async fn link(&self) -> Result<Arc<Link>, Trouble> {
-        let mut connecting = match self.0.ready_or_connecting() {
-            Ok(link) => return Ok(link),
-            Err(connecting) => connecting,
-        };
-        let connected = match connecting.wait_for(Option::is_some).await {
-            Ok(connected) => connected.clone(),
-            Err(_) => None,
-        };
-        connected.unwrap_or_else(|| Err(Trouble::unreachable("the agent is stopping")))
-    }
 }
 
-/// Gives up the connection unless its call was answered; also when the call is dropped.
-struct Owed<'a> {
-    line: &'a Line,
-    link: &'a Arc<Link>,
-    answered: bool,
-}
-
-impl Drop for Owed<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let mut slot = self.line.0.slot();
-        if matches!(&*slot, Slot::Ready(link) if Arc::ptr_eq(link, self.link)) {
-            *slot = Slot::Idle;
-            self.line.0.first.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Shared {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cluster(&self) -> MutexGuard<'_, Option<Cluster>> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The open connection, or the one being made. The task that makes it belongs to no call, so a
-    /// caller with little patience does not spoil it for the others.
-    fn ready_or_connecting(
-        self: &Arc<Shared>,
-    ) -> Result<Arc<Link>, watch::Receiver<Option<Connected>>> {
-        let mut slot = self.slot();
-        match &*slot {
-            Slot::Ready(link) if link.hold.is_open() => return Ok(link.clone()),
-            // A task that died with its runtime has closed the channel.
-            Slot::Connecting(waits) if waits.has_changed().is_ok() => return Err(waits.clone()),
-            Slot::Idle | Slot::Ready(_) | Slot::Connecting(_) => {}
-        }
-        let (done, waits) = watch::channel(None);
-        *slot = Slot::Connecting(waits.clone());
-        let shared = self.clone();
-        tokio::spawn(async move {
-            let connected = shared.connect().await;
-            *shared.slot() = match &connected {
-                Ok(link) => Slot::Ready(link.clone()),
-                Err(_) => Slot::Idle,
-            };
-            let _ = done.send(Some(connected));
-        });
-        Err(waits)
-    }
+impl Dial for Members {
+    type Link = Link;
+    type Trouble = Trouble;
 
     /// Tries each endpoint once; of several troubles the first that says more than that nobody is
     /// there counts.
-    async fn connect(&self) -> Connected {
+    async fn dial(&self) -> Result<Link, Trouble> {
         let places = &self.target.places;
         let count = places.len().max(1);
         let each = CONNECT_MAX / u32::try_from(count).unwrap_or(u32::MAX);
@@ -211,7 +122,7 @@ impl Shared {
             match connected {
                 Ok(link) => {
                     self.first.store(at, Ordering::Relaxed);
-                    return Ok(Arc::new(link));
+                    return Ok(link);
                 }
                 Err(new) => {
                     let new = new.before_any_call(&format!("connecting to etcd at {place}"));
@@ -224,6 +135,33 @@ impl Shared {
             }
         }
         Err(trouble.unwrap_or_else(|| Trouble::unreachable("there is no endpoint")))
+    }
+
+    fn is_open(link: &Link) -> bool {
+        link.hold.is_open()
+    }
+
+    fn stopping() -> Trouble {
+        Trouble::unreachable("the agent is stopping")
+    }
+
+    fn given_up(&self) {
+        self.first.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Members {
+    pub(super) fn new(target: Target) -> Members {
+        Members {
+            target,
+            first: AtomicUsize::new(0),
+            cluster: Mutex::default(),
+            revision: AtomicI64::new(0),
+        }
+    }
+
+    fn cluster(&self) -> MutexGuard<'_, Option<Cluster>> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect_to(&self, place: &Place) -> Result<Link, Trouble> {

@@ -48,7 +48,7 @@ use super::{
 };
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use keys::{Found, Keys, Lock, Seen};
-use link::{Line, Target};
+use link::{Line, Members, Target};
 use place::{Place, setting};
 use refusal::Trouble;
 
@@ -127,7 +127,7 @@ impl Etcd {
         }
         let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
         let tls = is_tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
-        let line = Line::new(Target { places, tls, login: options.login.clone() });
+        let line = Line::new(Members::new(Target { places, tls, login: options.login.clone() }));
         Ok(Etcd { line, prefix: options.key_prefix.clone() })
     }
 

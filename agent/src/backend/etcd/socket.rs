@@ -2,30 +2,24 @@
 //!
 //! The gRPC library closes a connection politely: it says goodbye first, and what a silent network
 //! still holds then arrives later all the same. Ended from outside, this one is closed by a reset
-//! (SO_LINGER 0), and what was on its way never arrives.
+//! (SO_LINGER 0), and what was on its way never arrives. (Members cut off clients that ping them by
+//! HTTP/2 while idle: TCP's own probes are used, as for the other stores.)
 
 use std::fmt;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::super::socket::{Stream, tcp};
 use super::super::tls::Tls;
 use super::place::Place;
 
-/// An idle connection is probed after this long, then every [`KEEPALIVE_EVERY`], and is dead after
-/// [`KEEPALIVE_TRIES`]: well before the next renewal of a usual lease finds it out. (Members cut
-/// off clients that ping them by HTTP/2 while idle.)
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_TRIES: u32 = 3;
 /// The one protocol that gRPC speaks.
 const ALPN: &[u8] = b"h2";
 
@@ -41,9 +35,6 @@ pub(super) struct Hold {
     end: CancellationToken,
     open: Arc<AtomicBool>,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Hold {
     /// False once the library has let go of the socket: it broke, or the member hung up.
@@ -125,17 +116,4 @@ impl AsyncWrite for Socket {
         self.check(cx)?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
-}
-
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    use rustix::net::sockopt;
-
-    let stream = pin!(TcpStream::connect((host, port))).await?;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    sockopt::set_socket_keepalive(&stream, true)?;
-    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_AFTER)?;
-    sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_EVERY)?;
-    sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_TRIES)?;
-    Ok(stream)
 }

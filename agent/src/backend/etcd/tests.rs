@@ -158,7 +158,7 @@ async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl 
 
 /// Lets `call` run until `until` holds.
 async fn runs_until<T: std::fmt::Debug>(call: &mut Pending<'_, T>, until: impl Fn() -> bool) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
         std::future::poll_fn(|cx| {
@@ -173,7 +173,7 @@ async fn runs_until<T: std::fmt::Debug>(call: &mut Pending<'_, T>, until: impl F
 }
 
 async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !is_so().await {
         assert!(clock::now() < end, "{what}");
         tokio::task::yield_now().await;

@@ -25,6 +25,7 @@ use tokio_postgres::{AsyncMessage, Client, Connection, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::super::RefusedKind;
+use super::super::socket::tcp;
 use super::super::tls::Tls;
 use super::passfile::Passfile;
 use super::place::Place;
@@ -38,11 +39,6 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
 const CONNECTIONS_MAX: usize = 4;
 /// Connections kept while nothing is asked: renewals come one by one.
 const IDLE_MAX: usize = 2;
-/// An idle connection is probed after this long, then every [`KEEPALIVE_EVERY`], and is dead after
-/// [`KEEPALIVE_TRIES`]: well before the next renewal of a usual lease finds it out.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_TRIES: u32 = 3;
 /// Where the server warns that a commit may be on no standby; the words are in its language.
 const NO_STANDBY: &str = "SyncRepWaitForLSN";
 
@@ -334,17 +330,4 @@ fn is_doubtful(notice: &DbError) -> bool {
     let names_another = notice.routine().is_some_and(|routine| routine != NO_STANDBY);
     let is_of_transaction = notice.code().code().starts_with("25");
     is_warning && (!names_another || is_of_transaction)
-}
-
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    use rustix::net::sockopt;
-
-    let stream = TcpStream::connect((host, port)).await?;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    sockopt::set_socket_keepalive(&stream, true)?;
-    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_AFTER)?;
-    sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_EVERY)?;
-    sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_TRIES)?;
-    Ok(stream)
 }

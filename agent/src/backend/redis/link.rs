@@ -1,25 +1,20 @@
-//! One connection: made once, by one task at a time, and given up as soon as an answer is owed.
-//!
-//! An abandoned call leaves bytes on their way. After it no call uses that connection any more, and
-//! the last one that waits on it closes it by a reset (SO_LINGER 0): what a silent network still
-//! holds then never arrives (a plain close would deliver it late). No retries and no timers here,
-//! but the bound on connecting.
+//! What the connection to a Redis is: how it is made and greeted, and what is said over it. See
+//! `backend::line` for when it is made and given up.
 
 use std::fmt;
 use std::io;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, Value};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
 use super::super::RefusedKind;
+use super::super::line::{self, Dial};
+use super::super::socket::{Stream, tcp};
 use super::super::tls::Tls;
 use super::place::Place;
 use super::refusal::Trouble;
@@ -28,11 +23,6 @@ use super::sentinel::Sentinels;
 /// Longest time to connect, greet and log in: below the longest attempt, so that a store that
 /// swallows everything is still told from one that may have done something.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// An idle connection is probed after this long, then every [`KEEPALIVE_EVERY`], and is dead after
-/// [`KEEPALIVE_TRIES`]: well before the next renewal of a usual lease finds it out.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
-const KEEPALIVE_TRIES: u32 = 3;
 
 /// How to make a connection.
 #[derive(Debug)]
@@ -45,25 +35,15 @@ pub(super) struct Target {
     pub(super) password: Option<SecretString>,
 }
 
-/// The connection of one store: made when it is needed, and made anew after it failed.
-#[derive(Debug, Clone)]
-pub(super) struct Line(Arc<Shared>);
+/// The connection of one store.
+pub(super) type Line = line::Line<Server>;
 
+/// Whom to connect to, and whom that was last time.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Server {
     target: Target,
-    slot: Mutex<Slot>,
     identity: Mutex<Option<String>>,
 }
-
-#[derive(Debug)]
-enum Slot {
-    Idle,
-    Connecting(watch::Receiver<Option<Connected>>),
-    Ready(Arc<Link>),
-}
-
-type Connected = Result<Arc<Link>, Trouble>;
 
 /// A connection that was greeted. The last clone of its `Arc` closes it.
 pub(super) struct Link {
@@ -84,103 +64,17 @@ impl Drop for Link {
     }
 }
 
-impl Line {
-    pub(super) fn new(target: Target) -> Line {
-        let (slot, identity) = (Mutex::new(Slot::Idle), Mutex::default());
-        Line(Arc::new(Shared { target, slot, identity }))
-    }
-
-    /// The run id of the server last connected to.
-    pub(super) fn identity(&self) -> Option<String> {
-        self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Sends a command and waits for its answer.
-    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
-        let link = self.link().await?;
-        let mut owed = Owed { line: self, link: &link, answered: false };
-        let answer = link.say(command).await;
-        owed.answered = match &answer {
-            Ok(_) => true,
-            // The primary is elsewhere now, or the password changed: the next call looks anew.
-            Err(Trouble::Answered { code, .. }) => {
-                !matches!(code.as_str(), "READONLY" | "MOVED" | "NOAUTH")
-            }
-            Err(_) => false,
-        };
-        answer
-    }
-
-    async fn link(&self) -> Result<Arc<Link>, Trouble> {
-        let mut connecting = match self.0.ready_or_connecting() {
-            Ok(link) => return Ok(link),
-            Err(connecting) => connecting,
-        };
-        let connected = match connecting.wait_for(Option::is_some).await {
-            Ok(connected) => connected.clone(),
-            Err(_) => None,
-        };
-        connected.unwrap_or_else(|| Err(Trouble::unreachable("the agent is stopping")))
+impl Server {
+    pub(super) fn new(target: Target) -> Server {
+        Server { target, identity: Mutex::default() }
     }
 }
 
-/// Gives up the connection unless its call was answered; also when the call is dropped.
-struct Owed<'a> {
-    line: &'a Line,
-    link: &'a Arc<Link>,
-    answered: bool,
-}
+impl Dial for Server {
+    type Link = Link;
+    type Trouble = Trouble;
 
-impl Drop for Owed<'_> {
-    fn drop(&mut self) {
-        if self.answered {
-            return;
-        }
-        let mut slot = self.line.0.slot();
-        if matches!(&*slot, Slot::Ready(link) if Arc::ptr_eq(link, self.link)) {
-            *slot = Slot::Idle;
-        }
-    }
-}
-
-impl Link {
-    fn is_open(&self) -> bool {
-        !self.driver.is_finished()
-    }
-}
-
-impl Shared {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The open connection, or the one being made. The task that makes it belongs to no call, so a
-    /// caller with little patience does not spoil it for the others.
-    fn ready_or_connecting(
-        self: &Arc<Shared>,
-    ) -> Result<Arc<Link>, watch::Receiver<Option<Connected>>> {
-        let mut slot = self.slot();
-        match &*slot {
-            Slot::Ready(link) if link.is_open() => return Ok(link.clone()),
-            // A task that died with its runtime has closed the channel.
-            Slot::Connecting(waits) if waits.has_changed().is_ok() => return Err(waits.clone()),
-            Slot::Idle | Slot::Ready(_) | Slot::Connecting(_) => {}
-        }
-        let (done, waits) = watch::channel(None);
-        *slot = Slot::Connecting(waits.clone());
-        let shared = self.clone();
-        tokio::spawn(async move {
-            let connected = shared.connect().await;
-            *shared.slot() = match &connected {
-                Ok(link) => Slot::Ready(link.clone()),
-                Err(_) => Slot::Idle,
-            };
-            let _ = done.send(Some(connected));
-        });
-        Err(waits)
-    }
-
-    async fn connect(&self) -> Connected {
+    async fn dial(&self) -> Result<Link, Trouble> {
         let doing = match &self.target.sentinels {
             None => format!("connecting to redis at {}", self.target.place),
             Some(sentinels) => format!("connecting to the primary {}", sentinels.service),
@@ -191,7 +85,44 @@ impl Shared {
             .unwrap_or_else(|_| Err(Trouble::unreachable(format!("no greeting within {secs} s"))));
         let (link, greeting) = connected.map_err(|trouble| trouble.before_any_call(&doing))?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = greeting.run_id;
-        Ok(Arc::new(link))
+        Ok(link)
+    }
+
+    fn is_open(link: &Link) -> bool {
+        link.is_open()
+    }
+
+    fn stopping() -> Trouble {
+        Trouble::unreachable("the agent is stopping")
+    }
+}
+
+impl Line {
+    /// The run id of the server last connected to.
+    pub(super) fn identity(&self) -> Option<String> {
+        self.dialler().identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sends a command and waits for its answer.
+    pub(super) async fn ask(&self, command: &Cmd) -> Result<Value, Trouble> {
+        let link = self.link().await?;
+        let owed = self.owed(&link);
+        let answer = link.say(command).await;
+        owed.settle(match &answer {
+            Ok(_) => true,
+            // The primary is elsewhere now, or the password changed: the next call looks anew.
+            Err(Trouble::Answered { code, .. }) => {
+                !matches!(code.as_str(), "READONLY" | "MOVED" | "NOAUTH")
+            }
+            Err(_) => false,
+        });
+        answer
+    }
+}
+
+impl Link {
+    fn is_open(&self) -> bool {
+        !self.driver.is_finished()
     }
 }
 
@@ -282,10 +213,6 @@ impl Link {
     }
 }
 
-/// What a connection runs over.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
-
 impl Place {
     async fn stream(&self, tls: Option<&Tls>) -> io::Result<Box<dyn Stream>> {
         match self {
@@ -299,17 +226,4 @@ impl Place {
             }
         }
     }
-}
-
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    use rustix::net::sockopt;
-
-    let stream = pin!(TcpStream::connect((host, port))).await?;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    sockopt::set_socket_keepalive(&stream, true)?;
-    sockopt::set_tcp_keepidle(&stream, KEEPALIVE_AFTER)?;
-    sockopt::set_tcp_keepintvl(&stream, KEEPALIVE_EVERY)?;
-    sockopt::set_tcp_keepcnt(&stream, KEEPALIVE_TRIES)?;
-    Ok(stream)
 }

@@ -38,7 +38,7 @@ use super::{
     Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
-use link::{Line, Target};
+use link::{Line, Server, Target};
 use place::{Place, Url};
 use script::{Said, Script};
 use sentinel::Sentinels;
@@ -128,7 +128,8 @@ impl Redis {
         let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
         let tls = tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
         let (username, password) = (options.username.clone(), options.password.clone());
-        let line = Line::new(Target { place, tls, sentinels, db, username, password });
+        let target = Target { place, tls, sentinels, db, username, password };
+        let line = Line::new(Server::new(target));
         Ok(Redis { line, prefix: options.key_prefix.clone() })
     }
 

@@ -131,7 +131,7 @@ fn outcome<T: std::fmt::Debug>(answer: Result<T, BackendError>) -> String {
 
 /// Lets `call` run until `until` holds, then drops it, as the driver does when patience ends.
 async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
         std::future::poll_fn(|cx| {
@@ -381,7 +381,7 @@ fn script_calls(server: &RedisServer) -> String {
 }
 
 async fn arrived(server: &RedisServer, before: &str) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while script_calls(server) == before {
         assert!(clock::now() < end, "it does not arrive");
         tokio::task::yield_now().await;
@@ -397,7 +397,7 @@ async fn an_abandoned_call_closes_its_connection_by_a_reset() {
     let claim = claim(&resource("reset"), 60);
     proxy.when(script::ACQUIRE.sha1.as_str(), Fault::LoseAnswer);
     dropped_when(store.acquire(&claim), || proxy.hits() == 1).await;
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while proxy.resets() == 0 {
         assert!(clock::now() < end, "no reset");
         tokio::task::yield_now().await;
@@ -714,7 +714,7 @@ async fn an_abandoned_call_over_tls_is_reset_as_well() {
     })
     .await;
     proxy.thaw();
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while proxy.resets() == 0 {
         assert!(clock::now() < end, "no reset");
         tokio::task::yield_now().await;

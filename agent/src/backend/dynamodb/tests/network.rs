@@ -15,7 +15,7 @@ pub(super) async fn polled_until<T: std::fmt::Debug>(
     call: &mut Pending<'_, T>,
     until: impl Fn() -> bool,
 ) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
         std::future::poll_fn(|cx| {
@@ -38,7 +38,7 @@ pub(super) async fn dropped_when<T: std::fmt::Debug>(
 }
 
 pub(super) async fn comes_true(what: &str, is_true: impl Fn() -> bool) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !is_true() {
         assert!(clock::now() < end, "{what}");
         tokio::task::yield_now().await;

@@ -11,7 +11,7 @@ fn through(proxy: &Proxy) -> Postgres {
 
 /// Lets `call` run until `until` holds, then drops it, as the driver does when patience ends.
 async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
-    let end = clock::now() + Duration::from_secs(20);
+    let end = clock::now() + Duration::from_secs(60);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
         std::future::poll_fn(|cx| {
