@@ -86,13 +86,7 @@ impl Entry {
             self.doubt = Some(self.doubt.map_or(ttl, |least| least.min(ttl)));
             self.doubt_end = self.doubt_end.min(schedule::deadline(sent, length(ttl)));
         }
-        self.unsure = true;
         self.set_deadline();
-    }
-
-    /// True while only a shorter renewal, asked for or in doubt, ends belief: not the proof itself.
-    pub(super) fn is_cut(&self, now: Moment) -> bool {
-        self.proven.is_some_and(|(sent, remaining)| now < schedule::deadline(sent, remaining))
     }
 
     fn set_deadline(&mut self) {

@@ -189,7 +189,6 @@ impl LeaseTable {
                     entry.carried = carried;
                 }
                 entry.marks = vec![mark];
-                entry.unsure = waits;
                 self.land(now, lease, Landing { sent, remaining, wish, waits });
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
@@ -370,10 +369,6 @@ impl LeaseTable {
             Standing::NotOurs(None) if over => Loss::Expired,
             Standing::NotOurs(None) => Loss::StoreLostIt,
         };
-        if let Some(entry) = self.entries.get_mut(&lease) {
-            // The store said so: nothing of ours is left there to clear.
-            entry.unsure = false;
-        }
         self.lose(now, lease, loss);
     }
 }

@@ -616,3 +616,24 @@ fn what_a_renewal_of_ours_may_have_done_is_no_other_writer_s_doing() {
     play.settle(ours(8));
     assert_eq!(play.touches, []);
 }
+
+#[test]
+fn what_ended_by_itself_is_given_back_for_a_store_may_keep_what_is_over() {
+    let mut play = Play::holding(Hold::No);
+    while play.view().state == State::Held {
+        play.go_on();
+        match play.call() {
+            Call::Verify(_) => {
+                let remaining = (T0 + secs(60)).max(play.now);
+                let remaining = play.now.until(remaining);
+                play.settle(CallResult::Stands(Standing::Ours { remaining }));
+            }
+            Call::Release(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+    assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+    play.settle(CallResult::Done);
+    assert!(play.calls.is_empty(), "once is enough: {:?}", play.calls);
+}
