@@ -1,33 +1,14 @@
-//! The same contention on an etcd, and what the two sides see of each other there.
+//! Our agents and the Python tool on an etcd: what each sees of the other there.
 
 use crate::agent::Agent;
-use crate::contention::one_wins_each_round;
-use crate::etcd_server::EtcdServer;
-use crate::python::{PythonTool, Said};
-
-const ROUNDS: usize = 200;
-/// Most questions that the Python tool asks before its try: each takes it as long as an agent's
-/// write to a disk or one of its three questions to the store.
-const HANDICAP_MAX: usize = 40;
-
-/// The tool for this etcd, with the prefix that both sides have.
-fn tool(store: &EtcdServer) -> PythonTool {
-    let section = format!("[backend.etcd]\nhost = 127.0.0.1\nport = {}\n", store.port());
-    PythonTool::on("etcd", &section, "peer@elsewhere")
-}
-
-#[test]
-fn of_two_agents_and_the_python_tool_exactly_one_wins_each_round_on_etcd() {
-    let store = EtcdServer::start();
-    let agents = ["alpha", "beta"].map(|host| Agent::on_etcd(host, &store.url()));
-    one_wins_each_round(&agents, tool(&store), HANDICAP_MAX, ROUNDS);
-}
+use crate::python::{Peer, Said};
+use crate::stores::Store;
 
 #[test]
 fn agent_and_python_tool_see_renew_and_release_each_other_s_locks_on_etcd() {
-    let store = EtcdServer::start();
-    let agent = Agent::on_etcd("alpha", &store.url());
-    let mut python = tool(&store).peer();
+    let store = Store::etcd();
+    let agent = store.agent("alpha");
+    let mut python = store.tool().peer();
     let ours = agent.ctl(&["acquire", "prod/db", "-m", "ours"]).stdout.trim().to_owned();
     let Said::Held { lease, principal } = python.acquire("prod/db", 60) else { panic!("taken") };
     assert_eq!(lease, ours);
@@ -49,4 +30,94 @@ fn agent_and_python_tool_see_renew_and_release_each_other_s_locks_on_etcd() {
     assert_eq!(python.release("prod/db", &ours), Said::Done);
     assert_eq!(python.current("prod/db"), Said::Free);
     assert_eq!(agent.ctl(&["renew", "prod/db", &ours]).code, Some(79), "it is lost");
+}
+
+/// Either side, as people have it.
+struct Sides {
+    agent: Agent,
+    python: Peer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Ours,
+    Python,
+}
+
+impl Sides {
+    fn take(&mut self, side: Side, on: &str) -> String {
+        match side {
+            Side::Ours => {
+                let taken = self.agent.ctl(&["acquire", on]);
+                assert_eq!(taken.code, Some(0), "{on}: {taken:?}");
+                taken.stdout.trim().to_owned()
+            }
+            Side::Python => match self.python.acquire(on, 60) {
+                Said::Granted(lease) => lease,
+                other => panic!("{on}: {other:?}"),
+            },
+        }
+    }
+
+    fn give_back(&mut self, side: Side, on: &str, lease: &str) {
+        match side {
+            Side::Ours => {
+                assert_eq!(self.agent.ctl(&["release", on, lease]).code, Some(0));
+            }
+            Side::Python => assert_eq!(self.python.release(on, lease), Said::Done),
+        }
+    }
+
+    /// Both show this lease on it, and refuse it to others; `None`: nobody has it.
+    fn check(&mut self, on: &str, lease: Option<&str>) {
+        let shown = match self.python.current(on) {
+            Said::Held { lease, .. } => Some(lease),
+            _ => None,
+        };
+        assert_eq!(shown.as_deref(), lease, "{on}, to the Python tool");
+        let shown = self.agent.ctl(&["current", "--id-only", on]).stdout;
+        assert_eq!(shown.trim(), lease.unwrap_or_default(), "{on}, to an agent");
+        let listed = self.agent.ctl(&["-o", "tsv", "list"]).stdout;
+        let is_listed = listed.split_whitespace().any(|word| word == on);
+        assert_eq!(is_listed, lease.is_some(), "{on} in {listed}");
+        if let Some(lease) = lease {
+            let Said::Held { lease: held, .. } = self.python.acquire(on, 60) else {
+                panic!("{on} was given twice");
+            };
+            assert_eq!(held, lease);
+        }
+    }
+}
+
+#[test]
+fn a_and_a_slash_b_are_two_resources_on_etcd_for_both_tools_in_each_order() {
+    let store = Store::etcd();
+    let mut sides = Sides { agent: store.agent("alpha"), python: store.tool().peer() };
+    let pairs = [("a", "a/b"), ("a/b", "a"), ("a/b/c", "a"), ("a/id", "a"), ("a", "a/f")];
+    for (first, second) in pairs {
+        for (one, two) in [
+            (Side::Ours, Side::Ours),
+            (Side::Ours, Side::Python),
+            (Side::Python, Side::Ours),
+            (Side::Python, Side::Python),
+        ] {
+            let lease = sides.take(one, first);
+            sides.check(second, None);
+            let other = sides.take(two, second);
+            sides.check(first, Some(&lease));
+            sides.check(second, Some(&other));
+            // Under the other's name an agent does nothing with it.
+            let refused = sides.agent.ctl(&["release", second, &lease]);
+            assert_ne!(refused.code, Some(0), "{refused:?}");
+            sides.check(first, Some(&lease));
+            sides.give_back(one, first, &lease);
+            sides.check(first, None);
+            sides.check(second, Some(&other));
+            let again = sides.take(two, first);
+            sides.give_back(two, second, &other);
+            sides.check(first, Some(&again));
+            sides.check(second, None);
+            sides.give_back(two, first, &again);
+        }
+    }
 }
