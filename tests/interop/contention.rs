@@ -173,7 +173,8 @@ fn one_wins_each_round(store: &Store) {
     });
     let secs = (now_ms() - begun) / 1000;
     println!(
-        "contention on {name}: {planned} rounds in {secs} s, won by Python, alpha and beta: {wins:?}"
+        "contention on {name}: {planned} rounds in {secs} s, won by Python, alpha and beta: \
+         {wins:?}"
     );
     assert_eq!(wins.iter().sum::<usize>(), planned);
     assert!(planned < ROUNDS_MIN || wins.iter().all(|wins| *wins > 0), "no contention: {wins:?}");

@@ -1,5 +1,5 @@
-//! Our agents and the Python tool on a PostgreSQL: what each sees of the other there, and a table of
-//! that tool's instructions in the hour that comes twice.
+//! Our agents and the Python tool on a PostgreSQL: what each sees of the other there, and a table
+//! of that tool's instructions in the hour that comes twice.
 
 use std::process::Command;
 use std::time::Duration;

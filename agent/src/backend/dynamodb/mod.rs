@@ -273,8 +273,8 @@ impl DynamoDb {
         }
     }
 
-    /// The same for what a read-back or a renewal found there: whoever loses a lease to somebody who
-    /// cut it is told that it is gone, and clears nothing later.
+    /// The same for what a read-back or a renewal found there: whoever loses a lease to somebody
+    /// who cut it is told that it is gone, and clears nothing later.
     async fn bury_if_over(&self, on: &Resource, found: Option<&Item>, now: Span) {
         if let Some(Ok(lock)) = found.map(Lock::read)
             && lock.is_over(now, self.margin())
