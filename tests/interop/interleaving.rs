@@ -5,6 +5,8 @@
 //! steps from its own dice; a few runs go on side by side, so that a lease that is left to end
 //! costs no waiting. What the model forgives is what the Python tool cannot do: see [`Model`].
 
+use std::time::Duration;
+
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::message::{Code, Lease, Release, Renew, State, Target};
 use stormlock_protocol::name::{LeaseId, Ttl};
@@ -25,6 +27,8 @@ const LONG_SECS: u32 = 3600;
 const SHORT_SECS: u32 = 2;
 /// A lease may end late, but so late that something is wrong.
 const GIVE_UP_MS: u64 = 60_000;
+/// How long it is waited for between two tries.
+const WAIT_EVERY: Duration = Duration::from_millis(3);
 /// So much before the store an agent stops believing in what lasts two seconds, and gives it back.
 const BEFORE_MS: u64 = 260;
 /// The Python tool cuts its ends to whole seconds on DynamoDB.
@@ -224,11 +228,7 @@ impl Lane {
             0..=2 => self.acquire(players, who, on),
             3 => self.release(players, who, on),
             4 => self.renew(players, who, on),
-            // It may have met what it was not aimed at.
-            5 | 6 => {
-                self.stray(players, who, on);
-                self.check_all(players);
-            }
+            5 | 6 => self.stray(players, who, on),
             _ => self.let_end(players, who, on),
         }
         self.check(players, on);
@@ -319,7 +319,9 @@ impl Lane {
         self.tell(format!("{who} {verb} {name} under {lease}, which is not its lease"));
         players.tally.strays += 1;
         if who == PYTHON {
-            return self.stray_of_python(players, on, &lease, others.as_ref() == Some(&lease));
+            self.stray_of_python(players, on, &lease, others.as_ref() == Some(&lease));
+            // It may have met what it was not aimed at.
+            return self.check(players, other);
         }
         let no = if releases {
             players.release(who, &name, &lease)
@@ -331,8 +333,9 @@ impl Lane {
             Some(Code::NotHeld) => {}
             // It ended by itself, and its holder hears that until it has heard.
             Some(Code::Lost) if was_mine => {}
-            other => self.wrong(&format!("{other:?}")),
+            no => self.wrong(&format!("{no:?}")),
         }
+        self.check(players, other);
     }
 
     fn stray_of_python(&mut self, players: &mut Players, on: usize, lease: &str, lives: bool) {
@@ -387,6 +390,9 @@ impl Lane {
     /// One try of the next one to take what is left to end.
     fn wait(&mut self, players: &mut Players, mut ending: Ending) {
         let Ending { on, next, asked_ms, .. } = ending;
+        // A pause without a sleep: a wait for a word that never comes.
+        let (_tell, told) = std::sync::mpsc::channel::<()>();
+        let _ = told.recv_timeout(WAIT_EVERY);
         let Slot::Held(who, lease) = self.slots[on].clone() else { self.wrong("nobody has it") };
         let name = self.names[on].clone();
         let mut is_over = false;
@@ -448,12 +454,6 @@ impl Lane {
         }
     }
 
-    fn check_all(&mut self, players: &mut Players) {
-        for on in 0..RESOURCES {
-            self.check(players, on);
-        }
-    }
-
     fn put_away(&mut self, players: &mut Players) {
         for on in 0..RESOURCES {
             if matches!(self.slots[on], Slot::Dead(_)) {
@@ -463,7 +463,9 @@ impl Lane {
                 self.release(players, holder, on);
             }
         }
-        self.check_all(players);
+        for on in 0..RESOURCES {
+            self.check(players, on);
+        }
     }
 }
 

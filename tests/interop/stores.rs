@@ -41,7 +41,7 @@ impl Store {
     }
 
     pub(crate) fn dynamo() -> Store {
-        Store::Dynamo(DynamoServer::start())
+        Store::Dynamo(DynamoServer::start_unswept())
     }
 
     pub(crate) fn name(&self) -> &'static str {
