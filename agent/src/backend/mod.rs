@@ -56,8 +56,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// A vanished record is never made again.
     fn renew<'a>(&'a self, proof: &'a Proof, ttl: Ttl, next: Nonce) -> Pending<'a, Standing>;
 
-    /// Reads the lease back and changes nothing. What it says remains is as durable as what a
-    /// renewal says; a store that cannot promise this writes.
+    /// Reads the lease back and changes nothing, but may take away what has ended. What it says
+    /// remains is as durable as what a renewal says; a store that cannot promise this writes.
     fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing>;
 
     /// Gives the lease back if the store still has exactly this lease under one of the proof's

@@ -243,6 +243,7 @@ impl Driver {
                 }
             }
             Effect::Changed(view) => self.watchers.tell(&view),
+            Effect::Touched(view, touch) => watch::warn_of(&view, touch),
         }
     }
 

@@ -138,6 +138,17 @@ pub enum Effect {
     },
     /// A lease changed its state, or the end of belief in it moved.
     Changed(Box<View>),
+    /// Reading back showed that somebody else moved the end of a lease in its store.
+    Touched(Box<View>, Touch),
+}
+
+/// What another writer did to a lease of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// It ends sooner than we had made it.
+    Cut,
+    /// It ends later.
+    Lengthened,
 }
 
 /// A question to a store.

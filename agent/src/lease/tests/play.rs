@@ -18,14 +18,16 @@ pub(super) struct Play {
     pub(super) calls: Vec<(CallId, Call)>,
     pub(super) answers: Vec<Answer>,
     pub(super) changes: Vec<View>,
+    pub(super) touches: Vec<Touch>,
 }
 
 impl Play {
     pub(super) fn new() -> Play {
         let table = table(None, 7);
         let (records, syncs, writes) = (Vec::new(), Vec::new(), Vec::new());
-        let (calls, answers, changes) = (Vec::new(), Vec::new(), Vec::new());
-        Play { table, now: T0, records, syncs, writes, calls, answers, changes }
+        let (calls, answers) = (Vec::new(), Vec::new());
+        let (changes, touches) = (Vec::new(), Vec::new());
+        Play { table, now: T0, records, syncs, writes, calls, answers, changes, touches }
     }
 
     /// A play in which lease 1 on `infra` is held: its call left at [`T0`], with fence 10.
@@ -59,6 +61,7 @@ impl Play {
                 Effect::Call { id, call, .. } => self.calls.push((id, call)),
                 Effect::Answer { answer, .. } => self.answers.push(answer),
                 Effect::Changed(view) => self.changes.push(*view),
+                Effect::Touched(_, touch) => self.touches.push(touch),
             }
         }
     }

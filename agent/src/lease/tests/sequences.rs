@@ -141,6 +141,7 @@ impl Run {
                     assert_eq!(*times, 1, "{ticket:?} was answered twice");
                 }
                 Effect::Changed(view) => self.changed(&view),
+                Effect::Touched(..) => {}
             }
         }
         let answered = self.answers.values().all(|times| *times == 1);

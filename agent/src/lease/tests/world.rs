@@ -404,6 +404,7 @@ impl World {
             }
             Effect::Answer { ticket, answer } => self.hears(agent, ticket, answer),
             Effect::Changed(view) => self.learns(agent, &view),
+            Effect::Touched(..) => {}
         }
     }
 
