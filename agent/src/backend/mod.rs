@@ -4,6 +4,7 @@
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
 pub mod etcd;
+pub mod exec;
 pub mod local;
 pub mod postgres;
 pub mod redis;
@@ -117,6 +118,8 @@ pub enum Options {
     Etcd(Box<etcd::Options>),
     /// A PostgreSQL.
     Postgres(Box<postgres::Options>),
+    /// A program of the site's own.
+    Exec(Box<exec::Options>),
     /// A table of DynamoDB.
     #[cfg(feature = "dynamodb")]
     DynamoDb(Box<dynamodb::Options>),
@@ -131,6 +134,7 @@ impl Options {
             Options::Redis(_) => redis::KIND,
             Options::Etcd(_) => etcd::KIND,
             Options::Postgres(_) => postgres::KIND,
+            Options::Exec(_) => exec::KIND,
             #[cfg(feature = "dynamodb")]
             Options::DynamoDb(_) => dynamodb::KIND,
         }
@@ -145,6 +149,7 @@ impl Options {
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
             (Options::Etcd(these), Options::Etcd(those)) => these.same(those),
             (Options::Postgres(these), Options::Postgres(those)) => these.same(those),
+            (Options::Exec(these), Options::Exec(those)) => these.same(those),
             #[cfg(feature = "dynamodb")]
             (Options::DynamoDb(these), Options::DynamoDb(those)) => these.same(those),
             // Of two kinds.
@@ -164,6 +169,7 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
         Options::Etcd(options) => Ok(Arc::new(etcd::Etcd::new(options)?)),
         Options::Postgres(options) => Ok(Arc::new(postgres::Postgres::new(options)?)),
+        Options::Exec(options) => Ok(Arc::new(exec::Exec::new(options)?)),
         #[cfg(feature = "dynamodb")]
         Options::DynamoDb(options) => Ok(Arc::new(dynamodb::DynamoDb::new(options, clock)?)),
     }
