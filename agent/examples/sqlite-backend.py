@@ -162,7 +162,7 @@ def held(lock):
 
 def main():
     store = Store(sys.argv[1])
-    for line in sys.stdin:  # until the agent goes
+    for line in sys.stdin.buffer:  # until the agent goes
         question = json.loads(line)
         print(json.dumps({"id": question["id"], **store.answer(question)}), flush=True)
 

@@ -25,10 +25,10 @@ const KILLS: usize = 20;
 /// Times that two agents contend.
 const ROUNDS: usize = 60;
 
-/// `stormlockd COMMAND ARGS` with the agent's configuration.
+/// `stormlockd ARGS` with the agent's configuration behind them.
 fn stormlockd(agent: &Agent, args: &[&str]) -> Ran {
     let mut command = Command::new(program("stormlockd"));
-    command.args(args).arg("--config").arg(agent.file("stormlockd.toml"));
+    command.args(args).arg(agent.file("stormlockd.toml"));
     run(&mut command, Duration::from_secs(60))
 }
 
@@ -57,7 +57,7 @@ fn an_operator_takes_sees_renews_and_gives_back_on_a_program_of_ones_own() {
     assert!(said.stderr.contains("this host only"), "its locks do not reach further: {said:?}");
     let found = agent.ctl(&["doctor"]);
     assert!(found.stdout.contains("the program answers: sqlite"), "{found:?}");
-    assert!(ok(stormlockd(&agent, &["setup", "main"])).contains("needs no setup"));
+    assert!(ok(stormlockd(&agent, &["setup", "main", "--config"])).contains("needs no setup"));
     ok(stormlockd(&agent, &["check"]));
 }
 

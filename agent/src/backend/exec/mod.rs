@@ -40,7 +40,7 @@ use trouble::Trouble;
 
 /// As `kind` in the configuration.
 pub(super) const KIND: &str = "exec";
-/// Locks that are asked for at once: with the longest texts they fit a line.
+/// Most locks that are asked for at once: with the longest texts they fit a line.
 const PAGE_MAX: usize = 200;
 /// Longest name of a program's kind or store that is shown, in characters.
 const NAME_MAX: usize = 120;
@@ -123,26 +123,21 @@ impl Exec {
         after: Option<&Resource>,
         limit: usize,
     ) -> Result<Vec<Holder>, BackendError> {
-        let mut found: Vec<Holder> = Vec::new();
-        while found.len() < limit {
-            let after = found.last().map(|lock| &lock.resource).or(after);
-            let limit = (limit - found.len()).min(PAGE_MAX);
-            let question = Question::List { after: after.map(Resource::as_str), limit };
-            let page = self.seat.ask(&question).await?.locks()?;
-            if page.is_empty() {
-                break;
-            }
-            let mut last = after;
-            for lock in &page {
-                if last.is_some_and(|last| *last >= lock.resource) {
-                    let why = format!("its list is not in order at {}", lock.resource);
-                    return Err(Trouble::strange(why).into());
-                }
-                last = Some(&lock.resource);
-            }
-            found.extend(page);
+        let limit = limit.min(PAGE_MAX);
+        let question = Question::List { after: after.map(Resource::as_str), limit };
+        let found = self.seat.ask(&question).await?.locks()?;
+        if found.len() > limit {
+            return Err(Trouble::strange(format!("{} locks of {limit}", found.len())).into());
         }
-        found.truncate(limit);
+        // Out of order, the same page could come again and again.
+        let mut last = after;
+        for lock in &found {
+            if last.is_some_and(|last| *last >= lock.resource) {
+                let why = format!("its list is not in order at {}", lock.resource);
+                return Err(Trouble::strange(why).into());
+            }
+            last = Some(&lock.resource);
+        }
         Ok(found)
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::timeout;
 
 use super::said::tame;
 
@@ -16,9 +16,10 @@ const LINES_MAX: usize = 4;
 const LINE_MAX: usize = 160;
 /// Bytes of a line that are looked at.
 const RAW_MAX: usize = 1024;
-/// What is read in [`PACE`]; whoever writes more waits.
+/// Bytes that are read before a pause of [`PAUSE`]: whoever writes more waits, and the agent has
+/// better to do.
 const BURST: usize = 64 * 1024;
-const PACE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last lines of a stream.
 #[derive(Debug, Default)]
@@ -27,25 +28,23 @@ pub(super) struct Tail(Mutex<VecDeque<String>>);
 impl Tail {
     /// Reads until the stream ends.
     pub(super) async fn read(&self, mut stream: impl AsyncRead + Unpin) {
-        let mut pace = interval(PACE);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut line, mut bytes) = (Vec::new(), [0; 4096]);
+        let (mut line, mut bytes, mut burst) = (Vec::new(), [0; 4096], 0);
         loop {
-            pace.tick().await;
-            let mut burst = 0;
-            while burst < BURST {
-                let read = match stream.read(&mut bytes).await {
-                    Ok(0) | Err(_) => return self.keep(&mut line),
-                    Ok(read) => read,
-                };
-                burst += read;
-                for byte in bytes.iter().take(read) {
-                    match byte {
-                        b'\n' => self.keep(&mut line),
-                        _ if line.len() < RAW_MAX => line.push(*byte),
-                        _ => {}
-                    }
+            let read = match stream.read(&mut bytes).await {
+                Ok(0) | Err(_) => return self.keep(&mut line),
+                Ok(read) => read,
+            };
+            for byte in bytes.iter().take(read) {
+                match byte {
+                    b'\n' => self.keep(&mut line),
+                    _ if line.len() < RAW_MAX => line.push(*byte),
+                    _ => {}
                 }
+            }
+            burst += read;
+            if burst >= BURST {
+                burst = 0;
+                let _ = timeout(PAUSE, std::future::pending::<()>()).await;
             }
         }
     }
