@@ -23,7 +23,8 @@ def note(name, text=""):
 
 def child():
     """Something that outlives the program unless somebody ends it, and keeps its pipes."""
-    started = subprocess.Popen(["/usr/bin/env", "tail", "-f", "/dev/null"], stdin=subprocess.DEVNULL)
+    for_ever_too = ["/usr/bin/env", "tail", "-f", "/dev/null"]
+    started = subprocess.Popen(for_ever_too, stdin=subprocess.DEVNULL)
     note("pids", started.pid)
 
 
