@@ -19,9 +19,9 @@ use crate::lease::Moment;
 const OPEN_MAX: usize = 1024;
 /// Most answers that nobody waits for any more: a program that owes so many loses questions.
 const OWED_MAX: usize = 256;
-/// A program that says nothing for so long, with questions open, is taken for mute: the longest
-/// attempt takes no longer.
-const MUTE_AFTER: Duration = Duration::from_secs(5);
+/// A program that says nothing for so long, with questions open, is taken for mute: twice the
+/// longest attempt, for one may meet a disk that is busy.
+const MUTE_AFTER: Duration = Duration::from_secs(10);
 
 type Tell = oneshot::Sender<Result<Said, Trouble>>;
 
