@@ -3,7 +3,7 @@
 //! It has a process group of its own, a clean environment, `/` as its directory and the three
 //! pipes; everything else that the agent has open closes at its start. The group is killed when
 //! the run ends, whoever ended it. If the agent itself is killed, the program reads the end of its
-//! input; what it still does then is undone by no luck but by the protocol.
+//! input; what it still does then, the protocol makes harmless.
 
 use std::io;
 use std::os::fd::OwnedFd;
