@@ -3,7 +3,7 @@
 use super::*;
 
 /// What doctor would say, as `Level: text`.
-async fn examined(store: &Postgres) -> Vec<String> {
+pub(super) async fn examined(store: &Postgres) -> Vec<String> {
     let remarks = store.examine().await.unwrap();
     for remark in &remarks {
         assert_eq!(remark.mend.is_none(), remark.level == Level::Good, "{remark:?}");
@@ -12,7 +12,7 @@ async fn examined(store: &Postgres) -> Vec<String> {
 }
 
 #[track_caller]
-fn check_says(remarks: &[String], starts: &str) {
+pub(super) fn check_says(remarks: &[String], starts: &str) {
     assert!(remarks.iter().any(|remark| remark.starts_with(starts)), "{starts}: {remarks:#?}");
 }
 
