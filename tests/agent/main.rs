@@ -23,6 +23,7 @@ mod day;
 mod kill;
 mod outage;
 mod service;
+mod stores_all;
 mod stores_dynamodb;
 mod stores_etcd;
 mod stores_postgres;
