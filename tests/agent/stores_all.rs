@@ -1,16 +1,19 @@
 //! One agent with every kind of store: one list of all locks, and outages of all stores at once.
 
 use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
 
 use stormlock_protocol::client::Client;
 use stormlock_protocol::message::{Acquire, Hold, Lease, State};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, program};
 use crate::day::ok;
 use crate::dice::now_ms;
 use crate::dynamo_server::DynamoServer;
 use crate::etcd_server::EtcdServer;
 use crate::postgres_server::PostgresServer;
+use crate::program::run;
 use crate::proxy::Proxy;
 use crate::redis_server::RedisServer;
 use crate::{acquire, leases, ttl, until_right, wish};
@@ -169,4 +172,21 @@ fn stores_that_come_back_after_five_seconds_cost_no_lease_whose_ttl_allows_it() 
     away(&mut client, before.len());
     stores.proxies.iter().for_each(Proxy::thaw);
     renewed(&mut client, &before);
+}
+
+#[test]
+fn a_store_that_needs_no_setup_says_so() {
+    for (kind, keys) in [
+        ("redis", "url = \"redis://127.0.0.1:1\""),
+        ("etcd", "endpoints = [\"http://127.0.0.1:1\"]"),
+        ("local", ""),
+    ] {
+        let agent = Agent::prepare(&format!("[backend.main]\nkind = \"{kind}\"\n{keys}\n"));
+        for args in [&["main"][..], &["main", "--migrate"], &["main", "--print"]] {
+            let mut command = Command::new(program("stormlockd"));
+            command.arg("setup").args(args).arg("--config").arg(agent.file("stormlockd.toml"));
+            let said = ok(run(&mut command, Duration::from_secs(60)));
+            assert!(said.ends_with(&format!("{kind} needs no setup\n")), "{said}");
+        }
+    }
 }

@@ -86,6 +86,14 @@ macro_rules! contract_with_others {
 }
 pub(crate) use contract_with_others;
 
+/// The part of the suite for stores with ids of 128 bits.
+macro_rules! contract_of_wide_ids {
+    ($make:expr) => {
+        $crate::backend::contract::contract!($make; an_id_of_128_bits_is_kept_whole);
+    };
+}
+pub(crate) use contract_of_wide_ids;
+
 /// Contenders for one resource.
 const CONTENDERS: usize = 50;
 /// Times that they contend.
@@ -531,6 +539,35 @@ pub(crate) async fn texts_come_back_as_they_were(site: &dyn Site) {
     let grant = granted(&*agent, &odd).await;
     let holder = agent.holder(&odd.resource).await.expect("a holder").expect("somebody");
     check_holder(site, &holder, &odd, grant);
+}
+
+/// For stores whose ids are not narrow: the suite's others are.
+pub(crate) async fn an_id_of_128_bits_is_kept_whole(site: &dyn Site) {
+    let agent = site.open();
+    assert!(!agent.traits().narrow_ids);
+    for id in [u128::MAX, u128::MAX - 1, 1 << 127, (u128::from(random()) << 64) | 1] {
+        let wide = LeaseId::from_bytes(id.to_be_bytes());
+        let claim = Claim { lease: wide, ..claim(&resource("wide"), LONG) };
+        let grant = granted(&*agent, &claim).await;
+        assert_eq!(granted(&*agent, &claim).await.fence, grant.fence);
+        let holder = agent.holder(&claim.resource).await.expect("a holder").expect("somebody");
+        check_holder(site, &holder, &claim, grant);
+        // Another that has the same 64 bits at either end.
+        for near in [id ^ (1 << 64), id ^ (1 << 63)] {
+            let other = Proof { lease: LeaseId::from_bytes(near.to_be_bytes()), ..proof(&claim) };
+            let renewed = agent.renew(&other, ttl(5), nonce()).await.expect("a renewal");
+            check_not_ours(&renewed, &claim);
+            agent.release(&other).await.expect("a release");
+            agent.cancel(&claim.resource, other.lease).await.expect("a cancel");
+        }
+        let renewed = agent.renew(&proof(&claim), ttl(LONG), claim.nonce).await;
+        check_ours(&renewed.expect("a renewal"), LONG);
+        let listed = agent.list(None, 10_000).await.expect("a list");
+        assert!(listed.iter().any(|lock| lock.lease == wide), "{listed:?}");
+        agent.release(&proof(&claim)).await.expect("a release");
+        cancel(&*agent, &claim).await;
+        assert_eq!(agent.holder(&claim.resource).await.expect("a holder"), None);
+    }
 }
 
 /// A resource of its own, whatever else the store has.

@@ -163,6 +163,7 @@ fn open(url: &str) -> Postgres {
 
 contract::contract!(*site());
 contract::contract_with_others!(*site());
+contract::contract_of_wide_ids!(*site());
 
 mod on_the_table_of_the_python_tool {
     use super::*;

@@ -65,6 +65,7 @@ contract::contract!(*site();
     texts_come_back_as_they_were
 );
 contract::contract_with_others!(*site());
+contract::contract_of_wide_ids!(*site());
 
 /// An acquire whose deciding request is on its way, at a proxy that keeps it back.
 async fn held_back(proxy: &Proxy, store: &Postgres, claim: &Claim) {
