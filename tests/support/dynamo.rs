@@ -207,7 +207,10 @@ fn spawn(emulator: Emulator, port: u16, settings: &[(&str, &str)]) -> Option<Chi
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("the emulator runs");
-    let list = [("X-Amz-Target", "DynamoDB_20120810.ListTables")];
+    let list = [
+        ("X-Amz-Target", "DynamoDB_20120810.ListTables"),
+        ("Content-Type", "application/x-amz-json-1.0"),
+    ];
     let tries = START_MAX.as_millis() / START_EVERY.as_millis();
     for _ in 0..tries {
         if child.try_wait().expect("its state").is_some() {
@@ -236,7 +239,8 @@ fn post(port: u16, head: &[(&str, &str)], service: &str, body: &str) -> Option<(
     let mut request = format!("POST / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n");
     request.push_str(&format!(
         "Authorization: AWS4-HMAC-SHA256 Credential={ROOT}/20260101/us-east-1/{service}/\
-         aws4_request, SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n",
+         aws4_request, SignedHeaders=host, Signature=0\r\nX-Amz-Date: 20260101T000000Z\r\n\
+         Content-Length: {}\r\n",
         body.len()
     ));
     for (name, value) in head {
