@@ -186,7 +186,10 @@ impl Service {
         findings.push(finding_of_journal(snapshot));
         findings.extend(elsewhere);
         for note in &self.about.notes {
-            findings.push(finding(Level::Warning, "journal", note));
+            let mend = "see `stormctl list`: what this host holds there and `stormctl status` does \
+                        not show ends by itself, or is given back by its lease id";
+            let mend = Some(mend.to_owned());
+            findings.push(Finding { mend, ..finding(Level::Warning, "journal", note) });
         }
         // All at once: a doctor is asked when many are mute, and each would be waited for.
         let mut examined = JoinSet::new();
@@ -278,4 +281,38 @@ fn finding_of_unnamed(backend: &BackendName, leases: usize, is_open: bool) -> Fi
 
 fn finding(level: Level, about: &str, text: &str) -> Finding {
     Finding { level, about: about.to_owned(), text: text.to_owned(), mend: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble_of_the_journal_is_told_by_what_it_costs() {
+        for (journal_works, trouble, level, text) in [
+            (true, None, Level::Good, "can be written"),
+            (true, Some("full"), Level::Warning, "grows and cannot be written anew: full"),
+            (false, Some("full"), Level::Bad, "cannot be written, no new lease is taken (full)"),
+            (false, None, Level::Bad, "cannot be written, no new lease is taken"),
+        ] {
+            let trouble = trouble.map(str::to_owned);
+            let backends = BTreeMap::new();
+            let found =
+                finding_of_journal(Snapshot { leases: 0, backends, journal_works, trouble });
+            assert_eq!((found.level, found.text.as_str()), (level, text));
+            assert_eq!(found.mend.is_none(), level == Level::Good);
+        }
+    }
+
+    #[test]
+    fn a_store_that_no_configuration_names_is_told_by_what_becomes_of_its_leases() {
+        for (is_open, then) in [
+            (true, ": from the agent's next start on none of them is renewed or given back"),
+            (false, ": none of them is renewed or given back"),
+        ] {
+            let found = finding_of_unnamed(&BackendName::new("old"), 3, is_open);
+            assert_eq!((found.level, found.about.as_str()), (Level::Warning, "backend old"));
+            assert!(found.text.contains("(3)") && found.text.ends_with(then), "{found:?}");
+        }
+    }
 }

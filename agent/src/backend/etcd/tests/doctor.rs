@@ -42,7 +42,12 @@ async fn a_password_that_goes_over_the_network_in_the_clear_is_told() {
 async fn an_even_number_of_members_is_told() {
     let members = EtcdServer::cluster();
     let peer = format!("http://127.0.0.1:{}", server::free_port());
-    members[0].run(&format!("member add four --peer-urls={peer}"));
+    // It adds none before its members have known each other for some seconds.
+    until("a fourth is added", async || {
+        let mut client = raw(&members[0]).await.cluster_client();
+        client.member_add([peer.as_str()], None).await.is_ok()
+    })
+    .await;
     let store = open(&members[0].url());
     until("the new one counts", async || {
         let said = store.examine().await.unwrap_or_default();
