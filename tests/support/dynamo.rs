@@ -2,7 +2,7 @@
 //! Shared by path between test binaries, so it needs std and serde_json only.
 //!
 //! Most tests run on `ministack` (PyPI), which has users and rights too. The suite of every store
-//! runs on `dynoxide` (crates.io) as well, whose authors read DynamoDB's manual for themselves.
+//! runs on `dynoxide` (a crate) as well, whose authors read DynamoDB's manual for themselves.
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 

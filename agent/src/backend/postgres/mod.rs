@@ -20,10 +20,10 @@
 //!
 //! The main table is the Python tool's: `resource`, `lease`, `principal`, `created`, `expires`; its
 //! ended rows stay. Without the right to make a second one, `side_table = false` has a way of its
-//! own, which promises less: see `bare.rs`. Host, reason, mark and fence stand in the side table and count only while its
-//! lease is the main row's, so what that tool takes over shows nothing of ours. The session's time
-//! zone is never set: with naive columns both must use the server's. No advisory locks and no
-//! prepared statements: they break behind poolers.
+//! own, which promises less: see `bare.rs`. Host, reason, mark and fence stand in the side table
+//! and count only while its lease is the main row's, so what that tool takes over shows nothing of
+//! ours. The session's time zone is never set: with naive columns both must use the server's. No
+//! advisory locks and no prepared statements: they break behind poolers.
 
 mod bare;
 mod examine;

@@ -135,7 +135,8 @@ impl Sql {
             ),
             delete: fill("DELETE FROM {table} WHERE resource = $1 AND lease = $2::uuid"),
             list: fill(
-                "SELECT {fields}, {extras} FROM {table} t LEFT JOIN {side} e ON e.resource = t.resource \
+                "SELECT {fields}, {extras} FROM {table} t \
+                 LEFT JOIN {side} e ON e.resource = t.resource \
                  WHERE t.expires > clock_timestamp() AND t.lease IS NOT NULL \
                  AND t.resource COLLATE \"C\" > $1 ORDER BY t.resource COLLATE \"C\" LIMIT $2",
             ),

@@ -45,7 +45,7 @@ async fn an_even_number_of_members_is_told() {
     // It adds none before its members have known each other for some seconds.
     until("a fourth is added", async || {
         let mut client = raw(&members[0]).await.cluster_client();
-        client.member_add([peer.as_str()], None).await.is_ok()
+        client.member_add(vec![peer.clone()], None).await.is_ok()
     })
     .await;
     let store = open(&members[0].url());
