@@ -14,8 +14,8 @@
 //!   and a cancel holds only while the server's clock is not set back behind the end of a row that
 //!   an acquire saw to have ended.
 //!
-//! Fences of both ways are the server's microseconds, but each counts on from its own rows when that
-//! clock is set back: so no acquire goes this way while there is a side table.
+//! Fences of both ways are the server's microseconds, but each counts on from its own rows when
+//! that clock is set back: so no acquire goes this way while there is a side table.
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 use tokio_postgres::Row;
