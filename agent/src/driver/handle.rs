@@ -1,10 +1,12 @@
 //! How the rest of the agent talks to the driver.
 
+use std::collections::BTreeMap;
+
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Leaving;
-use crate::lease::{Answer, Attach, Claim, Hold, SessionId, Uid, View};
+use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
 use crate::stores::{NotOpened, Wanted};
 
 /// Commands that wait while the driver is at work; more callers than that wait their turn.
@@ -38,6 +40,8 @@ pub struct Wish {
 pub struct Snapshot {
     /// Leases in any state.
     pub leases: usize,
+    /// How many of them are in each store.
+    pub backends: BTreeMap<BackendName, usize>,
     /// The journal can be written.
     pub journal_works: bool,
     /// Why it cannot be, or why it was not compacted.
