@@ -120,6 +120,19 @@ impl PostgresServer {
         self.child.wait().expect("its end");
     }
 
+    /// `kill -9` of every process of it: the first one first, so that it cannot start another.
+    pub(crate) fn kill_9(&mut self) {
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        self.signal("-KILL");
+        self.child.wait().expect("its end");
+        for child in children.expect("its processes").split_whitespace() {
+            // One that saw the first one's end is gone already.
+            let mut kill = Command::new("kill");
+            let _ = kill.args(["-KILL", child]).stderr(Stdio::null()).status();
+        }
+    }
+
     /// Starts it again on the same port, after [`PostgresServer::kill`].
     pub(crate) fn start_again(&mut self) {
         self.child = spawn(&self.dir, self.port, &self.settings).expect("postgres starts again");
