@@ -1,5 +1,5 @@
-//! Who only looks: at what an agent says of all its leases, at its events, and at whether it reaches
-//! its store.
+//! Who only looks: at what an agent says of all its leases, at its events, and at whether it
+//! reaches its store.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
