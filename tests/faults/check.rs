@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stormlock_protocol::message::LostReason;
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
-use crate::history::{Belief, Outage, Told, What};
+use crate::history::{Belief, Events, HungUp, Outage, Told, What};
 
 /// How much of its ttl a kept lease may have had a store within reach and yet be lost: many
 /// renewals, each of which has its own bad luck, on a machine that is busy.
@@ -40,13 +40,14 @@ pub(crate) enum Wrong {
 
 /// Everything that is wrong with a history that is over: every lease has ended, and every event was
 /// read.
-pub(crate) fn wrong(history: &[Told], outages: &[Outage]) -> Vec<Wrong> {
+pub(crate) fn wrong(events: &Events) -> Vec<Wrong> {
+    let Events { told: history, outages, hung_up } = events;
     let leases = by_lease(history);
     let mut wrong = Vec::new();
     for (&lease, told) in &leases {
         wrong.extend(fence_changed(lease, told));
         wrong.extend(revived(lease, told));
-        wrong.extend(ends(lease, told));
+        wrong.extend(ends(lease, told, hung_up));
         wrong.extend(lost_in_time(lease, told, outages));
     }
     let resources: BTreeSet<&Resource> = history.iter().map(|told| &told.resource).collect();
@@ -215,10 +216,14 @@ fn revived(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
     Some(Wrong::Revived { lease, over, again })
 }
 
-fn ends(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
+fn ends(lease: LeaseId, told: &[&Told], hung_up: &[HungUp]) -> Option<Wrong> {
     let is_held = |it: &&&Told| it.fence().is_some() || it.what == What::HeldInStore;
     let held = told.iter().find(is_held)?;
-    if !told.iter().any(|it| matches!(it.what, What::Granted { .. })) {
+    let is_excused = |it: &HungUp| {
+        it.agent == held.agent && it.resource == held.resource && it.asked <= held.answered
+    };
+    let is_granted = told.iter().any(|it| matches!(it.what, What::Granted { .. }));
+    if !is_granted && !hung_up.iter().any(is_excused) {
         return Some(Wrong::NobodyWasTold { resource: held.resource.clone(), lease });
     }
     let ends = told.iter().filter(|it| it.is_event_of_end()).count();

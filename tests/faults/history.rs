@@ -2,7 +2,7 @@
 //!
 //! Not here: what is right and wrong about it (`check`).
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use stormlock_protocol::message::LostReason;
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
@@ -65,22 +65,41 @@ pub(crate) struct Outage {
     pub(crate) to: u64,
 }
 
+/// An acquire whose asker did not wait for the answer: nobody was told of what it may have taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HungUp {
+    pub(crate) agent: usize,
+    pub(crate) resource: Resource,
+    pub(crate) asked: u64,
+}
+
+/// All that happened in a run.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Events {
+    pub(crate) told: Vec<Told>,
+    pub(crate) outages: Vec<Outage>,
+    pub(crate) hung_up: Vec<HungUp>,
+}
+
 /// Everything that was told, by whoever heard it.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    told: Mutex<Vec<Told>>,
-    outages: Mutex<Vec<Outage>>,
+    events: Mutex<Events>,
     /// Longest that anybody waited for an answer, and for which.
     longest: Mutex<(u64, &'static str)>,
 }
 
 impl History {
     pub(crate) fn add(&self, told: Told) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+        self.events().told.push(told);
     }
 
     pub(crate) fn add_outage(&self, outage: Outage) {
-        self.outages.lock().unwrap_or_else(PoisonError::into_inner).push(outage);
+        self.events().outages.push(outage);
+    }
+
+    pub(crate) fn hung_up(&self, hung_up: HungUp) {
+        self.events().hung_up.push(hung_up);
     }
 
     pub(crate) fn waited(&self, us: u64, what: &'static str) {
@@ -88,11 +107,13 @@ impl History {
         *longest = (*longest).max((us, what));
     }
 
-    /// What was told, the outages, and the longest wait.
-    pub(crate) fn close(self) -> (Vec<Told>, Vec<Outage>, (u64, &'static str)) {
-        let told = self.told.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let outages = self.outages.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let longest = self.longest.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (told, outages, longest)
+    /// What happened, and the longest wait.
+    pub(crate) fn close(self) -> (Events, (u64, &'static str)) {
+        let events = self.events.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (events, self.longest.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn events(&self) -> MutexGuard<'_, Events> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

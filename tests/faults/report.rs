@@ -8,7 +8,7 @@ use stormlock_protocol::message::LostReason;
 use stormlock_protocol::name::LeaseId;
 
 use crate::check::Wrong;
-use crate::history::{Told, What};
+use crate::history::{Events, Told, What};
 use crate::stores::Store;
 use crate::trouble::{Met, Trouble};
 
@@ -18,8 +18,9 @@ const EXPLAINED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
 
 /// Prints the numbers past the test's capture: they are worth reading when all is well too.
-pub(crate) fn print(store: &Store, met: &Met, told: &[Told], longest: (u64, &str)) {
-    let mut text = format!("\nfaults on {}\n", store.name());
+pub(crate) fn print(store: &Store, seed: u64, met: &Met, events: &Events, longest: (u64, &str)) {
+    let Events { told, outages, hung_up } = events;
+    let mut text = format!("\nfaults on {}: STORMLOCK_SEED={seed}\n", store.name());
     for (trouble, _) in Trouble::ALL {
         let times = met.times.get(&trouble).copied().unwrap_or_default();
         let _ = writeln!(text, "  {times:4} x {trouble:?}");
@@ -39,7 +40,11 @@ pub(crate) fn print(store: &Store, met: &Met, told: &[Told], longest: (u64, &str
         let _ = writeln!(text, "  {part:<10} {secs:>7} {grants:>7}  {losses:?}");
     }
     let (us, what) = longest;
-    let _ = writeln!(text, "  longest wait: {} ms, for {what}; {} told", us / 1000, told.len());
+    let _ = writeln!(text, "  longest wait: {} ms, for {what}", us / 1000);
+    let counts = [("answers and events", told.len()), ("outages", outages.len())];
+    for (what, count) in counts.into_iter().chain([("acquires hung up on", hung_up.len())]) {
+        let _ = writeln!(text, "  {count} {what}");
+    }
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 

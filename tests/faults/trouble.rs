@@ -9,7 +9,7 @@ use crate::course::{Course, Pulse};
 use crate::dice::{Dice, now_us};
 use crate::proxy::Fault;
 use crate::stores::Store;
-use crate::users::PREFIX;
+use crate::users::{HASTY_PREFIX, PREFIX};
 use crate::{HOSTS, Node};
 
 /// How often each fault of a line is met, per store.
@@ -150,7 +150,8 @@ fn on_a_line(node: &Node, share: Vec<Trouble>, course: &Course, mut dice: Dice) 
     for trouble in share {
         let hits = node.line.hits();
         let fault = trouble.fault(&mut dice).expect("a fault of a line");
-        node.line.when(PREFIX, fault);
+        // Half of them meet an acquire that somebody hangs up on, or its undoing.
+        node.line.when([PREFIX, HASTY_PREFIX][dice.below(2)], fault);
         assert!(node.line.is_hit_after(hits, GIVE_UP), "no request met {fault:?}");
         dead += usize::from(matches!(fault, Fault::HalfOpen | Fault::HoldUntilGone));
         course.pause(dice.below(1000));

@@ -12,7 +12,7 @@ use crate::Node;
 use crate::agent::Agent;
 use crate::course::Course;
 use crate::dice::{Dice, now_us};
-use crate::history::{Belief, History, Told, What};
+use crate::history::{Belief, History, HungUp, Told, What};
 
 /// Longest that anybody waits for an answer: three tries of one acquire with the pauses between
 /// them take half of it.
@@ -22,9 +22,13 @@ pub(crate) const PREFIX: &str = "faults/";
 const PASSED: usize = 9;
 /// What keepers take: as many as there are keepers, so that each has to wait now and then.
 const KEPT: usize = 3;
-/// The ttls of passers: as short as can be, and one that shows an orphan, because it outlives the
-/// run.
-const TTLS: [u64; 5] = [1, 2, 3, 5, 300];
+/// The ttls of passers: as short as can be, and a long one.
+const TTLS: [u64; 5] = [1, 2, 3, 5, LONG_TTL];
+/// What the hasty want, and nobody keeps: a request about any of it takes it or lets it go.
+pub(crate) const HASTY_PREFIX: &str = "faults/hasty";
+const HASTY: usize = 3;
+/// A ttl that shows an orphan, because it outlives the run.
+const LONG_TTL: u64 = 300;
 /// The ttl of keepers: an outage costs them nothing.
 const KEEPERS_TTL: u64 = 60;
 
@@ -35,6 +39,8 @@ pub(crate) enum Nature {
     Passer,
     /// For half a minute.
     Keeper,
+    /// Not at all: hangs up whenever an answer takes long, and as soon as there is one.
+    Hasty,
 }
 
 /// A connection to an agent.
@@ -45,6 +51,7 @@ pub(crate) fn connect(agent: &Agent) -> Client {
 /// One user.
 pub(crate) struct User<'a> {
     at: usize,
+    agent: &'a Agent,
     client: Client,
     history: &'a History,
     course: &'a Course,
@@ -57,29 +64,34 @@ type Mine = (Resource, LeaseId);
 impl<'a> User<'a> {
     pub(crate) fn new(
         at: usize,
-        node: &Node,
+        node: &'a Node,
         (history, course): (&'a History, &'a Course),
         dice: Dice,
     ) -> User<'a> {
-        User { at, client: connect(&node.agent), history, course, dice }
+        let agent = &node.agent;
+        User { at, agent, client: connect(agent), history, course, dice }
     }
 
     /// Works until the users stop.
     pub(crate) fn works(mut self, nature: Nature) {
         while self.course.users_work() {
+            if nature == Nature::Hasty {
+                self.hangs_up();
+                continue;
+            }
             let (wish, is_let_go) = self.wish(nature);
             let Some(mut mine) = self.takes(wish) else {
                 self.rests(20, 200);
                 continue;
             };
             let looks = match nature {
-                Nature::Passer => self.dice.below(5),
                 Nature::Keeper => 20 + self.dice.below(30),
+                Nature::Passer | Nature::Hasty => self.dice.below(5),
             };
             for _ in 0..looks {
                 match nature {
-                    Nature::Passer => self.rests(0, 300),
                     Nature::Keeper => self.rests(300, 700),
+                    Nature::Passer | Nature::Hasty => self.rests(0, 300),
                 }
                 if !self.course.users_work() || mine.is_empty() {
                     break;
@@ -97,7 +109,7 @@ impl<'a> User<'a> {
     fn wish(&mut self, nature: Nature) -> (Acquire, bool) {
         let (names, secs) = match nature {
             Nature::Keeper => (vec![format!("{PREFIX}kept{}", self.dice.below(KEPT))], KEEPERS_TTL),
-            Nature::Passer => {
+            Nature::Passer | Nature::Hasty => {
                 let first = self.dice.below(PASSED);
                 let others = if self.dice.below(6) == 0 { 1..2 } else { 0..0 };
                 let names = std::iter::once(first).chain(others.map(|by| (first + by) % PASSED));
@@ -124,21 +136,58 @@ impl<'a> User<'a> {
             Ok(leases) => {
                 let mut mine = Vec::new();
                 for lease in leases {
-                    let belief = belief(&lease).expect("a granted lease has a fence");
-                    let ttl_secs = lease.ttl.as_secs();
-                    let what = What::Granted { belief, ttl_secs, is_kept };
-                    self.told(&lease.resource, lease.lease, asked, what);
+                    self.granted(&lease, asked, is_kept);
                     mine.push((lease.resource, lease.lease));
                 }
                 Some(mine)
             }
             Err(no) => {
-                assert!(matches!(no.code, Code::Held | Code::Unavailable), "{no:?}");
-                if let Some(lock) = no.holder {
-                    self.told(&lock.resource, lock.lease, asked, What::Stands);
-                }
+                self.refused(no, asked);
                 None
             }
+        }
+    }
+
+    /// Takes something for as long as its connection lasts, and hangs up: an agent that was asked
+    /// and can tell nobody lets go again, whatever became of its call.
+    fn hangs_up(&mut self) {
+        let name = format!("{HASTY_PREFIX}{}", self.dice.below(HASTY));
+        let resource = Resource::new(name).expect("a name");
+        let ttl = Some(Ttl::from_secs(LONG_TTL).expect("a ttl"));
+        let (hold, attach) = (Hold::Keep, Attach::Session);
+        let wish = Acquire { resources: vec![resource.clone()], ttl, hold, reason: None, attach };
+        let mut client = connect(self.agent);
+        let patience = 10 + self.dice.below(300);
+        client.set_patience(Duration::from_millis(patience.try_into().expect("a short time")));
+        let asked = now_us();
+        match client.acquire(wish) {
+            Ok(leases) => {
+                for lease in leases {
+                    self.granted(&lease, asked, true);
+                    self.told(&lease.resource, lease.lease, now_us(), What::Leaves);
+                }
+            }
+            Err(ClientError::Mute(_)) => {
+                self.history.hung_up(HungUp { agent: self.at, resource, asked });
+            }
+            Err(ClientError::Refused(no)) => self.refused(no, asked),
+            Err(error) => panic!("the agent does not answer an acquire: {error:?}"),
+        }
+        drop(client);
+        self.rests(0, 200);
+    }
+
+    fn granted(&self, lease: &Lease, asked: u64, is_kept: bool) {
+        let belief = belief(lease).expect("a granted lease has a fence");
+        let ttl_secs = lease.ttl.as_secs();
+        let what = What::Granted { belief, ttl_secs, is_kept };
+        self.told(&lease.resource, lease.lease, asked, what);
+    }
+
+    fn refused(&self, no: Refusal, asked: u64) {
+        assert!(matches!(no.code, Code::Held | Code::Unavailable), "{no:?}");
+        if let Some(lock) = no.holder {
+            self.told(&lock.resource, lock.lease, asked, What::Stands);
         }
     }
 

@@ -33,8 +33,12 @@ fn given_back(id: u8, times: (u64, u64)) -> [Told; 3] {
     [What::Leaves, What::Released, What::EventReleased].map(|what| told(id, times, what))
 }
 
+fn events(told: &[Told], outages: &[Outage]) -> Events {
+    Events { told: told.to_vec(), outages: outages.to_vec(), hung_up: Vec::new() }
+}
+
 fn check(history: &[Told], expected: &[Wrong]) {
-    assert_eq!(wrong(history, &[]), expected);
+    assert_eq!(wrong(&events(history, &[])), expected);
 }
 
 #[test]
@@ -121,7 +125,7 @@ fn a_fence_that_does_not_rise_is_seen() {
         let mut history = vec![granted(1, (10, 15), 7, 0), granted(2, (11, 15), fence, 0)];
         history.extend(given_back(1, (20, 21)));
         history.extend(given_back(2, (20, 21)));
-        assert_eq!(wrong(&history, &[]).is_empty(), is_right, "{fence}");
+        assert_eq!(wrong(&events(&history, &[])).is_empty(), is_right, "{fence}");
     }
 }
 
@@ -161,6 +165,18 @@ fn a_lease_that_nobody_was_granted_is_seen() {
     for what in [What::Held(belief(7, 1)), What::HeldInStore, What::EventHeld(Fence(7))] {
         check(&[told(1, (10, 11), what)], std::slice::from_ref(&nobody));
     }
+    // Its asker had hung up: then it only has to end.
+    let history =
+        [told(1, (10, 11), What::EventHeld(Fence(7))), told(1, (12, 12), What::EventReleased)];
+    let hung_up = |asked| HungUp { agent: 0, resource: db(), asked: asked * SECOND };
+    for (told, asked, expected) in [
+        (&history[..], 9, vec![]),
+        (&history[..1], 9, vec![Wrong::Ends { lease: lease(1), told: 0 }]),
+        (&history[..], 12, vec![nobody]),
+    ] {
+        let events = Events { hung_up: vec![hung_up(asked)], ..events(told, &[]) };
+        assert_eq!(wrong(&events), expected);
+    }
     // That the store shows it for a while is no belief: it is being cancelled.
     check(&[told(1, (10, 11), What::Stands)], &[]);
 }
@@ -188,7 +204,7 @@ fn a_kept_lease_runs_out_only_while_its_store_is_away() {
     let mut history =
         vec![granted(1, (10, 11), 7, 60), told(1, (70, 70), What::EventLost(LostReason::Expired))];
     let outage = |agent, from, to| Outage { agent, from: from * SECOND, to: to * SECOND };
-    let excused = |outages: &[Outage]| wrong(&history, outages).is_empty();
+    let excused = |outages: &[Outage]| wrong(&events(&history, outages)).is_empty();
     assert!(excused(&[outage(0, 20, 50)]));
     assert!(excused(&[outage(0, 20, 40), outage(0, 60, 90)]));
     assert!(!excused(&[]));
