@@ -50,7 +50,7 @@ const HOSTS: [&str; 3] = ["alpha", "beta", "gamma"];
 /// Users of each agent who take, use and give back; beside one who keeps and a hasty one.
 const PASSERS: usize = 4;
 /// Fewer grants than this show nothing; a quiet machine makes many times as many.
-const GRANTS_MIN: usize = 100;
+const GRANTS_MIN: usize = 40;
 /// How long it may take until nothing is left, once all is well: a cancel is tried again after half
 /// a minute at the latest, and then waits for its store.
 const SETTLE_MAX_US: u64 = 120_000_000;
@@ -128,7 +128,8 @@ fn whatever_happens(mut store: Store) {
                 scope.spawn(move || user.works(nature))
             })
             .collect();
-        let met = trouble::all(&mut store, &nodes, &pulses, &course, &mut dice);
+        let mut met = trouble::all(&mut store, &nodes, &pulses, &course, &mut dice);
+        let begun = now_us();
         course.users_stop();
         for user in users {
             user.join().expect("a user was told something that nobody may be told: see above");
@@ -136,6 +137,7 @@ fn whatever_happens(mut store: Store) {
         for (at, node) in nodes.iter().enumerate() {
             settle(at, node, &history, &course);
         }
+        met.parts.push(("settling", begun, now_us()));
         met
     });
     let auditor = Agent::start(&store.config("auditor", store.port()));

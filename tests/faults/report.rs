@@ -25,7 +25,7 @@ pub(crate) fn print(store: &Store, seed: u64, met: &Met, events: &Events, longes
         let times = met.times.get(&trouble).copied().unwrap_or_default();
         let _ = writeln!(text, "  {times:4} x {trouble:?}");
     }
-    let _ = writeln!(text, "  {:<10} {:>7} {:>7}  losses", "part", "seconds", "grants");
+    let _ = writeln!(text, "  {:<9} {:>7} {:>7}  losses", "part", "seconds", "grants");
     for (part, from, to) in &met.parts {
         let within = |it: &&Told| (*from..*to).contains(&it.answered);
         let grants = told.iter().filter(within);
@@ -37,7 +37,7 @@ pub(crate) fn print(store: &Store, seed: u64, met: &Met, events: &Events, longes
             }
         }
         let secs = (to - from) / 1_000_000;
-        let _ = writeln!(text, "  {part:<10} {secs:>7} {grants:>7}  {losses:?}");
+        let _ = writeln!(text, "  {part:<9} {secs:>7} {grants:>7}  {losses:?}");
     }
     let (us, what) = longest;
     let _ = writeln!(text, "  longest wait: {} ms, for {what}", us / 1000);

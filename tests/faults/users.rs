@@ -174,7 +174,7 @@ impl<'a> User<'a> {
             Err(error) => panic!("the agent does not answer an acquire: {error:?}"),
         }
         drop(client);
-        self.rests(0, 200);
+        self.rests(50, 300);
     }
 
     fn granted(&self, lease: &Lease, asked: u64, is_kept: bool) {
