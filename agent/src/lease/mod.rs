@@ -279,12 +279,14 @@ impl LeaseTable {
         let (works, checks) = (self.journal_works, self.obeys(Law::CheckAtUse));
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let state = entry.state(now, works, checks);
-        let is_over = matches!(state, State::Lost(_) | State::Released);
+        let is_end = |state: &State| matches!(state, State::Lost(_) | State::Released);
+        let is_over = is_end(&state);
         // An acquire is news once it is granted, and one that never was is none.
         let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
         let news = (state, if is_over { now } else { entry.end() });
         let is_known = match &entry.told {
-            Some(told) if is_over => told.0 == news.0,
+            // That a lost lease is cleared away, once its holder knows, is no second end (law 7).
+            Some((told, _)) if is_over => is_end(told),
             told => told.as_ref() == Some(&news),
         };
         if !never_was && !is_known {

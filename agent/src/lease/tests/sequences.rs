@@ -96,7 +96,7 @@ struct Run {
     leases: Vec<LeaseId>,
     /// Questions, and how often each was answered.
     answers: BTreeMap<Ticket, u32>,
-    lost: BTreeMap<LeaseId, u32>,
+    ended: BTreeMap<LeaseId, u32>,
     is_stopping: bool,
 }
 
@@ -112,7 +112,7 @@ impl Run {
             syncs: Vec::new(),
             leases: Vec::new(),
             answers: BTreeMap::new(),
-            lost: BTreeMap::new(),
+            ended: BTreeMap::new(),
             is_stopping: false,
         }
     }
@@ -150,14 +150,14 @@ impl Run {
     }
 
     fn changed(&mut self, view: &View) {
-        let times = self.lost.entry(view.claim.lease).or_default();
+        let times = self.ended.entry(view.claim.lease).or_default();
         match view.state {
-            State::Lost(_) => {
+            State::Lost(_) | State::Released => {
                 *times += 1;
-                assert_eq!(*times, 1, "lost twice: {view:?}");
+                assert_eq!(*times, 1, "it ended twice: {view:?}");
             }
             State::Held | State::AtRisk => assert_eq!(*times, 0, "it came back: {view:?}"),
-            State::Asking | State::Unknown | State::Released => {}
+            State::Asking | State::Unknown => {}
         }
     }
 
@@ -249,7 +249,7 @@ impl Run {
         self.answers.clear();
         self.is_stopping = false;
         // A start tells of a loss that nobody acknowledged once more, to new subscribers.
-        self.lost.retain(|lease, times| *times > 0 && !memory.leases.contains_key(lease));
+        self.ended.retain(|lease, times| *times > 0 && !memory.leases.contains_key(lease));
         // The die of a new life is another one.
         self.table = a_table(self.in_journal, self.fresh());
         self.input(Input::Recover(Box::new(memory)));
