@@ -178,6 +178,11 @@ impl LeaseTable {
                 && backend.is_none_or(|backend| *backend == entry.claim.backend)
             {
                 entry.is_doubted(now, backend.is_some());
+                // A store that is back may be told at once what it missed: whoever wants the
+                // resource next need not wait for a pause that has grown meanwhile.
+                if backend.is_some() && entry.is_leaving() {
+                    entry.retry_at = entry.retry_at.min(now);
+                }
             }
             self.advance(now, lease);
         }
