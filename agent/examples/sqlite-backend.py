@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS counters (resource TEXT PRIMARY KEY, counter INTEGER 
 CREATE TABLE IF NOT EXISTS locks (resource TEXT PRIMARY KEY, lease TEXT, mark TEXT, principal TEXT,
     host TEXT, reason TEXT, since_ms INTEGER, ttl_ms INTEGER, fence INTEGER, ends_ms INTEGER);
 """
-IS_LOCK = "length(lease) = 32 AND lease NOT GLOB '*[^0-9a-f]*' AND length(principal) > 0"
+IS_LOCK = """length(lease) = 32 AND lease NOT GLOB '*[^0-9a-f]*' AND length(principal) > 0
+    AND typeof(principal) = 'text' AND length(principal || ifnull(host, '') || ifnull(reason, '')) < 1000"""
 
 
 class Foreign(Exception):
@@ -164,7 +165,9 @@ def main():
     store = Store(sys.argv[1])
     for line in sys.stdin.buffer:  # until the agent goes
         question = json.loads(line)
-        print(json.dumps({"id": question["id"], **store.answer(question)}), flush=True)
+        answer = {"id": question["id"], **store.answer(question)}
+        # A row that somebody made by hand may hold what is no text: it must not end the program.
+        print(json.dumps(answer, default=repr), flush=True)
 
 
 if __name__ == "__main__":

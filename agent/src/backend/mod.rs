@@ -47,7 +47,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use stormlock_protocol::name::{LeaseId, Resource, Ttl, is_invisible};
 
 pub use crate::lease::{Attempt, RefusedKind, Standing};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
@@ -257,7 +257,7 @@ pub struct Remark {
 pub enum BackendError {
     /// The call certainly changed nothing and never will: the store could not be reached before
     /// anything was sent, or it said no.
-    #[error("{why}")]
+    #[error("{}", tame(why, WHY_MAX))]
     Refused {
         /// What kind of no.
         kind: RefusedKind,
@@ -265,9 +265,42 @@ pub enum BackendError {
         why: String,
     },
     /// It may or may not have happened, or may yet happen (law 3: unknown is not no).
-    #[error("{why}")]
+    #[error("{}", tame(why, WHY_MAX))]
     Unknown {
         /// What was seen, without secrets; for the agent's log.
         why: String,
     },
+}
+
+/// Longest reason of a failed call that is shown, in characters.
+const WHY_MAX: usize = 1000;
+
+/// What another program wrote, fit for a terminal and a log: what cannot be seen becomes U+FFFD,
+/// and what is too long is cut.
+fn tame(text: &str, max: usize) -> String {
+    let seen = |c: char| if is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c };
+    let mut chars = text.trim().chars();
+    let mut tamed: String = chars.by_ref().take(max).map(seen).collect();
+    if chars.next().is_some() {
+        tamed.push('…');
+    }
+    tamed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_store_says_forges_no_line_of_a_log_and_moves_no_cursor() {
+        let why = "no\n2026-11-26T01:39:58Z ERROR forged \u{1b}[2J\u{202e}".to_owned();
+        let error = BackendError::Unknown { why: why.clone() };
+        let refused = BackendError::Refused { kind: RefusedKind::NotWritable, why };
+        for shown in [error.to_string(), refused.to_string()] {
+            assert!(shown.starts_with("no\u{fffd}2026"), "{shown:?}");
+            assert!(!shown.contains(['\n', '\u{1b}', '\u{202e}']), "{shown:?}");
+        }
+        let long = BackendError::Unknown { why: "x".repeat(1_000_000) }.to_string();
+        assert!(long.ends_with('…') && long.chars().count() == WHY_MAX + 1);
+    }
 }

@@ -213,9 +213,8 @@ impl Service {
                     mend: remark.mend,
                 })),
                 Err(error) => {
-                    let mut bad = finding(Level::Bad, &about, told::describe_error(&error));
-                    bad.mend = Some("see the agent's log for what the store said".to_owned());
-                    findings.push(bad);
+                    let text = format!("{}: {error}", told::describe_error(&error));
+                    findings.push(finding(Level::Bad, &about, &text));
                 }
             }
         }

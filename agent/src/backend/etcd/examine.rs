@@ -24,14 +24,16 @@ impl Etcd {
     /// See [`super::Backend::examine`].
     pub(super) async fn remarks(&self) -> Result<Vec<Remark>, BackendError> {
         let link = self.line.link().await?;
-        let mut remarks = vec![self.trial().await?];
+        let trial = self.trial().await?;
+        let is_open = trial.level == Level::Good;
+        let mut remarks = vec![trial];
         let status = self.line.ask(async |client| client.maintenance_client().status().await);
         let status = status.await?;
         remarks.push(version(status.version()));
         remarks.extend(alarms(status.errors()));
         remarks.extend(size(status.db_size(), status.db_size_quota()));
         remarks.push(self.members().await?);
-        remarks.extend(self.secrecy(&link));
+        remarks.extend(self.secrecy(&link, is_open));
         Ok(remarks)
     }
 
@@ -63,8 +65,8 @@ impl Etcd {
         }
     }
 
-    /// Who else may write, and who may listen.
-    fn secrecy(&self, link: &Link) -> Vec<Remark> {
+    /// Who else may write, and who may listen; `is_open`: we may write.
+    fn secrecy(&self, link: &Link, is_open: bool) -> Vec<Remark> {
         let target = &self.line.dialler().target;
         let mut remarks = Vec::new();
         if link.login_was_idle {
@@ -83,7 +85,7 @@ impl Etcd {
                 "use https:// endpoints",
             ));
         }
-        if target.login.is_none() && target.tls.is_none() {
+        if is_open && target.login.is_none() && target.tls.is_none() {
             remarks.push(remark(
                 Level::Note,
                 "it asks for no password: everybody who reaches it may take and free locks",

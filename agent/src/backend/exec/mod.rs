@@ -31,10 +31,11 @@ use secrecy::{ExposeSecret, SecretString};
 use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
+use super::tame;
 use super::{Attempt, Backend, BackendError, OpenError, Pending, Remark, Standing, Traits};
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use asked::Question;
-use said::{Ready, Said, tame};
+use said::{Ready, Said};
 use seat::Seat;
 use trouble::Trouble;
 

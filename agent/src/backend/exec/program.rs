@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
+use super::super::tame;
 use super::Options;
 use super::asked::{Asking, PROTOCOL, Question};
 use super::life::{Life, Pipes};
 use super::open::Open;
-use super::said::{Answer, Ready, Said, tame};
+use super::said::{Answer, Ready, Said};
 use super::tail::Tail;
 use super::trouble::Trouble;
 use crate::clock;

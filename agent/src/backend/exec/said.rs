@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use stormlock_protocol::message::Level;
-use stormlock_protocol::name::{
-    Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, UnixMs, is_invisible,
-};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, UnixMs};
 
+use super::super::tame;
 use super::super::{Attempt, RefusedKind, Remark, Standing};
 use super::trouble::Trouble;
 use crate::lease::{Grant, Holder};
@@ -256,16 +255,4 @@ fn still(ms: Option<u64>) -> Duration {
 /// Nothing lives longer than the longest ttl, whatever a program says.
 fn remaining(ms: u64) -> Duration {
     Duration::from_millis(ms).min(Duration::from_secs(u64::from(TTL_MAX_SECS)))
-}
-
-/// What another program wrote, fit for a terminal and a log: what cannot be seen becomes U+FFFD,
-/// and what is too long is cut.
-pub(super) fn tame(text: &str, max: usize) -> String {
-    let seen = |c: char| if is_invisible(c) { char::REPLACEMENT_CHARACTER } else { c };
-    let mut chars = text.trim().chars();
-    let mut tamed: String = chars.by_ref().take(max).map(seen).collect();
-    if chars.next().is_some() {
-        tamed.push('…');
-    }
-    tamed
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use super::said::tame;
+use super::super::tame;
 
 /// Lines that are kept: enough for the end of a backtrace.
 const LINES_MAX: usize = 4;

@@ -1,8 +1,8 @@
 //! Why a question has no answer, and what that says about the call: nothing happened, or nobody
 //! knows. Texts carry what the program wrote, tamed; it is told never to write a password.
 
+use super::super::tame;
 use super::super::{BackendError, RefusedKind};
-use super::said::tame;
 
 /// Characters of a strange answer that are told: one line of a log.
 const STRANGE_MAX: usize = 200;

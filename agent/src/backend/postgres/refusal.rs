@@ -117,6 +117,8 @@ fn kind(code: &str) -> RefusedKind {
         "42501" => RefusedKind::Credentials,
         // Columns or types that are not those of the table that we know.
         "42703" | "42804" | "42883" | "42809" | "42P10" => RefusedKind::Foreign,
+        // A counter that is none of ours: it has no number after it.
+        "22003" => RefusedKind::Foreign,
         _ if code.starts_with("28") => RefusedKind::Credentials,
         _ => RefusedKind::NotWritable,
     }
@@ -170,6 +172,7 @@ mod tests {
             ("28P01", Credentials),
             ("42703", Foreign),
             ("42883", Foreign),
+            ("22003", Foreign),
             ("42P01", NotWritable),
             ("25006", NotWritable),
             ("55P03", NotWritable),

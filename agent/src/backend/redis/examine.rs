@@ -54,7 +54,11 @@ impl Redis {
         match self.run(&script::VERIFY, &proof.resource, &known.arguments()).await {
             Ok(_) => Ok(good("it is a primary and lets us write")),
             Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
-                Ok(remark(Level::Bad, why, "see the rights in the README's table of stores"))
+                Ok(remark(
+                    Level::Bad,
+                    why,
+                    "give it the rights that the README names below its section on Redis",
+                ))
             }
             Err(error) => Err(error),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::Value;
 use stormlock_protocol::name::Resource;
 
-use super::super::BackendError;
+use super::super::{BackendError, RefusedKind};
 use super::script::{self, Said};
 use super::{FENCES, Redis, strange};
 use crate::lease::Holder;
@@ -35,7 +35,7 @@ impl Redis {
             after = candidates.last().cloned();
             let candidates: Vec<_> = candidates.into_iter().collect();
             for some in candidates.chunks(BATCH) {
-                locks.extend(self.some_locks(some).await?);
+                locks.extend(self.readable(some).await?);
                 if locks.len() >= limit {
                     locks.truncate(limit);
                     return Ok(locks);
@@ -44,6 +44,30 @@ impl Redis {
             if is_last {
                 return Ok(locks);
             }
+        }
+    }
+
+    /// The same without those that our user may not read: others keep their keys beside ours, and
+    /// a server that is asked for several refuses all. Who may read none of them is told so.
+    async fn readable(&self, some: &[Resource]) -> Result<Vec<Holder>, BackendError> {
+        let all = self.some_locks(some).await;
+        if some.len() < 2 || !all.as_ref().is_err_and(is_denied) {
+            return all;
+        }
+        let (mut locks, mut read, mut denied) = (Vec::new(), 0, None);
+        for one in some.chunks(1) {
+            match self.some_locks(one).await {
+                Ok(lock) => {
+                    read += 1;
+                    locks.extend(lock);
+                }
+                Err(error) if is_denied(&error) => denied = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match denied {
+            Some(error) if read == 0 => Err(error),
+            _ => Ok(locks),
         }
     }
 
@@ -102,6 +126,10 @@ impl Redis {
         let key = str::from_utf8(key).ok().filter(|key| *key != FENCES)?;
         Resource::new(key.strip_prefix(self.prefix.as_str())?).ok()
     }
+}
+
+fn is_denied(error: &BackendError) -> bool {
+    matches!(error, BackendError::Refused { kind: RefusedKind::Credentials, .. })
 }
 
 fn page(answer: &Value) -> Option<(&[u8], &[Value])> {

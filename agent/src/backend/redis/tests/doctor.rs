@@ -77,3 +77,24 @@ async fn the_rights_in_the_readme_are_enough_and_none_is_too_many() {
         assert!(done.is_err(), "{without} is not needed");
     }
 }
+
+#[tokio::test]
+async fn keys_of_others_that_our_user_may_not_read_hide_none_of_our_locks() {
+    let server = RedisServer::start();
+    let line = readme::block("ACL SETUSER stormlock");
+    let (_, rights) = line.trim().split_once(">PASSWORD ").expect("a password, then rights");
+    let narrow = rights.replace("~*", "~prod/* ~stormlock:fences");
+    assert_ne!(narrow, rights);
+    let store = as_user(&server, &narrow);
+    let ours = claim(&Resource::new("prod/db").expect("a resource"), 60);
+    granted(&store, &ours).await;
+    server.run("HSET other/x id AAAAAAAAAAAAAAAA p somebody c 1");
+    let found = store.list(None, 10).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].lease, ours.lease);
+    // Whoever may read nothing must not look like one who sees that there is nothing.
+    server.run("DEL prod/db");
+    server.run("HSET other/y id BBBBBBBBBBBBBBBB p somebody c 1");
+    let nothing = store.list(None, 10).await;
+    assert!(matches!(nothing, Err(BackendError::Refused { .. })), "{nothing:?}");
+}
