@@ -29,7 +29,7 @@ mod stores_postgres;
 mod strangers;
 
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock};
+use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock, Wait};
 use stormlock_protocol::name::{Resource, Ttl};
 
 use dice::now_ms;
@@ -62,6 +62,7 @@ fn wish(name: &str, hold: Hold) -> Acquire {
         hold,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     }
 }
 

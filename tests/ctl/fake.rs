@@ -228,6 +228,8 @@ pub(crate) fn lease(name: &str, lease: &str) -> Lease {
         ttl: Ttl::from_secs(300).unwrap(),
         hold: Hold::No,
         attach: Attach::Detached,
+        waiters: 0,
+        ends_soon: false,
     }
 }
 
@@ -245,6 +247,7 @@ pub(crate) fn lock() -> Lock {
         since: SINCE,
         left_ms: Some(270_999),
         mine: false,
+        waiters: 0,
     }
 }
 

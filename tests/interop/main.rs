@@ -29,7 +29,7 @@ mod expiry;
 mod interleaving;
 
 use stormlock_protocol::client::{Client, ClientError};
-use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Lease, Lock};
+use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Lease, Lock, Wait};
 use stormlock_protocol::name::{Resource, Ttl};
 
 /// What one of our agents says to an acquire.
@@ -51,6 +51,7 @@ fn acquire(client: &mut Client, name: &str, ttl_secs: u32) -> Taken {
         hold: Hold::No,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     };
     match client.acquire(ask) {
         Ok(mut leases) if leases.len() == 1 => Taken::Granted(Box::new(leases.remove(0))),

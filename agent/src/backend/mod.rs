@@ -26,6 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use tokio::sync::Notify;
 
 pub use crate::lease::{Attempt, RefusedKind, Standing};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
@@ -97,6 +98,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Does what [`Backend::setup`] does, and converts what it finds and would only complain of;
     /// `None` for a store that has nothing to convert.
     fn migrate(&self) -> Option<Pending<'_, Vec<String>>> {
+        None
+    }
+
+    /// Tells on `stirs` when something may have changed at a resource, whoever changed it: once as
+    /// soon as it would tell, and then each time. These are hints, about which nothing is promised
+    /// but that they save waiting: whoever hears one asks. Runs until it cannot tell any more;
+    /// `None` for a store that tells nothing.
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        let _ = (resource, stirs);
         None
     }
 
@@ -184,6 +194,35 @@ pub enum OpenError {
 
 /// A call under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// How a store says that something stirred. Clones say the same.
+#[derive(Debug, Clone)]
+pub struct Stirs(Arc<Notify>);
+
+/// The other end of [`Stirs`].
+#[derive(Debug)]
+pub struct Stirred(Arc<Notify>);
+
+impl Stirs {
+    /// A pair of ends.
+    #[must_use]
+    pub fn new() -> (Stirs, Stirred) {
+        let bell = Arc::new(Notify::new());
+        (Stirs(Arc::clone(&bell)), Stirred(bell))
+    }
+
+    /// Something stirred; what nobody heard yet is heard once.
+    pub fn tell(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Stirred {
+    /// Waits until something stirs.
+    pub async fn heard(&mut self) {
+        self.0.notified().await;
+    }
+}
 
 /// What a store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

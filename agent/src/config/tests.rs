@@ -119,7 +119,7 @@ fn a_full_configuration_means_what_it_says() {
     let maria = who(1234, "maria", &[]);
     assert_eq!(config.principal(&maria).as_str(), "maria.1234@b2.example");
     let defaults = |name: &str| {
-        let Defaults { backend, ttl } = config.defaults(&on(name));
+        let Defaults { backend, ttl, .. } = config.defaults(&on(name));
         (backend.to_string(), ttl.as_secs())
     };
     assert_eq!(defaults("prod/db"), ("main".to_owned(), 1800));

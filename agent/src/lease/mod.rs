@@ -13,6 +13,7 @@ mod keeping;
 mod law;
 mod moment;
 mod port;
+mod queue;
 mod record;
 mod recovery;
 mod roll;
@@ -26,20 +27,21 @@ use std::fmt;
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
 pub use claim::{
-    Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, RefusedKind,
-    SessionId, Standing, Uid,
+    Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
+    RefusedKind, SessionId, Standing, Uid, mint,
 };
 pub use moment::Moment;
 pub use port::{
     After, Answer, Ask, Call, CallId, CallResult, Effect, Input, No, State, SyncId, Ticket, View,
 };
 pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
-pub use schedule::patience;
+pub use schedule::{look_alone, patience};
 
 use asking::Group;
-use entry::{Busy, Entry, Phase, Purpose};
+use entry::{Busy, Entry, Phase, Purpose, Told};
 use keeping::Landing;
 use law::Law;
+use queue::{On, Queue};
 
 /// How long a recovered, attached lease waits for its holder to come back.
 const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
@@ -60,6 +62,9 @@ pub struct LeaseTable {
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,
     fences: BTreeMap<(BackendName, Resource), Fence>,
+    queues: BTreeMap<On, Queue>,
+    /// When which of those who wait have waited long enough.
+    patience: BTreeSet<(Moment, Ticket)>,
     in_journal: BTreeSet<BackendName>,
     journal_works: bool,
     stopping: bool,
@@ -82,6 +87,8 @@ enum Awaiting {
     Landing(LeaseId, Landing),
     /// An end in a store that is the journal itself counts.
     End(LeaseId),
+    /// What a lease is attached to may be answered.
+    Attached(LeaseId, Ticket),
 }
 
 impl LeaseTable {
@@ -102,6 +109,8 @@ impl LeaseTable {
             wakeups: BTreeSet::new(),
             effects: VecDeque::new(),
             fences: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            patience: BTreeSet::new(),
             in_journal,
             journal_works: true,
             stopping: false,
@@ -129,12 +138,19 @@ impl LeaseTable {
             Input::Renew { ticket, lease, ttl, hold } => {
                 self.wish(now, lease, entry::Wish { ticket, ttl, hold });
             }
-            Input::Attach { ticket, lease, session } => self.attach(now, ticket, lease, session),
-            Input::Gone(session) => self.gone(now, session),
+            Input::Attach { ticket, lease, attach } => self.attach(now, ticket, lease, attach),
+            Input::Gone(session) => {
+                self.unheard(now, session);
+                self.left(now, Attach::Session(session));
+            }
+            Input::Ended(process) => self.left(now, Attach::Process(process)),
             Input::Settled { call, result } => self.settled(now, call, result),
             Input::Synced { sync, durable } => self.synced(now, sync, durable),
             Input::Journal { works } => self.journal(now, works),
             Input::Suspect(backend) => self.suspect(now, Some(&backend)),
+            Input::Stirred { backend, resource, tells } => {
+                self.stirred(now, &(backend, resource), tells);
+            }
             Input::ClockJumped => self.suspect(now, None),
             Input::Stop => self.stop(now),
             Input::Tick => {}
@@ -152,7 +168,8 @@ impl LeaseTable {
     /// When to hand in a [`Input::Tick`] if nothing else comes.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Moment> {
-        self.wakeups.first().map(|&(at, _)| at)
+        let lease = self.wakeups.first().map_or(Moment::NEVER, |&(at, _)| at);
+        Some(lease.min(self.queues_wakeup())).filter(|at| *at != Moment::NEVER)
     }
 
     fn catch_up(&mut self, now: Moment) {
@@ -161,6 +178,7 @@ impl LeaseTable {
         {
             self.advance(now, lease);
         }
+        self.mind_queues(now);
     }
 
     fn journal(&mut self, now: Moment, works: bool) {
@@ -238,7 +256,7 @@ impl LeaseTable {
     fn synced(&mut self, now: Moment, sync: SyncId, durable: bool) {
         let Some(awaiting) = self.syncs.remove(&sync) else { return };
         let lease = match &awaiting {
-            Awaiting::Intents(_) => None,
+            Awaiting::Intents(_) | Awaiting::Attached(..) => None,
             Awaiting::Grant(lease)
             | Awaiting::Mark(lease, _)
             | Awaiting::Landing(lease, _)
@@ -255,6 +273,7 @@ impl LeaseTable {
             Awaiting::Mark(lease, mark) => self.mark_durable(now, lease, mark, durable),
             Awaiting::Landing(lease, landing) => self.landed(now, lease, &landing, durable),
             Awaiting::End(lease) => self.end_durable(now, lease, durable),
+            Awaiting::Attached(lease, ticket) => self.attached(now, lease, ticket, durable),
         }
         if let Some(lease) = lease {
             self.advance(now, lease);
@@ -276,19 +295,22 @@ impl LeaseTable {
     /// Brings a lease's place in the order of wakeups, and what subscribers know, up to date.
     fn refresh(&mut self, now: Moment, lease: LeaseId) {
         let (works, checks) = (self.journal_works, self.obeys(Law::CheckAtUse));
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let waiters = self.waiters(&entry.claim.backend, &entry.claim.resource);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let state = entry.state(now, works, checks);
         let is_over = matches!(state, State::Lost(_) | State::Released);
         // An acquire is news once it is granted, and one that never was is none.
         let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
-        let news = (state, if is_over { now } else { entry.end() });
+        let view = entry.view(now, works, checks, waiters);
+        let news = Told { state, end: entry.end(), waiters, ends_soon: view.ends_soon };
         let is_known = match &entry.told {
-            Some(told) if is_over => told.0 == news.0,
+            Some(told) if is_over => told.state == news.state,
             told => told.as_ref() == Some(&news),
         };
         if !never_was && !is_known {
             entry.told = Some(news);
-            self.effects.push_back(Effect::Changed(Box::new(entry.view(now, works, checks))));
+            self.effects.push_back(Effect::Changed(Box::new(view)));
         }
         let wakeup = entry.next_wakeup(now).max(Moment::from_nanos(now.as_nanos() + 1));
         if wakeup != entry.wakeup {

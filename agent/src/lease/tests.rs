@@ -77,7 +77,18 @@ fn claim(number: u64, on: &str, ttl_secs: u64) -> Claim {
 fn ask(ticket: u64, session: u64, claims: Vec<Claim>, hold: Hold) -> Input {
     let attach = Attach::Detached;
     let (ticket, session, owner) = (Ticket(ticket), SessionId(session), Uid(1000));
-    Input::Acquire(Box::new(Ask { ticket, session, claims, owner, hold, attach, leases_max: 256 }))
+    let (leases_max, until, hold_for) = (256, None, None);
+    Input::Acquire(Box::new(Ask {
+        ticket,
+        session,
+        claims,
+        owner,
+        hold,
+        attach,
+        leases_max,
+        until,
+        hold_for,
+    }))
 }
 
 fn table(off: Option<Law>, seed: u64) -> LeaseTable {

@@ -7,6 +7,7 @@ pub mod service;
 mod session;
 mod terms;
 mod told;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! `acquire`: take resources, all or none.
 
-use stormlock_protocol::message::{self, Attach, Code, Lease};
+use stormlock_protocol::message::{self, Attach, Code, Lease, Wait};
 
 use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
@@ -23,6 +23,7 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
         hold: args.hold.hold(),
         reason: args.reason.clone(),
         attach: Attach::Detached,
+        wait: Wait::No,
     };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());

@@ -15,7 +15,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource, UnixMs};
 use super::super::law::Law;
 use super::super::*;
 use super::store::{Promise, Store};
-use super::{Dice, claim, resource, ttl};
+use super::{Dice, backend, claim, resource, ttl};
 
 const SECOND: u64 = 1_000_000_000;
 const AGENTS: usize = 3;
@@ -80,6 +80,12 @@ enum Happening {
         agent: usize,
         life: u64,
     },
+    /// The store tells an agent that something stirred.
+    Stirs {
+        agent: usize,
+        life: u64,
+        on: Resource,
+    },
     Person {
         agent: usize,
     },
@@ -132,6 +138,10 @@ struct Agent {
     /// Who took what through which session.
     taken: Vec<(LeaseId, SessionId, Attach)>,
     sessions: BTreeMap<Ticket, (SessionId, Attach)>,
+    /// Who waits for one resource alone, in the order in which they came.
+    waiting_for: BTreeMap<Ticket, Resource>,
+    /// What the store tells it about.
+    watching: BTreeSet<Resource>,
 }
 
 pub(super) struct World {
@@ -149,6 +159,8 @@ pub(super) struct World {
     /// Leases that somebody took away behind our back, and when.
     broken: BTreeMap<LeaseId, u64>,
     gone_sessions: BTreeSet<SessionId>,
+    gone_processes: BTreeSet<ProcessId>,
+    waits: u64,
     python: Vec<(Resource, LeaseId)>,
     pub(super) grants: u64,
     tells: bool,
@@ -181,6 +193,8 @@ impl World {
                 fences: BTreeMap::new(),
                 taken: Vec::new(),
                 sessions: BTreeMap::new(),
+                waiting_for: BTreeMap::new(),
+                watching: BTreeSet::new(),
             })
             .collect();
         let mut world = World {
@@ -197,6 +211,8 @@ impl World {
             outage: [0; AGENTS],
             broken: BTreeMap::new(),
             gone_sessions: BTreeSet::new(),
+            gone_processes: BTreeSet::new(),
+            waits: 0,
             python: Vec::new(),
             grants: 0,
             tells: std::env::var_os("STORMLOCK_SEED").is_some(),
@@ -225,6 +241,7 @@ impl World {
         }
         self.play_until(SECOND + STORM + CALM);
         self.look_for_orphans();
+        self.look_for_sleepers();
         self.probe();
     }
 
@@ -271,6 +288,9 @@ impl World {
             Happening::Arrives { agent, life, id, call } => {
                 let now = self.store_now();
                 let result = self.store.does(now, &call);
+                if let Call::Release(Proof { resource, .. }) | Call::Cancel(resource, _) = &call {
+                    self.stirs(&resource.clone());
+                }
                 if let Call::Renew { proof, .. } = &call {
                     self.look_at_expiry(&proof.resource);
                 }
@@ -286,6 +306,10 @@ impl World {
                     }
                     self.tell_in_time(agent, life, Input::Synced { sync, durable });
                 }
+            }
+            Happening::Stirs { agent, life, on } => {
+                let input = Input::Stirred { backend: backend(), resource: on, tells: true };
+                self.tell_in_time(agent, life, input);
             }
             Happening::Wake { agent, life } => self.tell_in_time(agent, life, Input::Tick),
             Happening::Person { agent } if self.storm => self.person(agent),
@@ -404,11 +428,21 @@ impl World {
             }
             Effect::Answer { ticket, answer } => self.hears(agent, ticket, answer),
             Effect::Changed(view) => self.learns(agent, &view),
+            Effect::Guard(process) => self.guards(agent, process),
+            Effect::Watch { resource, .. } => self.watches(agent, resource),
+            Effect::Unwatch { resource, .. } => {
+                self.agents[agent].watching.remove(&resource);
+            }
+            Effect::Waiting { ticket, .. } => {
+                let known = self.agents[agent].sessions.contains_key(&ticket);
+                assert!(known, "{ticket:?} waits and asked nothing");
+            }
         }
     }
 
     /// A person gets an answer.
     fn hears(&mut self, agent: usize, ticket: Ticket, answer: Answer) {
+        self.served(agent, ticket, &answer);
         let session = self.agents[agent].sessions.remove(&ticket);
         match answer {
             Answer::Acquired(views) => {
@@ -429,6 +463,56 @@ impl World {
                 }
             }
             Answer::Released | Answer::No(_) => {}
+        }
+    }
+
+    /// Of those on one host who wait for one resource, whoever came first is served first.
+    fn served(&mut self, agent: usize, ticket: Ticket, answer: &Answer) {
+        let Some(on) = self.agents[agent].waiting_for.remove(&ticket) else { return };
+        if !matches!(answer, Answer::Acquired(_)) {
+            return;
+        }
+        self.waits += 1;
+        let earlier = self.agents[agent].waiting_for.range(..ticket);
+        let passed: Vec<_> = earlier.filter(|(_, waits_for)| **waits_for == on).collect();
+        assert!(passed.is_empty(), "{ticket:?} was served before {passed:?} on {on}");
+    }
+
+    fn guards(&mut self, agent: usize, process: ProcessId) {
+        if self.gone_processes.contains(&process) {
+            let life = self.agents[agent].life;
+            let input = Input::Ended(process);
+            self.later(1, Happening::Tell { agent, life, input });
+        }
+    }
+
+    /// Some stores tell, and some do not.
+    fn watches(&mut self, agent: usize, on: Resource) {
+        if self.dice.chance(500) {
+            self.agents[agent].watching.insert(on.clone());
+            let life = self.agents[agent].life;
+            self.later(SECOND / 20, Happening::Stirs { agent, life, on });
+        }
+    }
+
+    /// Whoever listens hears of it, if nothing is lost on the way.
+    fn stirs(&mut self, on: &Resource) {
+        for agent in 0..AGENTS {
+            if self.agents[agent].watching.contains(on) {
+                let life = self.agents[agent].life;
+                self.sends(agent, Happening::Stirs { agent, life, on: on.clone() }, false);
+            }
+        }
+    }
+
+    /// In the mended world nobody waits for what nobody has.
+    fn look_for_sleepers(&self) {
+        for (number, agent) in self.agents.iter().enumerate() {
+            for (ticket, on) in &agent.waiting_for {
+                let row = self.store.row(self.store_now(), on);
+                let table = &agent.table;
+                assert!(row.is_some(), "agent {number}: {ticket:?} sleeps beside {on}: {table:?}");
+            }
         }
     }
 
@@ -515,8 +599,11 @@ impl World {
             let attached = self.agents.iter().flat_map(|agent| &agent.taken).any(
                 |(lease, session, attach)| {
                     *lease == row.lease
-                        && *attach != Attach::Detached
-                        && self.gone_sessions.contains(session)
+                        && match attach {
+                            Attach::Detached => false,
+                            Attach::Session(_) => self.gone_sessions.contains(session),
+                            Attach::Process(process) => self.gone_processes.contains(process),
+                        }
                 },
             );
             assert!(!attached, "attached to nobody on {on}: {row:?}");
@@ -527,7 +614,7 @@ impl World {
     fn probe(&mut self) {
         let lease = self.fresh_claim(0, "probe", 5).lease;
         let claim = Claim { lease, ..self.fresh_claim(0, "probe", 5) };
-        let ask = self.ask(0, vec![claim], Hold::Keep, false);
+        let ask = self.ask(0, vec![claim], Hold::Keep, 0);
         self.tell(0, ask);
         self.play_until(self.now + PROBE);
         assert!(self.agents[0].beliefs.contains_key(&lease), "a kept lease was not kept");
@@ -576,7 +663,7 @@ impl World {
         }
         let end = self.moment(agent) + Duration::from_nanos(self.dice.below(90 * SECOND));
         let hold = *self.dice.pick(&[Hold::No, Hold::Keep, Hold::Until(end)]);
-        let attached = self.dice.chance(300);
+        let attached = self.dice.below(10);
         let ask = self.ask(agent, claims, hold, attached);
         self.tell(agent, ask);
     }
@@ -590,16 +677,33 @@ impl World {
             return;
         }
         let gone = *self.dice.pick(&sessions);
+        if self.dice.chance(500) {
+            return self.process_ends(agent, gone);
+        }
         self.gone_sessions.insert(gone);
         let known = &mut self.agents[agent];
         known.sessions.retain(|_, (session, _)| *session != gone);
         let taken = known.taken.iter().filter(|(_, session, _)| *session == gone);
         for (lease, _, attach) in taken {
-            if *attach != Attach::Detached {
+            if matches!(attach, Attach::Session(_)) {
                 known.beliefs.remove(lease);
             }
         }
+        known.waiting_for.retain(|ticket, _| known.sessions.contains_key(ticket));
         self.tell(agent, Input::Gone(gone));
+    }
+
+    /// The process ends that whoever has this session would have its leases follow.
+    fn process_ends(&mut self, agent: usize, of: SessionId) {
+        let process = process(of);
+        self.gone_processes.insert(process);
+        let known = &mut self.agents[agent];
+        for (lease, _, attach) in &known.taken {
+            if *attach == Attach::Process(process) {
+                known.beliefs.remove(lease);
+            }
+        }
+        self.tell(agent, Input::Ended(process));
     }
 
     fn person_polls(&mut self, agent: usize) {
@@ -690,9 +794,13 @@ impl World {
         self.gone_sessions.extend(known.sessions.values().map(|(session, _)| *session));
         self.gone_sessions.extend(known.taken.iter().map(|(_, session, _)| *session));
         known.sessions.clear();
+        known.waiting_for.clear();
+        known.watching.clear();
         known.fences.clear();
         known.over.retain(|_, lost| *lost);
         if reboot {
+            let processes = known.taken.iter().map(|(_, session, _)| process(*session));
+            self.gone_processes.extend(processes);
             known.beliefs.clear();
             known.boot += 1;
             // The clock shows some small time after boot.
@@ -728,12 +836,25 @@ impl World {
         self.tell(agent, Input::Recover(Box::new(memory)));
     }
 
-    fn ask(&mut self, agent: usize, claims: Vec<Claim>, hold: Hold, attached: bool) -> Input {
+    fn ask(&mut self, agent: usize, claims: Vec<Claim>, hold: Hold, attached: u64) -> Input {
         let (ticket, session) = (Ticket(self.fresh()), SessionId(self.fresh()));
-        let attach = if attached { Attach::Session(session) } else { Attach::Detached };
+        let attach = match attached {
+            8 => Attach::Session(session),
+            9 => Attach::Process(process(session)),
+            _ => Attach::Detached,
+        };
         self.agents[agent].sessions.insert(ticket, (session, attach));
         let owner = Uid(1000);
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max: 256 };
+        let (leases_max, hold_for) = (256, None);
+        let waits = self.storm && self.dice.chance(400);
+        let until = waits.then(|| match self.dice.below(60) {
+            0 => Moment::NEVER,
+            secs => self.moment(agent) + Duration::from_secs(secs),
+        });
+        if let ([claim], Some(_)) = (claims.as_slice(), until) {
+            self.agents[agent].waiting_for.insert(ticket, claim.resource.clone());
+        }
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
         Input::Acquire(Box::new(ask))
     }
 
@@ -770,6 +891,11 @@ impl World {
     }
 }
 
+/// The process that whoever has this session would have its leases follow.
+fn process(of: SessionId) -> ProcessId {
+    ProcessId { pid: u32::try_from(of.0).expect("small"), started: 1, group: false }
+}
+
 fn drifted(nanos: u64, fast_ppm: i64) -> u64 {
     let part = nanos / 1_000_000 * fast_ppm.unsigned_abs();
     if fast_ppm < 0 { nanos - part } else { nanos + part }
@@ -795,23 +921,29 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn the_world_never_has_two_believers() {
-    let mut grants = 0;
+    let (mut grants, mut waits) = (0, 0);
     for seed in seeds(1000) {
         let played = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Off::Nothing);
             world.run();
-            world.grants
+            (world.grants, world.waits)
         });
         match played {
-            Ok(more) => grants += more,
+            Ok((more, waited)) => {
+                grants += more;
+                waits += waited;
+            }
             Err(why) => {
                 eprintln!("play it again with STORMLOCK_SEED={seed}");
                 std::panic::resume_unwind(why);
             }
         }
     }
-    println!("{grants} grants");
-    assert!(grants > 1000, "a world in which hardly anything is granted shows nothing");
+    println!("{grants} grants, {waits} of them after a wait");
+    assert!(
+        grants > 1000 && waits > 100,
+        "a world in which hardly anything is granted shows nothing"
+    );
 }
 
 /// The first seed that notices that something is off.
