@@ -149,7 +149,7 @@ impl LeaseTable {
         let clearing = self
             .leases_on(&claim.backend, &claim.resource)
             .any(|other| self.entries.get(&other).is_some_and(Entry::is_clearing));
-        if clearing || self.is_behind(&claim, group) {
+        if clearing || self.is_behind(now, &claim, group) {
             // An earlier lease of ours is about to leave the store: its end wakes this one, so
             // that one command after the other never sees its own predecessor as a stranger. Or
             // somebody who has waited asks first.

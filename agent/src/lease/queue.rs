@@ -91,11 +91,13 @@ impl LeaseTable {
         queue.map_or(0, |queue| u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX))
     }
 
-    /// True for a claim of somebody who does not wait, while the first of those who do is asking.
-    pub(super) fn is_behind(&self, claim: &Claim, group: Ticket) -> bool {
+    /// True for a claim of somebody who does not wait, while the first of those who do is asking,
+    /// or is about to.
+    pub(super) fn is_behind(&self, now: Moment, claim: &Claim, group: Ticket) -> bool {
         let waits = self.groups.get(&group).is_some_and(|group| group.patience.is_some());
         let queue = self.queues.get(&(claim.backend.clone(), claim.resource.clone()));
-        !waits && queue.is_some_and(|queue| queue.asking.is_some())
+        let soon = now + schedule::LOOK_GAP;
+        !waits && queue.is_some_and(|queue| queue.asking.is_some() || queue.look_at <= soon)
     }
 
     /// Before a group asks for the first time: where others wait already it takes its place behind

@@ -6,6 +6,7 @@ mod play;
 mod scenarios;
 mod sequences;
 mod store;
+mod waiting;
 mod world;
 
 use std::collections::BTreeSet;
