@@ -31,7 +31,7 @@ const AGENT: &Arrows = &[
     ("place", &["journal", "clock", "protocol::name"]),
     ("journal", &["lease", "clock", "protocol::name"]),
     ("audit", &["lease", "clock", "protocol"]),
-    ("backend", &["lease", "clock", "protocol"]),
+    ("backend", &["lease", "clock", "fd", "protocol"]),
     ("policy", &["lease", "protocol::name"]),
     ("clock", &["lease", "fd", "protocol::name"]),
     ("reload", &["config", "clock", "systemd"]),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stormlock_protocol::RESOURCES_MAX;
-use stormlock_protocol::message::Hold;
+use stormlock_protocol::message::{self, Hold};
 use stormlock_protocol::name::{LeaseId, NameError, Reason, Resource, Ttl, UnixMs};
 
 use crate::exit::Exit;
@@ -97,17 +97,20 @@ pub(crate) enum Command {
     List(List),
     Status(Status),
     Doctor(Doctor),
+    Wait(Wait),
     Completions(Completions),
 }
 
 /// Take resources, all or none; prints one lease id per resource
 ///
-/// The agent keeps the lease. Without --for, --until or --keep it is not renewed and ends after its
-/// ttl. If another holds one of the resources, nothing is taken and the exit code is 75.
+/// The agent keeps the lease. Without --for, --until or --keep it is held as the agent's
+/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If another
+/// holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl acquire prod/db -m 'schema migration' --for 2h
   stormctl acquire prod/db prod/cache --until 18:00
+  stormctl acquire prod/db --timeout 10m --bind $$
   lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
 pub(crate) struct Acquire {
     /// What to take: letters, digits and . _ / : @ + -
@@ -122,6 +125,32 @@ pub(crate) struct Acquire {
     pub(crate) ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) hold: TakeHold,
+    #[command(flatten)]
+    pub(crate) wait: TakeWait,
+    /// Give it back when this process ends ($$ is this shell)
+    #[arg(long, value_name = "PID")]
+    pub(crate) bind: Option<u32>,
+}
+
+/// Whether to wait for what others hold.
+#[derive(Debug, Args)]
+pub(crate) struct TakeWait {
+    /// Wait while others hold it; first come first served on this host
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Wait for so long at most; after it the exit code is 75
+    #[arg(long, value_name = "DUR", value_parser = wait_secs, allow_hyphen_values = true)]
+    pub(crate) timeout: Option<u32>,
+}
+
+impl TakeWait {
+    pub(crate) fn wait(&self) -> message::Wait {
+        match (self.timeout, self.wait) {
+            (Some(secs), _) => message::Wait::For(secs),
+            (None, true) => message::Wait::Forever,
+            (None, false) => message::Wait::No,
+        }
+    }
 }
 
 /// How long the agent renews what is taken.
@@ -145,9 +174,25 @@ impl TakeHold {
             (Some(secs), _, _) => Hold::For(secs),
             (None, Some(at), _) => Hold::Until(at),
             (None, None, true) => Hold::Keep,
-            (None, None, false) => Hold::No,
+            (None, None, false) => Hold::Usual,
         }
     }
+}
+
+/// Wait until nobody holds a resource; takes nothing
+///
+/// When it returns somebody else may already have taken it: to take it, `acquire --wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl wait prod/db && echo free
+  stormctl wait prod/db --timeout 2h")]
+pub(crate) struct Wait {
+    /// What to wait for
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// Wait for so long at most; after it the exit code is 75
+    #[arg(long, value_name = "DUR", value_parser = wait_secs, allow_hyphen_values = true)]
+    pub(crate) timeout: Option<u32>,
 }
 
 /// Give back what you hold
@@ -358,6 +403,11 @@ fn reason(text: &str) -> Result<Reason, NameError> {
 fn hold_secs(text: &str) -> Result<u32, String> {
     let secs = time::parse_duration(text)?;
     u32::try_from(secs).map_err(|_| "it is too long (use --keep to hold without an end)".to_owned())
+}
+
+fn wait_secs(text: &str) -> Result<u32, String> {
+    let secs = time::parse_duration(text)?;
+    u32::try_from(secs).map_err(|_| "it is too long (use --wait to wait without an end)".to_owned())
 }
 
 fn until(text: &str) -> Result<UnixMs, String> {

@@ -71,6 +71,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::IsHeld(args) => command::is_held::run(args, &mut open()?, view),
         Command::List(args) => command::list::run(args, &mut open()?, view),
         Command::Status(_) => command::status::run(&mut open()?, view),
+        Command::Wait(args) => command::wait::run(args, &mut open()?, view),
         Command::Doctor(_) => {
             command::doctor::run(&Places::of_this_process(explicit), open(), view)
         }

@@ -10,6 +10,8 @@ mod dice;
 mod dynamo_server;
 #[path = "../support/etcd.rs"]
 mod etcd_server;
+#[path = "../support/exec.rs"]
+mod exec_store;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 #[path = "../support/program.rs"]
@@ -25,8 +27,10 @@ mod outage;
 mod service;
 mod stores_dynamodb;
 mod stores_etcd;
+mod stores_exec;
 mod stores_postgres;
 mod strangers;
+mod waiting;
 
 use stormlock_protocol::client::Client;
 use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock, Wait};

@@ -65,6 +65,12 @@ impl Agent {
         Agent::on_store(host, &format!("kind = \"postgres\"\nurl = \"{url}\""))
     }
 
+    /// The same on a program of the site's own.
+    pub(crate) fn on_exec(host: &str, command: &[String]) -> Agent {
+        // A list of plain texts is written alike in both languages.
+        Agent::on_store(host, &format!("kind = \"exec\"\ncommand = {command:?}"))
+    }
+
     fn on_store(host: &str, store: &str) -> Agent {
         let uid = geteuid().as_raw();
         Agent::start(&format!(

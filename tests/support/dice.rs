@@ -6,9 +6,14 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Milliseconds since boot.
 pub(crate) fn now_ms() -> u64 {
+    now_us() / 1000
+}
+
+/// Microseconds since boot.
+pub(crate) fn now_us() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
-    let ms = now.tv_sec * 1000 + now.tv_nsec / 1_000_000;
-    u64::try_from(ms).expect("the boot clock is not negative")
+    let us = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
+    u64::try_from(us).expect("the boot clock is not negative")
 }
 
 /// A small generator whose seed is printed: xorshift64*.

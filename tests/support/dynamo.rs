@@ -90,11 +90,23 @@ impl DynamoServer {
                 "DeletionProtectionEnabled": true,
             }),
         );
+        self.sweeps(name, true);
+    }
+
+    /// An emulator whose table keeps what has ended until somebody deletes it, as DynamoDB's does
+    /// for days: the emulator itself would sweep it away every minute.
+    pub(crate) fn start_unswept() -> DynamoServer {
+        let server = DynamoServer::start();
+        server.sweeps("stormlock", false);
+        server
+    }
+
+    fn sweeps(&self, name: &str, enabled: bool) {
         self.run(
             "UpdateTimeToLive",
             &json!({
                 "TableName": name,
-                "TimeToLiveSpecification": {"Enabled": true, "AttributeName": "expires"},
+                "TimeToLiveSpecification": {"Enabled": enabled, "AttributeName": "expires"},
             }),
         );
     }

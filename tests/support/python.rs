@@ -99,6 +99,8 @@ pub(crate) enum Said {
     Done,
     /// The lease is not there any more.
     Expired,
+    /// It fell over: the exception.
+    Failed(String),
 }
 
 /// A process of the tool's library. It ends with this value.
@@ -106,7 +108,7 @@ pub(crate) struct Peer {
     child: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
-    /// Its configuration is read again for each new resource.
+    /// Its configuration is read at the first operation.
     _tool: PythonTool,
 }
 
@@ -121,7 +123,7 @@ impl Peer {
         self.ask(&["renew", resource, lease, &ttl_secs.to_string()])
     }
 
-    /// Gives a lease back: [`Said::Done`], even where there is none.
+    /// Gives a lease back: [`Said::Done`], even where there is none; on etcd [`Said::Failed`] then.
     pub(crate) fn release(&mut self, resource: &str, lease: &str) -> Said {
         self.ask(&["release", resource, lease])
     }
@@ -144,6 +146,7 @@ impl Peer {
             ["free"] => Said::Free,
             ["done"] => Said::Done,
             ["expired"] => Said::Expired,
+            ["failed", error] => Said::Failed(error.to_owned()),
             _ => panic!("the Python tool said {line:?}; its own words stand above"),
         }
     }

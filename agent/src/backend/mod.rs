@@ -1,9 +1,25 @@
 //! Lock stores behind one trait. The caller brings retries, timers and logs; a store brings one
 //! atomic operation for each verb.
+//!
+//! A store that no build has can be a program ([`exec`]). To build one in:
+//!
+//! 1. `backend/KIND/`: a `KIND`, `Options`, and the type that is a [`Backend`]. Its header answers
+//!    whose clock expires a lease, what the fence is, which single atomic operation decides, and
+//!    what is not guaranteed. Its client crate is named in this folder only (`STORE_CLIENTS` in
+//!    `tests/tidy/rules.rs`).
+//! 2. Here: its `mod`, a variant of [`Options`], and an arm in `kind`, `same` and [`open`].
+//! 3. `config/KIND.rs` reads and checks its table; `config/file.rs` (`KINDS`, `Kind`) and
+//!    `config/check.rs` know that; `config/stormlock.toml` shows each key.
+//! 4. Tests: `contract!` and, where others write into the store too, `contract_with_others!`
+//!    against a real server from `tests/support`, which `tests/run` installs. Then, of its own:
+//!    that a late copy of a cancelled acquire fails, on a line that holds it back; each error and
+//!    its kind; a server that is down, mute, or another; `tests/agent/stores_KIND.rs`.
+//! 5. README: its row among the promises, its set-up with the least rights.
 
 #[cfg(feature = "dynamodb")]
 pub mod dynamodb;
 pub mod etcd;
+pub mod exec;
 mod line;
 pub mod local;
 pub mod postgres;
@@ -31,12 +47,27 @@ use tokio::sync::Notify;
 pub use crate::lease::{Attempt, RefusedKind, Standing};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
 
-/// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. A call may be
-/// dropped at any point (the caller's timer); then, as after [`BackendError::Unknown`], it may or
-/// may not have happened, or may happen later. An acquire is dropped before it is cancelled: one
-/// that is still running may begin after the cancel. Nothing happens before the first poll.
+/// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. Connections are
+/// made when a call needs one, in a bounded time, and kept; a store that is down is an error of
+/// each call, never of the start. Many calls run at once, of one lease too.
+///
+/// **Cancel safety.** A call may be dropped at any point (the caller's timer); then, as after
+/// [`BackendError::Unknown`], it may or may not have happened, or may happen later. An acquire is
+/// dropped before it is cancelled: one that is still running may begin after the cancel. Nothing
+/// happens before the first poll. A connection with an abandoned call on it must not deliver that
+/// call late where it can be helped: it is reset, not closed.
+///
+/// **Errors.** [`BackendError::Refused`] only if it is certain that nothing happened and never
+/// will: nothing was sent, or the store said no. Else `Unknown`. That somebody else has the
+/// resource, or that the lease is gone, is no error but an answer.
+///
+/// **Time.** A store counts by its own clock, and tells what remains as a duration: the caller
+/// counts it from the moment at which its question left. Late is safe, early is not.
+///
+/// **Comparing.** The lease id and the end are compared in one condition with what is changed, by
+/// the store. A record whose end is over counts as absent everywhere.
 pub trait Backend: Send + Sync + fmt::Debug {
-    /// What this store can do and how it counts.
+    /// What this store can do and how it counts. Cheap, and known without asking.
     fn traits(&self) -> Traits;
 
     /// Takes up what the agent's own journal says of the leases in this store, before any call;
@@ -47,9 +78,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     }
 
     /// Takes the claim if nobody holds the resource. Idempotent on the lease id: the same claim
-    /// again says [`Attempt::Granted`] with the same fence and what remains. Compares the
+    /// again says [`Attempt::Granted`] with the same fence and what remains, and renews nothing.
+    /// [`Attempt::Held`] comes with the holder from the same atomic operation. Compares the
     /// resource's counter with the one it read first, so that a late copy fails after a grant or a
-    /// cancel has moved it.
+    /// cancel has moved it; [`Attempt::Moved`] then, and nothing is done. Each grant's fence is
+    /// greater than any before it on the resource, whatever happened between.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt>;
 
     /// Starts the lease's time again with `ttl`, if the store still has exactly this lease under
@@ -57,8 +90,8 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// A vanished record is never made again.
     fn renew<'a>(&'a self, proof: &'a Proof, ttl: Ttl, next: Nonce) -> Pending<'a, Standing>;
 
-    /// Reads the lease back and changes nothing. What it says remains is as durable as what a
-    /// renewal says; a store that cannot promise this writes.
+    /// Reads the lease back and changes nothing, but may take away what has ended. What it says
+    /// remains is as durable as what a renewal says; a store that cannot promise this writes.
     fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing>;
 
     /// Gives the lease back if the store still has exactly this lease under one of the proof's
@@ -72,11 +105,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// in this order. After `Ok` no late copy of that acquire can succeed.
     fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
 
-    /// Who holds the resource now.
+    /// Who holds the resource now. To be shown: nothing is decided by it. Something that is no lock
+    /// is refused as [`RefusedKind::Foreign`], by [`Backend::acquire`] as well, and never touched.
     fn holder<'a>(&'a self, resource: &'a Resource) -> Pending<'a, Option<Holder>>;
 
-    /// Every lock in the store, in the order of resources, those after `after` and at most
-    /// `limit`. Records of others that are no locks are left out.
+    /// Every lock in the store, in the order of resources (by bytes), those after `after` and at
+    /// most `limit`; an empty answer is the end. Records of others that are no locks are left out.
     fn list<'a>(&'a self, after: Option<&'a Resource>, limit: usize) -> Pending<'a, Vec<Holder>>;
 
     /// What can be said about the store's fitness, for `doctor`. A store that cannot be reached is
@@ -129,6 +163,8 @@ pub enum Options {
     Etcd(Box<etcd::Options>),
     /// A PostgreSQL.
     Postgres(Box<postgres::Options>),
+    /// A program of the site's own.
+    Exec(Box<exec::Options>),
     /// A table of DynamoDB.
     #[cfg(feature = "dynamodb")]
     DynamoDb(Box<dynamodb::Options>),
@@ -143,6 +179,7 @@ impl Options {
             Options::Redis(_) => redis::KIND,
             Options::Etcd(_) => etcd::KIND,
             Options::Postgres(_) => postgres::KIND,
+            Options::Exec(_) => exec::KIND,
             #[cfg(feature = "dynamodb")]
             Options::DynamoDb(_) => dynamodb::KIND,
         }
@@ -157,6 +194,7 @@ impl Options {
             (Options::Redis(these), Options::Redis(those)) => these.same(those),
             (Options::Etcd(these), Options::Etcd(those)) => these.same(those),
             (Options::Postgres(these), Options::Postgres(those)) => these.same(those),
+            (Options::Exec(these), Options::Exec(those)) => these.same(those),
             #[cfg(feature = "dynamodb")]
             (Options::DynamoDb(these), Options::DynamoDb(those)) => these.same(those),
             // Of two kinds.
@@ -176,6 +214,7 @@ pub fn open(options: &Options, clock: Clock) -> Result<Arc<dyn Backend>, OpenErr
         Options::Redis(options) => Ok(Arc::new(redis::Redis::new(options)?)),
         Options::Etcd(options) => Ok(Arc::new(etcd::Etcd::new(options)?)),
         Options::Postgres(options) => Ok(Arc::new(postgres::Postgres::new(options)?)),
+        Options::Exec(options) => Ok(Arc::new(exec::Exec::new(options)?)),
         #[cfg(feature = "dynamodb")]
         Options::DynamoDb(options) => Ok(Arc::new(dynamodb::DynamoDb::new(options, clock)?)),
     }

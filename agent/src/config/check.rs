@@ -11,8 +11,8 @@ use super::nearest::nearest;
 use super::principal::Template;
 use super::reader::{Placed, Spot, Wrong};
 use super::{
-    Config, HOST_MAX, LOCAL, OfResource, Outside, built_in, etcd, fresh_ttl, host_of, is_host_char,
-    postgres, redis,
+    Config, HOST_MAX, LOCAL, OfResource, Outside, built_in, etcd, exec, fresh_ttl, host_of,
+    is_host_char, postgres, redis,
 };
 use crate::backend::Options;
 use crate::lease::{BackendName, Uid};
@@ -117,6 +117,7 @@ fn check_backend(table: BackendTable, outside: &Outside) -> Result<(BackendName,
         Kind::Redis(table) => Options::Redis(Box::new(redis::check(*table, outside)?)),
         Kind::Etcd(table) => Options::Etcd(Box::new(etcd::check(*table, outside)?)),
         Kind::Postgres(table) => Options::Postgres(Box::new(postgres::check(*table, outside)?)),
+        Kind::Exec(table) => Options::Exec(Box::new(exec::check(&table, outside)?)),
         #[cfg(feature = "dynamodb")]
         Kind::DynamoDb(table) => {
             Options::DynamoDb(Box::new(super::dynamodb::check(*table, outside)?))

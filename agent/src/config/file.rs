@@ -4,6 +4,7 @@
 use toml::de::DeTable;
 
 use super::etcd::EtcdTable;
+use super::exec::ExecTable;
 use super::nearest::nearest;
 use super::reader::{Placed, Spot, Table, Wrong, line_at};
 
@@ -13,6 +14,7 @@ pub(super) const KINDS: &[&str] = &[
     "redis",
     "etcd",
     "postgres",
+    "exec",
     #[cfg(feature = "dynamodb")]
     "dynamodb",
 ];
@@ -40,6 +42,7 @@ pub(super) enum Kind {
     Redis(Box<RedisTable>),
     Etcd(Box<EtcdTable>),
     Postgres(Box<PostgresTable>),
+    Exec(Box<ExecTable>),
     #[cfg(feature = "dynamodb")]
     DynamoDb(Box<super::dynamodb::DynamoDbTable>),
 }
@@ -148,6 +151,7 @@ impl Kind {
             "redis" => RedisTable::read(table).map(|redis| Kind::Redis(Box::new(redis))),
             "etcd" => EtcdTable::read(table).map(|etcd| Kind::Etcd(Box::new(etcd))),
             "postgres" => PostgresTable::read(table).map(|it| Kind::Postgres(Box::new(it))),
+            "exec" => ExecTable::read(table).map(|exec| Kind::Exec(Box::new(exec))),
             #[cfg(feature = "dynamodb")]
             "dynamodb" => super::dynamodb::DynamoDbTable::read(table)
                 .map(|dynamodb| Kind::DynamoDb(Box::new(dynamodb))),

@@ -7,6 +7,7 @@ mod check;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod etcd;
+mod exec;
 mod file;
 pub mod import;
 mod nearest;

@@ -235,12 +235,12 @@ const COMPLAINTS: &[(&str, &str)] = &[
     (
         "\n[backend.a]",
         "2: key `backend.a.kind`: is missing, write one of: local, redis, etcd, postgres, \
-         dynamodb",
+         exec, dynamodb",
     ),
     (
         "[backend.a]\nkind = \"zookeeper\"",
         "2: key `backend.a.kind`: this build has no backend \"zookeeper\" (it has: local, redis, \
-         etcd, postgres, dynamodb)",
+         etcd, postgres, exec, dynamodb)",
     ),
     (
         "[backend.a]\nkind = \"reddis\"",
@@ -742,11 +742,11 @@ fn the_example_is_a_fresh_configuration_and_a_valid_one_without_its_number_signs
     let lines = EXAMPLE.lines().filter(|line| !is_prose(line));
     let keys: Vec<_> = lines.map(|line| line.strip_prefix('#').unwrap_or(line)).collect();
     let mut text = keys.join("\n");
-    for file in ["redis.password", "etcd.password", "pgpass", "aws.secret"] {
+    for file in ["redis.password", "etcd.password", "pgpass", "aws.secret", "own.password"] {
         text = text.replace(&format!("/etc/stormlock/{file}"), password.to_str().unwrap());
     }
     let config = parse(&text).unwrap();
-    assert_eq!(config.backends.len(), 5);
+    assert_eq!(config.backends.len(), 6);
     assert_eq!(config.resources.len(), 1);
     assert!(config.policy.judge(&who(0, "root", &[]), Act::Break, Some(&on("prod/x"))).is_ok());
 }

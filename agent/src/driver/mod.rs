@@ -294,6 +294,7 @@ impl Driver {
                     asker.send_replace(Some(waits));
                 }
             }
+            Effect::Touched(view, touch) => watch::warn_of(&view, touch),
         }
     }
 

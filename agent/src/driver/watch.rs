@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use stormlock_protocol::name::LeaseId;
 use tokio::sync::mpsc;
 
-use crate::lease::{State, Uid, View};
+use crate::lease::{State, Touch, Uid, View};
 
 /// Changes that wait for a subscriber to read them; one that lags further is cut off, and may
 /// subscribe again to hear the whole state.
@@ -69,6 +69,21 @@ impl Watchers {
                 tracing::warn!(resource, %lease, principal, fence, backend, %why, "lease is lost");
             }
             State::Asking => {}
+        }
+    }
+}
+
+/// Says that another writer moved a lease's end. One that is kept is being set again.
+pub(super) fn warn_of(view: &View, touch: Touch) {
+    let lease = view.claim.lease;
+    let resource = view.claim.resource.as_str();
+    let backend = view.claim.backend.as_str();
+    match touch {
+        Touch::Cut => {
+            tracing::warn!(resource, %lease, backend, "another writer cut the lease short");
+        }
+        Touch::Lengthened => {
+            tracing::warn!(resource, %lease, backend, "another writer made the lease last longer");
         }
     }
 }

@@ -6,8 +6,13 @@ use std::time::Duration;
 use stormlock_protocol::name::Ttl;
 
 use super::Moment;
-use super::entry::Entry;
+use super::entry::{Entry, Phase};
+use super::port::Touch;
 use super::schedule::{self, length};
+
+/// An end that a read-back finds this far from where the last proof put it was moved by somebody:
+/// stores round to seconds, and one whose clock is read from a Date knows it to three of them.
+const MOVED_MIN: Duration = Duration::from_secs(5);
 
 impl Entry {
     /// What a renewal for `ttl` that leaves now, or later, may cut the latest proof to.
@@ -30,6 +35,20 @@ impl Entry {
         self.doubt_end =
             self.doubt.map_or(Moment::NEVER, |ttl| schedule::deadline(sent, length(ttl)));
         self.take(sent, remaining);
+    }
+
+    /// What a read-back that left at `sent` says that another writer did to this lease; `None` also
+    /// where a renewal of ours that had no answer may have done it.
+    pub(super) fn touch(&self, sent: Moment, remaining: Duration) -> Option<Touch> {
+        let (proven_at, left) = self.proven.filter(|_| matches!(self.phase, Phase::Held))?;
+        let (expected, found) = (proven_at + left, sent + remaining);
+        if self.doubt.is_some() {
+            return None;
+        }
+        if found + MOVED_MIN < expected {
+            return Some(Touch::Cut);
+        }
+        (expected + MOVED_MIN < found).then_some(Touch::Lengthened)
     }
 
     fn take(&mut self, sent: Moment, remaining: Duration) {
@@ -67,13 +86,7 @@ impl Entry {
             self.doubt = Some(self.doubt.map_or(ttl, |least| least.min(ttl)));
             self.doubt_end = self.doubt_end.min(schedule::deadline(sent, length(ttl)));
         }
-        self.unsure = true;
         self.set_deadline();
-    }
-
-    /// True while only a shorter renewal, asked for or in doubt, ends belief: not the proof itself.
-    pub(super) fn is_cut(&self, now: Moment) -> bool {
-        self.proven.is_some_and(|(sent, remaining)| now < schedule::deadline(sent, remaining))
     }
 
     fn set_deadline(&mut self) {

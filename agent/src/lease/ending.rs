@@ -172,14 +172,13 @@ impl LeaseTable {
         self.forget(now, lease);
     }
 
-    /// Ends belief for good and says so, once (law 7). If a renewal may have come through, the
-    /// store is asked to let go of what nobody believes in any more.
+    /// Ends belief for good and says so, once (law 7). The store is asked to let go of what nobody
+    /// believes in any more: a renewal may have come through, and DynamoDB keeps what has ended,
+    /// where the Python tool cannot take it.
     pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
-        let renewing = matches!(entry.busy, Busy::Call { purpose: Purpose::Renew(_), .. });
-        let may_be_there = entry.unsure || renewing || entry.is_cut(now);
         let sweeps = match loss {
-            Loss::Expired => may_be_there || entry.is_in_copies,
+            Loss::Expired => true,
             Loss::StoreLostIt => entry.is_in_copies,
             Loss::TakenBy(_) | Loss::BrokenBy(_) | Loss::Clone | Loss::Revoked => false,
         };
@@ -201,14 +200,14 @@ impl LeaseTable {
         self.advance(now, lease);
     }
 
-    /// Clears the store of a lost lease that a late renewal may have kept there.
+    /// Clears the store of a lost lease that may still be there.
     pub(super) fn sweep(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let Phase::Lost(_, sweeps) = &mut entry.phase else { return };
         if !*sweeps || entry.busy != Busy::No || entry.retry_at > now {
             return;
         }
-        if now >= entry.kept_until {
+        if entry.tries > 0 && now >= entry.kept_until {
             *sweeps = false;
             let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
             self.wake_askers(now, &backend, &on);

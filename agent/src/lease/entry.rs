@@ -72,8 +72,6 @@ pub(super) struct Entry {
     pub(super) doubted_at: Moment,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
     pub(super) kept_until: Moment,
-    /// A renewal since the last proof may have come through.
-    pub(super) unsure: bool,
     /// Recovered and attached: given back then unless its holder comes back.
     pub(super) orphan_at: Moment,
     /// When its end is near enough to be told.
@@ -187,7 +185,6 @@ impl Entry {
         let in_doubt = known.nonces.len() > 1;
         let mut entry = Entry::new(known.intent, phase, known.nonces);
         entry.fence = known.fence;
-        entry.unsure = true;
         entry.is_in_copies = true;
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
@@ -233,7 +230,6 @@ impl Entry {
             suspect: false,
             doubted_at: Moment::BOOT,
             kept_until: Moment::BOOT,
-            unsure: false,
             orphan_at: Moment::NEVER,
             warn_at: Moment::NEVER,
             told: None,

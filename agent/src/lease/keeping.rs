@@ -6,7 +6,7 @@ use stormlock_protocol::name::{LeaseId, Ttl};
 
 use super::entry::{Busy, Entry, MARKS_MAX, Phase, Wish};
 use super::law::Law;
-use super::port::{After, Answer, Call, CallResult, No, Ticket};
+use super::port::{After, Answer, Call, CallResult, Effect, No, Ticket, Touch};
 use super::schedule::{self, length};
 use super::{Awaiting, Ending, Hold, LeaseTable, Loss, Moment, Nonce, Record, Standing};
 
@@ -189,7 +189,6 @@ impl LeaseTable {
                     entry.carried = carried;
                 }
                 entry.marks = vec![mark];
-                entry.unsure = waits;
                 self.land(now, lease, Landing { sent, remaining, wish, waits });
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
@@ -328,12 +327,16 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         match result {
             CallResult::Stands(Standing::Ours { remaining }) => {
+                let touch = entry.touch(sent, remaining);
                 entry.read_back(sent, remaining);
                 if matches!(entry.phase, Phase::Unproven) {
                     entry.left = Some(remaining);
                     return;
                 }
                 entry.renew_no_later(sent, remaining, roll);
+                if let Some(touch) = touch {
+                    self.touched(now, lease, touch);
+                }
             }
             CallResult::Stands(standing) => self.not_ours(now, lease, standing),
             CallResult::Refused(_)
@@ -348,6 +351,18 @@ impl LeaseTable {
         }
     }
 
+    /// Somebody else moved a lease's end: what is kept is set again at once, and it is said.
+    fn touched(&mut self, now: Moment, lease: LeaseId, touch: Touch) {
+        if let Some(entry) = self.entries.get_mut(&lease)
+            && entry.hold != Hold::No
+        {
+            entry.renew_at = now;
+        }
+        if let Some(view) = self.view(now, lease) {
+            self.effects.push_back(Effect::Touched(Box::new(view), touch));
+        }
+    }
+
     fn not_ours(&mut self, now: Moment, lease: LeaseId, standing: Standing) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let over = entry.proven.is_none_or(|(sent, remaining)| now >= sent + remaining);
@@ -358,17 +373,7 @@ impl LeaseTable {
             Standing::NotOurs(None) if over => Loss::Expired,
             Standing::NotOurs(None) => Loss::StoreLostIt,
         };
-        if let Some(entry) = self.entries.get_mut(&lease) {
-            // The store said so: nothing of ours is left there to clear.
-            entry.unsure = false;
-        }
         self.lose(now, lease, loss);
-    }
-
-    pub(super) fn refuse_some(&mut self, ticket: Option<Ticket>, no: &No) {
-        if let Some(ticket) = ticket {
-            self.refuse(ticket, no.clone());
-        }
     }
 }
 

@@ -32,7 +32,8 @@ pub use claim::{
 };
 pub use moment::Moment;
 pub use port::{
-    After, Answer, Ask, Call, CallId, CallResult, Effect, Input, No, State, SyncId, Ticket, View,
+    After, Answer, Ask, Call, CallId, CallResult, Effect, Input, No, State, SyncId, Ticket, Touch,
+    View,
 };
 pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
 pub use schedule::{look_alone, patience};
@@ -358,6 +359,12 @@ impl LeaseTable {
 
     fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.effects.push_back(Effect::Answer { ticket, answer });
+    }
+
+    fn refuse_some(&mut self, ticket: Option<Ticket>, no: &No) {
+        if let Some(ticket) = ticket {
+            self.refuse(ticket, no.clone());
+        }
     }
 
     fn refuse(&mut self, ticket: Ticket, no: No) {

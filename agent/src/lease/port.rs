@@ -185,6 +185,17 @@ pub enum Effect {
         /// How many there are.
         of: u32,
     },
+    /// Reading back showed that somebody else moved the end of a lease in its store.
+    Touched(Box<View>, Touch),
+}
+
+/// What another writer did to a lease of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// It ends sooner than we had made it.
+    Cut,
+    /// It ends later.
+    Lengthened,
 }
 
 /// A question to a store.

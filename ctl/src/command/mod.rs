@@ -10,6 +10,7 @@ pub(crate) mod release;
 pub(crate) mod renew;
 pub(crate) mod status;
 pub(crate) mod version;
+pub(crate) mod wait;
 mod words;
 
 use std::collections::HashSet;
@@ -52,7 +53,7 @@ fn told_end(lease: &Lease, view: &View) -> String {
     let deadline = time::clock(time::end(lease.left_ms, &view.now), &view.now);
     let resource = &lease.resource;
     match lease.hold {
-        Hold::No => format!(
+        Hold::No | Hold::Usual => format!(
             "{resource} is yours until {deadline} ({}), not renewed",
             time::words(left_secs)
         ),

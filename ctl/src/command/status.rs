@@ -165,7 +165,7 @@ fn mood(told: &str) -> Mood {
 
 fn told_hold(hold: Hold, view: &View) -> String {
     match hold {
-        Hold::No => "not renewed".to_owned(),
+        Hold::No | Hold::Usual => "not renewed".to_owned(),
         Hold::Keep => "until released".to_owned(),
         Hold::For(secs) => format!("for {}", time::exact(u64::from(secs))),
         Hold::Until(at) => format!("until {}", time::clock(at, &view.now)),

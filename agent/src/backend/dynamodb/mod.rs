@@ -12,7 +12,7 @@
 //! - Not guaranteed: anything between regions (global tables replicate later); a table that was
 //!   restored from a backup. The Python tool's renew names no lease (its condition says only that
 //!   the lock has not ended): one that comes late from a holder of before shortens or lengthens our
-//!   lease. It is seen when the lease is read back, and the next renewal mends it.
+//!   lease. It is seen when the lease is read back, and renewed at once if it is kept.
 //!
 //! A lock is an item: `resource` (the key), `principal`, `created`, `lease` in 32 hex digits,
 //! `expires` in seconds, as the Python tool writes it, and `created_ms`, `fence`, `mark`, `ttl`,
@@ -210,7 +210,9 @@ impl DynamoDb {
             Err(error) => match &error {
                 SdkError::ServiceError(answer) => match answer.err() {
                     UpdateItemError::ConditionalCheckFailedException(failed) => {
-                        match self.standing(failed.item(), &known, self.link.span(sent)?) {
+                        let now = self.link.span(sent)?;
+                        self.bury_if_over(&proof.resource, failed.item(), now).await;
+                        match self.standing(failed.item(), &known, now) {
                             // It changed in between, and changed back: nobody knows.
                             Standing::Ours { .. } => {
                                 Err(strange("a renewal failed though it fits"))
@@ -268,6 +270,16 @@ impl DynamoDb {
         let proof = Proof { resource: on.clone(), lease: lock.lease, nonces: Vec::new() };
         if let Ok(known) = Known::new(&proof, None) {
             let _ = self.delete(&known, lock.expires).await;
+        }
+    }
+
+    /// The same for what a read-back or a renewal found there: whoever loses a lease to somebody
+    /// who cut it is told that it is gone, and clears nothing later.
+    async fn bury_if_over(&self, on: &Resource, found: Option<&Item>, now: Span) {
+        if let Some(Ok(lock)) = found.map(Lock::read)
+            && lock.is_over(now, self.margin())
+        {
+            self.bury(on, &lock).await;
         }
     }
 
@@ -331,6 +343,7 @@ impl Backend for DynamoDb {
             let Some((item, now)) = self.look(&proof.resource).await? else {
                 return Ok(Standing::NotOurs(None));
             };
+            self.bury_if_over(&proof.resource, Some(&item), now).await;
             Ok(self.standing(Some(&item), &known, now))
         })
     }

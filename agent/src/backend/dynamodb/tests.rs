@@ -274,6 +274,24 @@ async fn a_dead_lock_of_ours_is_taken_away_when_it_is_seen() {
 }
 
 #[tokio::test]
+async fn a_lease_of_ours_that_another_writer_ended_is_taken_away_when_its_agent_sees_it() {
+    let server = DynamoServer::start();
+    let store = open(&server.url());
+    let ended: Vec<_> = (0..2).map(|_| claim(&resource("ended"), 600)).collect();
+    for claim in &ended {
+        granted(&store, claim).await;
+        let past = json!({"N": (now_secs() - 100).to_string()});
+        server.set(claim.resource.as_str(), "expires", &past);
+    }
+    let gone = Standing::NotOurs(None);
+    assert_eq!(store.verify(&proof(&ended[0])).await.unwrap(), gone);
+    assert_eq!(store.renew(&proof(&ended[1]), ttl(600), contract::nonce()).await.unwrap(), gone);
+    for claim in &ended {
+        assert_eq!(server.item(claim.resource.as_str()), Value::Null);
+    }
+}
+
+#[tokio::test]
 async fn a_lease_that_another_writer_cut_says_so_when_it_is_read_back() {
     let server = DynamoServer::start();
     let store = open(&server.url());

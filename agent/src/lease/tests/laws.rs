@@ -219,17 +219,22 @@ fn law_10_compare_always() {
 fn law_11_renew_early_verify_often() {
     let mut play = Play::holding(Hold::Keep);
     let (mut renewals, mut reads) = (Vec::new(), Vec::new());
+    let mut ends = T0 + secs(60);
     while play.now < T0 + secs(600) {
         play.now = play.table.next_wakeup().expect("a held lease has its next renewal");
         play.input(Input::Tick);
         play.synced(true);
         while let Some((_, call)) = play.calls.first() {
             match call {
-                Call::Renew { .. } => renewals.push(play.now),
+                Call::Renew { .. } => {
+                    renewals.push(play.now);
+                    ends = play.now + secs(60);
+                }
                 Call::Verify(_) => reads.push(play.now),
                 other => panic!("{other:?}"),
             }
-            play.settle(ours(60));
+            let remaining = play.now.until(ends);
+            play.settle(CallResult::Stands(Standing::Ours { remaining }));
         }
     }
     let gaps = |of: &[Moment]| of.windows(2).map(|two| two[0].until(two[1])).max();

@@ -22,6 +22,7 @@ pub(super) struct Play {
     pub(super) waits: Vec<(u64, u32, u32)>,
     pub(super) guarded: Vec<ProcessId>,
     pub(super) watched: Vec<Resource>,
+    pub(super) touches: Vec<Touch>,
 }
 
 impl Play {
@@ -42,6 +43,7 @@ impl Play {
             waits,
             guarded,
             watched,
+            touches: Vec::new(),
         }
     }
 
@@ -82,6 +84,7 @@ impl Play {
                 Effect::Waiting { ticket, place, of, .. } => {
                     self.waits.push((ticket.0, place, of));
                 }
+                Effect::Touched(_, touch) => self.touches.push(touch),
             }
         }
     }

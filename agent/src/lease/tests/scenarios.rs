@@ -573,3 +573,69 @@ fn a_release_is_answered_when_a_crash_of_the_agent_cannot_turn_it_into_a_loss() 
     play.hand_in(Input::Synced { sync, durable: false });
     assert_eq!(play.answers, [Answer::Released]);
 }
+
+#[test]
+fn a_lease_that_another_writer_touched_is_set_again_at_once_and_it_is_said() {
+    for (left, touch) in [(30, Touch::Cut), (500, Touch::Lengthened)] {
+        let mut play = Play::new();
+        play.input(ask(1, 1, vec![claim(1, "infra", 300)], Hold::Keep));
+        play.synced(true);
+        play.settle(granted(10, 300));
+        play.synced(true);
+        play.at(secs(15));
+        assert!(matches!(play.call(), Call::Verify(_)));
+        play.settle(ours(left));
+        assert_eq!(play.touches, [touch]);
+        assert!(play.view().deadline <= play.now + secs(left).min(secs(300)));
+        play.synced(true);
+        assert!(matches!(play.call(), Call::Renew { .. }), "{:?}", play.calls);
+        play.settle(ours(300));
+        play.synced(true);
+        play.at(secs(30));
+        play.settle(ours(285));
+        assert_eq!(play.touches, [touch], "said once");
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_wants_renewed_ends_where_another_writer_put_its_end() {
+    let mut play = Play::holding(Hold::No);
+    play.at(secs(15));
+    play.settle(ours(20));
+    assert_eq!(play.touches, [Touch::Cut]);
+    assert!(play.view().deadline <= T0 + secs(35));
+    assert!(play.calls.is_empty(), "{:?}", play.calls);
+}
+
+#[test]
+fn what_a_renewal_of_ours_may_have_done_is_no_other_writer_s_doing() {
+    let mut play = Play::holding(Hold::No);
+    play.input(renew(2, Some(20)));
+    play.synced(true);
+    play.at(secs(5));
+    play.settle(CallResult::Unknown);
+    play.at(secs(15));
+    play.settle(ours(8));
+    assert_eq!(play.touches, []);
+}
+
+#[test]
+fn what_ended_by_itself_is_given_back_for_a_store_may_keep_what_is_over() {
+    let mut play = Play::holding(Hold::No);
+    while play.view().state == State::Held {
+        play.go_on();
+        match play.call() {
+            Call::Verify(_) => {
+                let remaining = (T0 + secs(60)).max(play.now);
+                let remaining = play.now.until(remaining);
+                play.settle(CallResult::Stands(Standing::Ours { remaining }));
+            }
+            Call::Release(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(play.view().state, State::Lost(Loss::Expired));
+    assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+    play.settle(CallResult::Done);
+    assert!(play.calls.is_empty(), "once is enough: {:?}", play.calls);
+}

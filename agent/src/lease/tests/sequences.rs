@@ -161,6 +161,7 @@ impl Run {
                     assert!((1..=of).contains(&place), "place {place} of {of}");
                 }
                 Effect::Guard(_) | Effect::Watch { .. } | Effect::Unwatch { .. } => {}
+                Effect::Touched(..) => {}
             }
         }
         let answered = self.answers.values().all(|times| *times == 1);

@@ -437,6 +437,7 @@ impl World {
                 let known = self.agents[agent].sessions.contains_key(&ticket);
                 assert!(known, "{ticket:?} waits and asked nothing");
             }
+            Effect::Touched(..) => {}
         }
     }
 

@@ -1,0 +1,229 @@
+//! A store of one's own: a program that the site wrote, which speaks JSON lines on its stdin and
+//! stdout. `agent/examples/README.md` is the protocol; an example stands beside it.
+//!
+//! - Whose clock expires a lease: the program's store's, as the protocol asks. The agent believes
+//!   the durations that the program says.
+//! - The fence: the program's; the protocol asks for a counter of each resource that only rises,
+//!   and that a grant and a cancel move.
+//! - What decides: the program's one atomic step for each question. An acquire is two questions:
+//!   the first reads the counter (or finds a holder), the second names it, so that a copy that is
+//!   late anywhere (in a pipe, in the program, in a run that outlived its agent, in a network
+//!   behind it) fails after a grant or a cancel has moved it. Marks do the same for renewals and
+//!   releases. So no order of questions matters, and killing a program is always safe.
+//! - Not guaranteed: what the program does not do. `contract!` can be run against it.
+//!
+//! One process serves all calls; it is started by the first, and again after it ended. No shell, no
+//! environment but the configured one. What it writes to stderr becomes part of the reason when a
+//! call fails.
+
+mod asked;
+mod life;
+mod open;
+mod program;
+mod said;
+mod seat;
+mod tail;
+mod trouble;
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+use stormlock_protocol::message::Level;
+use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+
+use super::{Attempt, Backend, BackendError, OpenError, Pending, Remark, Standing, Traits};
+use crate::lease::{Claim, Holder, Nonce, Proof};
+use asked::Question;
+use said::{Ready, Said, tame};
+use seat::Seat;
+use trouble::Trouble;
+
+/// As `kind` in the configuration.
+pub(super) const KIND: &str = "exec";
+/// Most locks that are asked for at once: with the longest texts they fit a line.
+const PAGE_MAX: usize = 200;
+/// Longest name of a program's kind or store that is shown, in characters.
+const NAME_MAX: usize = 120;
+
+/// Which program to start.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Its full path, and its arguments.
+    pub command: Vec<String>,
+    /// Its whole environment.
+    pub env: BTreeMap<String, String>,
+    /// Told to it in its greeting, for whatever it connects to.
+    pub password: Option<SecretString>,
+}
+
+impl Options {
+    /// See [`super::Options::same`].
+    pub(super) fn same(&self, other: &Options) -> bool {
+        // Every field by name: a new one must be thought of here.
+        let Options { command, env, password } = self;
+        let secret = |of: &Option<SecretString>| of.as_ref().map(|s| s.expose_secret().to_owned());
+        *command == other.command
+            && *env == other.env
+            && secret(password) == secret(&other.password)
+    }
+}
+
+/// A program as a store.
+#[derive(Debug)]
+pub struct Exec {
+    seat: Seat,
+}
+
+impl Exec {
+    /// A program that nobody has started yet.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is no program to start.
+    pub fn new(options: &Options) -> Result<Exec, OpenError> {
+        match options.command.first() {
+            Some(path) if path.starts_with('/') => Ok(Exec { seat: Seat::new(options.clone()) }),
+            Some(path) => Err(OpenError::Setting(format!("{path:?} is not a full path"))),
+            None => Err(OpenError::Setting("there is no program to start".to_owned())),
+        }
+    }
+
+    /// Who has the resource, or the counter that an acquire must name.
+    async fn look(&self, on: &Resource) -> Result<Result<u64, Option<Holder>>, BackendError> {
+        let said = self.seat.ask(&Question::Look { resource: on.as_str() }).await;
+        // It changes nothing, so whatever went wrong, nothing happened.
+        Ok(said.and_then(|said| said.looked(on)).map_err(Trouble::of_reading)?)
+    }
+
+    async fn try_acquire(&self, claim: &Claim) -> Result<Attempt, BackendError> {
+        let on = &claim.resource;
+        let counter = match self.look(on).await? {
+            Ok(counter) => counter,
+            // Its own grant is told by the acquire, whatever the counter is.
+            Err(Some(holder)) if holder.lease == claim.lease => 0,
+            Err(holder) => return Ok(Attempt::Held(holder.map(Box::new))),
+        };
+        Ok(self.seat.ask(&Question::acquire(claim, counter)).await?.attempt(on)?)
+    }
+
+    async fn stands(
+        &self,
+        question: Question<'_>,
+        on: &Resource,
+    ) -> Result<Standing, BackendError> {
+        Ok(self.seat.ask(&question).await?.standing(on)?)
+    }
+
+    async fn done(&self, question: Question<'_>) -> Result<(), BackendError> {
+        self.seat.ask(&question).await?.done()?;
+        Ok(())
+    }
+
+    async fn locks(
+        &self,
+        after: Option<&Resource>,
+        limit: usize,
+    ) -> Result<Vec<Holder>, BackendError> {
+        let limit = limit.min(PAGE_MAX);
+        let question = Question::List { after: after.map(Resource::as_str), limit };
+        let found = self.seat.ask(&question).await?.locks()?;
+        if found.len() > limit {
+            return Err(Trouble::strange(format!("{} locks of {limit}", found.len())).into());
+        }
+        // Out of order, the same page could come again and again.
+        let mut last = after;
+        for lock in &found {
+            if last.is_some_and(|last| *last >= lock.resource) {
+                let why = format!("its list is not in order at {}", lock.resource);
+                return Err(Trouble::strange(why).into());
+            }
+            last = Some(&lock.resource);
+        }
+        Ok(found)
+    }
+
+    async fn remarks(&self) -> Result<Vec<Remark>, BackendError> {
+        let said = self.seat.ask(&Question::Examine).await?.remarks()?;
+        let remark = |level, text| Remark { level, text, mend: None };
+        let mut remarks = vec![remark(Level::Good, self.name())];
+        match said {
+            Some(said) => remarks.extend(said),
+            None => {
+                let text = "the program says nothing of its store's fitness".to_owned();
+                remarks.push(remark(Level::Note, text));
+            }
+        }
+        if let Some(words) = self.seat.last_words() {
+            remarks.push(remark(Level::Note, format!("the program wrote to stderr: {words}")));
+        }
+        Ok(remarks)
+    }
+
+    fn name(&self) -> String {
+        let Some(Ready { kind, store, .. }) = self.seat.ready() else {
+            return "the program answers".to_owned();
+        };
+        let store = store.map(|store| format!(", {}", tame(&store, NAME_MAX)));
+        format!("the program answers: {}{}", tame(&kind, NAME_MAX), store.unwrap_or_default())
+    }
+}
+
+impl Backend for Exec {
+    fn traits(&self) -> Traits {
+        // Known from its greeting on; a lock is shown after one.
+        let this_host_only = self.seat.ready().is_some_and(|ready| ready.this_host_only);
+        Traits { kind: KIND, this_host_only, narrow_ids: false }
+    }
+
+    fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt> {
+        Box::pin(self.try_acquire(claim))
+    }
+
+    fn renew<'a>(&'a self, proof: &'a Proof, ttl: Ttl, next: Nonce) -> Pending<'a, Standing> {
+        Box::pin(self.stands(Question::renew(proof, ttl, next), &proof.resource))
+    }
+
+    fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing> {
+        Box::pin(self.stands(Question::verify(proof), &proof.resource))
+    }
+
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+        Box::pin(self.done(Question::release(proof)))
+    }
+
+    fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()> {
+        Box::pin(self.done(Question::cancel(resource, lease)))
+    }
+
+    fn holder<'a>(&'a self, resource: &'a Resource) -> Pending<'a, Option<Holder>> {
+        Box::pin(async move { Ok(self.look(resource).await?.err().flatten()) })
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Resource>, limit: usize) -> Pending<'a, Vec<Holder>> {
+        Box::pin(self.locks(after, limit))
+    }
+
+    fn examine(&self) -> Pending<'_, Vec<Remark>> {
+        Box::pin(self.remarks())
+    }
+
+    fn setup(&self) -> Option<Pending<'_, Vec<String>>> {
+        Some(Box::pin(async {
+            match self.seat.ask(&Question::Setup).await? {
+                Said::Unsupported => Ok(vec!["the program needs no setup".to_owned()]),
+                said => Ok(said.done()?),
+            }
+        }))
+    }
+
+    fn identity(&self) -> Option<String> {
+        self.seat.ready().and_then(|ready| ready.store)
+    }
+}
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+#[path = "../../../../tests/support/exec.rs"]
+mod server;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The questions that one run of the program was asked and did not answer yet.
+//!
+//! A caller may go at any point. A question that was not sent by then never is; one that was stays
+//! here until its late answer came, so that an answer to nothing is told from it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::said::Said;
+use super::trouble::Trouble;
+use crate::clock;
+use crate::lease::Moment;
+
+/// Most questions that are open at once: more than leases of one host are renewed in an attempt's
+/// time, and a bound on what a mute program makes us keep.
+const OPEN_MAX: usize = 1024;
+/// Most answers that nobody waits for any more: a program that owes so many loses questions.
+const OWED_MAX: usize = 256;
+/// A program that says nothing for so long, with questions open, is taken for mute: twice the
+/// longest attempt, for one may meet a disk that is busy.
+const MUTE_AFTER: Duration = Duration::from_secs(10);
+
+type Tell = oneshot::Sender<Result<Said, Trouble>>;
+
+/// All questions of one run.
+#[derive(Debug)]
+pub(super) struct Open(Mutex<Table>);
+
+#[derive(Debug)]
+struct Table {
+    next: u64,
+    asked: HashMap<u64, Asked>,
+    owed: usize,
+    heard: Moment,
+    ended: Option<String>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    sent: Option<Moment>,
+    /// `None` when nobody waits any more.
+    tell: Option<Tell>,
+}
+
+impl Open {
+    pub(super) fn new() -> Open {
+        let (asked, heard) = (HashMap::new(), clock::now());
+        Open(Mutex::new(Table { next: 0, asked, owed: 0, heard, ended: None }))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number for a question, whose answer goes to `tell`.
+    pub(super) fn add(&self, tell: Tell) -> Result<u64, Trouble> {
+        let mut table = self.table();
+        if let Some(why) = &table.ended {
+            return Err(Trouble::unreachable(why.as_str()));
+        }
+        if table.asked.len() >= OPEN_MAX {
+            let why = format!("the program has {OPEN_MAX} questions to answer already");
+            return Err(Trouble::unreachable(why));
+        }
+        let id = table.next;
+        table.next += 1;
+        table.asked.insert(id, Asked { sent: None, tell: Some(tell) });
+        Ok(id)
+    }
+
+    /// A question is about to be written; false if nobody waits for its answer any more.
+    pub(super) fn leaves(&self, id: u64) -> bool {
+        let mut table = self.table();
+        let Some(asked) = table.asked.get_mut(&id) else { return false };
+        asked.sent = Some(clock::now());
+        true
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(super) fn abandon(&self, id: u64) {
+        let mut table = self.table();
+        let Some(asked) = table.asked.get_mut(&id) else { return };
+        if asked.sent.is_none() {
+            table.asked.remove(&id);
+        } else if asked.tell.take().is_some() {
+            table.owed += 1;
+        }
+    }
+
+    /// An answer came; in words, what is wrong with it if no such question is open.
+    pub(super) fn settle(&self, id: u64, said: Said) -> Result<(), String> {
+        let mut table = self.table();
+        table.heard = clock::now();
+        match table.asked.remove(&id) {
+            Some(Asked { sent: Some(_), tell: Some(tell) }) => {
+                // Its caller may go in this very moment.
+                let _ = tell.send(Ok(said));
+                Ok(())
+            }
+            Some(Asked { sent: Some(_), tell: None }) => {
+                table.owed -= 1;
+                Ok(())
+            }
+            Some(Asked { sent: None, .. }) | None => {
+                Err(format!("it answered question {id}, which is not open"))
+            }
+        }
+    }
+
+    /// The run is over: what was sent may have happened, the rest never does.
+    pub(super) fn end(&self, why: &str) {
+        let mut table = self.table();
+        if table.ended.is_none() {
+            table.ended = Some(why.to_owned());
+        }
+        table.owed = 0;
+        for (_, asked) in table.asked.drain() {
+            let trouble = match asked.sent {
+                Some(_) => Trouble::silence(why),
+                None => Trouble::unreachable(why),
+            };
+            if let Some(tell) = asked.tell {
+                let _ = tell.send(Err(trouble));
+            }
+        }
+    }
+
+    /// Why no further question should go there, if that is so.
+    pub(super) fn fault(&self, now: Moment) -> Option<String> {
+        let table = self.table();
+        if let Some(why) = &table.ended {
+            return Some(why.clone());
+        }
+        if table.owed >= OWED_MAX {
+            return Some(format!("it owes {OWED_MAX} answers and was killed"));
+        }
+        if table.heard.until(now) < MUTE_AFTER {
+            return None;
+        }
+        let oldest = table.asked.values().filter_map(|asked| asked.sent).min()?;
+        let is_mute = oldest.until(now) >= MUTE_AFTER;
+        is_mute.then(|| {
+            let secs = MUTE_AFTER.as_secs();
+            format!("it said nothing for {secs} s, with questions to answer, and was killed")
+        })
+    }
+}
