@@ -281,6 +281,7 @@ fn a_store_client_outside_its_file_is_seen() {
             "fn f() -> redis::RedisResult<()> {}",
             "use ::redis::aio::Connection;",
             "use tokio_postgres::Config;",
+            "fn f(status: tonic::Status) {}",
         ],
     );
     catches(rules::stores, "agent/src/backend/redis/script.rs", "use redis::Script;", &[]);

@@ -25,6 +25,7 @@ mod day;
 mod kill;
 mod outage;
 mod service;
+mod stores_all;
 mod stores_dynamodb;
 mod stores_etcd;
 mod stores_exec;

@@ -7,6 +7,7 @@ use stormlock_protocol::message::{
 };
 
 use crate::agent::Agent;
+use crate::day::ok;
 use crate::dice::now_ms;
 use crate::proxy::{Fault, Proxy};
 use crate::redis_server::{Answer, RedisServer, free_port};
@@ -33,24 +34,49 @@ fn a_store_that_is_down_is_said_in_bounded_time_and_takes_nothing() {
     assert_eq!(listed.code, Some(69), "{listed:?}");
 }
 
-#[test]
-fn a_doctor_waits_for_many_mute_stores_no_longer_than_for_one() {
-    // The kernel takes connections for it, and nobody ever answers.
-    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+/// Stores of a test that never answer: the kernel takes connections for them.
+const MUTE: usize = 8;
+
+/// An agent with a local store and many that are mute.
+fn among_the_mute(mute: &std::net::TcpListener) -> Agent {
     let port = mute.local_addr().expect("its address").port();
     let mut config = local();
-    for n in 0..8 {
+    for n in 0..MUTE {
+        // Some before the one that answers, some after it.
+        let name = if n % 2 == 0 { "a" } else { "mute" };
         let url = format!("redis://127.0.0.1:{port}");
-        config += &format!("[backend.mute{n}]\nkind = \"redis\"\nurl = \"{url}\"\n");
+        config += &format!("[backend.{name}{n}]\nkind = \"redis\"\nurl = \"{url}\"\n");
     }
-    let agent = Agent::start(&format!("default_backend = \"here\"\n{config}"));
+    Agent::start(&format!("default_backend = \"here\"\n{config}"))
+}
+
+#[test]
+fn a_list_waits_for_many_mute_stores_no_longer_than_for_two() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let agent = among_the_mute(&mute);
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let began = now_ms();
+    let listed = agent.ctl(&["list", "-o", "tsv"]);
+    // Those before the page's store, and those after it on the next page.
+    assert!(now_ms() - began < 18_000, "they were waited for one after the other");
+    assert_eq!(listed.code, Some(69), "{listed:?}");
+    assert!(listed.stdout.starts_with("prod/db\t"), "{listed:?}");
+    let unread = listed.stderr.lines().filter(|line| line.contains("could not be read"));
+    assert_eq!(unread.count(), MUTE, "{listed:?}");
+}
+
+#[test]
+fn a_doctor_waits_for_many_mute_stores_no_longer_than_for_one() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let agent = among_the_mute(&mute);
     let mut client = agent.client().expect("the agent answers");
     let began = now_ms();
     let findings = client.doctor().expect("what is wrong");
     assert!(now_ms() - began < 12_000, "they were waited for one after the other");
     let bad = findings.iter().filter(|it| it.level == Level::Bad);
     let about: Vec<&str> = bad.map(|it| it.about.as_str()).collect();
-    assert_eq!(about.len(), 8, "{findings:?}");
+    assert_eq!(about.len(), MUTE, "{findings:?}");
     assert!(about.is_sorted(), "{about:?}");
 }
 
@@ -65,6 +91,9 @@ fn a_lease_in_a_store_that_no_configuration_names_is_not_said_to_be_waited_for()
         &format!("[backend.main]\nkind = \"redis\"\nurl = \"{}\"", store.url()),
     ));
     agent.restart();
+    let doctor = ok(agent.ctl(&["doctor"]));
+    let told = "no configuration names it, and leases in it are kept here (1): none of them is";
+    assert!(doctor.contains("backend here") && doctor.contains(told), "{doctor}");
     let ran = agent.ctl(&["release", "prod/db"]);
     assert_eq!(ran.code, Some(69), "{ran:?}");
     assert!(ran.stderr.contains("backend here cannot be reached"), "{ran:?}");

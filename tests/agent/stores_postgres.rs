@@ -75,3 +75,51 @@ fn setup_makes_the_tables_and_says_what_it_did() {
     ok(agent.ctl(&["release", "prod/db"]));
     says(&setup(&agent, &["elsewhere"]), CONFIG, &["there are: main"]);
 }
+
+/// The tables of a database, column by column, and who may do what with them.
+fn schema(store: &PostgresServer) -> String {
+    store.sql(
+        "SELECT table_name, ordinal_position, column_name, data_type, is_nullable, column_default \
+         FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2; \
+         SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM pg_constraint \
+         WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2",
+    )
+}
+
+#[test]
+fn a_setup_without_the_right_to_it_prints_what_to_hand_to_who_has_it() {
+    let store = PostgresServer::start();
+    store.sql("CREATE ROLE poor LOGIN");
+    let table = "kind = \"postgres\"\nusername = \"poor\"";
+    let agent = Agent::prepare(&format!(
+        "[backend.main]\n{table}\nurl = \"{}\"\n[[rule]]\nwho = [\"everyone\"]\n\
+         may = [\"acquire\"]\n",
+        store.url()
+    ));
+    let refused = setup(&agent, &["main"]);
+    says(
+        &refused,
+        UNAVAILABLE,
+        &[
+            "backend main",
+            "permission denied for schema public",
+            "a new table needs CREATE on its schema",
+            "whoever has the rights can run this instead:",
+        ],
+    );
+    let printed = ok(setup(&agent, &["main", "--print"]));
+    assert!(refused.stderr.contains(&printed), "{refused:?}");
+    // A database administrator does, by hand.
+    store.sql(&printed);
+    let there = "the table \"stormlock\" is there\nthe table \"stormlock_ext\" is there\n";
+    assert_eq!(ok(setup(&agent, &["main"])), there);
+    let mut agent = agent;
+    agent.restart();
+    ok(agent.ctl(&["acquire", "prod/db"]));
+    ok(agent.ctl(&["release", "prod/db"]));
+
+    let other = PostgresServer::start();
+    let of_other = Agent::on_postgres("alpha", &other.url());
+    ok(setup(&of_other, &["main"]));
+    assert_eq!(schema(&store), schema(&other), "by hand and by itself it is the same");
+}

@@ -1,8 +1,8 @@
-//! A DynamoDB of a test's own: the emulator `ministack` (PyPI), on a free port of this host, gone
-//! when it is dropped. Shared by path between test binaries, so it needs std and serde_json only.
+//! A DynamoDB of a test's own: an emulator on a free port of this host, gone when it is dropped.
+//! Shared by path between test binaries, so it needs std and serde_json only.
 //!
-//! ministack and not dynoxide, the other emulator that does conditions and transactions right: a
-//! wheel is there in seconds, where that one compiles for minutes.
+//! Most tests run on `ministack` (PyPI), which has users and rights too. The suite of every store
+//! runs on `dynoxide` (a crate) as well, whose authors read DynamoDB's manual for themselves.
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
@@ -24,10 +24,20 @@ const START_EVERY: Duration = Duration::from_millis(20);
 /// The access key that the emulator lets do everything.
 pub(crate) const ROOT: &str = "test";
 
+/// Whose DynamoDB it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Emulator {
+    /// Everything that a test needs.
+    Ministack,
+    /// The table's operations only.
+    Dynoxide,
+}
+
 /// A running emulator.
 pub(crate) struct DynamoServer {
     child: Child,
     port: u16,
+    emulator: Emulator,
 }
 
 impl DynamoServer {
@@ -40,13 +50,24 @@ impl DynamoServer {
 
     /// The same with more settings in its environment, and without a table.
     pub(crate) fn start_with(settings: &[(&str, &str)]) -> DynamoServer {
+        DynamoServer::start_empty(Emulator::Ministack, settings)
+    }
+
+    /// The emulator named, with the table `stormlock`.
+    pub(crate) fn start_on(emulator: Emulator) -> DynamoServer {
+        let server = DynamoServer::start_empty(emulator, &[]);
+        server.create_table("stormlock");
+        server
+    }
+
+    fn start_empty(emulator: Emulator, settings: &[(&str, &str)]) -> DynamoServer {
         for _ in 0..PORT_TRIES {
             let port = free_port();
-            if let Some(child) = spawn(port, settings) {
-                return DynamoServer { child, port };
+            if let Some(child) = spawn(emulator, port, settings) {
+                return DynamoServer { child, port, emulator };
             }
         }
-        panic!("ministack does not start: run it by hand to see why");
+        panic!("{emulator:?} does not start: run it by hand to see why");
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -166,7 +187,7 @@ impl DynamoServer {
 
     /// Starts it again on the same port, after [`DynamoServer::kill`], with a new table.
     pub(crate) fn start_again(&mut self) {
-        self.child = spawn(self.port, &[]).expect("ministack starts again");
+        self.child = spawn(self.emulator, self.port, &[]).expect("it starts again");
         self.create_table("stormlock");
     }
 }
@@ -183,19 +204,25 @@ fn free_port() -> u16 {
     listener.local_addr().expect("its address").port()
 }
 
-fn spawn(port: u16, settings: &[(&str, &str)]) -> Option<Child> {
-    let mut child = Command::new(program())
-        .env("BIND_HOST", "127.0.0.1")
-        .env("GATEWAY_PORT", port.to_string())
-        .env("SERVICES", "dynamodb,iam")
-        .env("LOG_LEVEL", "ERROR")
-        .envs(settings.iter().copied())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("ministack runs");
-    let list = [("X-Amz-Target", "DynamoDB_20120810.ListTables")];
+fn spawn(emulator: Emulator, port: u16, settings: &[(&str, &str)]) -> Option<Child> {
+    let mut command = Command::new(program(emulator));
+    match emulator {
+        Emulator::Ministack => {
+            command.env("BIND_HOST", "127.0.0.1").env("GATEWAY_PORT", port.to_string());
+            command.env("SERVICES", "dynamodb,iam").env("LOG_LEVEL", "ERROR");
+            command.envs(settings.iter().copied());
+        }
+        Emulator::Dynoxide => {
+            command.args(["serve", "--host", "127.0.0.1", "--log", "quiet", "--port"]);
+            command.arg(port.to_string());
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the emulator runs");
+    let list = [
+        ("X-Amz-Target", "DynamoDB_20120810.ListTables"),
+        ("Content-Type", "application/x-amz-json-1.0"),
+    ];
     let tries = START_MAX.as_millis() / START_EVERY.as_millis();
     for _ in 0..tries {
         if child.try_wait().expect("its state").is_some() {
@@ -224,7 +251,8 @@ fn post(port: u16, head: &[(&str, &str)], service: &str, body: &str) -> Option<(
     let mut request = format!("POST / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n");
     request.push_str(&format!(
         "Authorization: AWS4-HMAC-SHA256 Credential={ROOT}/20260101/us-east-1/{service}/\
-         aws4_request, SignedHeaders=host, Signature=0\r\nContent-Length: {}\r\n",
+         aws4_request, SignedHeaders=host, Signature=0\r\nX-Amz-Date: 20260101T000000Z\r\n\
+         Content-Length: {}\r\n",
         body.len()
     ));
     for (name, value) in head {
@@ -238,17 +266,21 @@ fn post(port: u16, head: &[(&str, &str)], service: &str, body: &str) -> Option<(
     Some((status, body.to_owned()))
 }
 
-/// `$STORMLOCK_MINISTACK`, or the environment that tests/run makes.
-fn program() -> PathBuf {
+/// `$STORMLOCK_MINISTACK` or `$STORMLOCK_DYNOXIDE`, or what tests/run makes.
+fn program(emulator: Emulator) -> PathBuf {
+    let (setting, place) = match emulator {
+        Emulator::Ministack => ("STORMLOCK_MINISTACK", "stormlock-venv/bin/ministack"),
+        Emulator::Dynoxide => ("STORMLOCK_DYNOXIDE", "stormlock-dynoxide/bin/dynoxide"),
+    };
     let default = || {
         let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let home = || PathBuf::from(env::var_os("HOME").expect("$HOME is set")).join(".cache");
-        cache.unwrap_or_else(home).join("stormlock-venv/bin/ministack")
+        cache.unwrap_or_else(home).join(place)
     };
-    let program = env::var_os("STORMLOCK_MINISTACK").map_or_else(default, PathBuf::from);
+    let program = env::var_os(setting).map_or_else(default, PathBuf::from);
     assert!(
         program.exists(),
-        "ministack is not at {}: run tests/run, which installs it, or set STORMLOCK_MINISTACK",
+        "{emulator:?} is not at {}: run tests/run, which installs it, or set {setting}",
         program.display()
     );
     program

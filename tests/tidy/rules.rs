@@ -34,9 +34,10 @@ const CLOCK_READERS: [(&str, &str); 5] = [
 const CLOCKS: [&str; 4] =
     ["agent/src/clock.rs", "agent/protocol/src/client.rs", "ctl/src/clock.rs", "ctl/src/time.rs"];
 /// Store clients, and the one file or folder that may name each.
-const STORE_CLIENTS: [(&str, &str); 5] = [
+const STORE_CLIENTS: [(&str, &str); 6] = [
     ("redis", "agent/src/backend/redis"),
     ("etcd_client", "agent/src/backend/etcd"),
+    ("tonic", "agent/src/backend/etcd"),
     ("aws_sdk_dynamodb", "agent/src/backend/dynamodb"),
     ("aws_config", "agent/src/backend/dynamodb"),
     ("tokio_postgres", "agent/src/backend/postgres"),

@@ -35,6 +35,12 @@ pub(crate) mod contract;
 #[cfg(test)]
 #[path = "../../../tests/support/proxy.rs"]
 mod proxy;
+#[cfg(test)]
+#[path = "../../../tests/support/readme.rs"]
+mod readme;
+#[cfg(test)]
+#[path = "../../../tests/support/relay.rs"]
+mod relay;
 
 use std::fmt;
 use std::future::Future;

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use anyhow::{Context, anyhow};
-use stormlock_agent::backend;
+use stormlock_agent::backend::{self, BackendError, RefusedKind};
 use stormlock_agent::clock;
 use stormlock_agent::config::{Config, Mode};
 use stormlock_agent::lease::BackendName;
@@ -41,7 +41,19 @@ pub(crate) fn setup(args: &Setup) -> Result<(), Failure> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("starting the runtime").map_err(Failure::unavailable)?;
-    let done = runtime.block_on(work).with_context(of_backend).map_err(Failure::unavailable)?;
+    let done = runtime.block_on(work).map_err(|error| {
+        let by_hand = match &error {
+            BackendError::Refused { kind: RefusedKind::Credentials, .. } => store.setup_by_hand(),
+            BackendError::Refused { .. } | BackendError::Unknown { .. } => None,
+        };
+        let failure = anyhow::Error::new(error).context(of_backend());
+        Failure::unavailable(match by_hand {
+            Some(by_hand) => {
+                anyhow!("{failure:#}\nwhoever has the rights can run this instead:\n\n{by_hand}")
+            }
+            None => failure,
+        })
+    })?;
     let mut said = String::new();
     for line in done {
         // Writing to a String cannot fail.

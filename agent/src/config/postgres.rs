@@ -49,6 +49,7 @@ pub(super) fn check(table: PostgresTable, outside: &Outside) -> Result<Options, 
         password,
         passfile,
         table: named.unwrap_or_else(|| TABLE.to_owned()),
+        side_table: table.side_table.is_none_or(|side_table| side_table.value),
         ca_file,
         client_cert,
     })

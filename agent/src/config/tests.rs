@@ -593,6 +593,8 @@ fn a_postgres_has_the_python_tool_s_table_unless_told_otherwise() {
     };
     let options = of(bare);
     assert_eq!((options.username.as_str(), options.table.as_str()), ("stormlock", "stormlock"));
+    assert!(options.side_table);
+    assert!(!of(&format!("{bare}side_table = false\n")).side_table);
     let options = of(&format!("{bare}passfile = \"{shown}\"\ntable = \"ops.locks\"\n"));
     assert_eq!(options.passfile.unwrap().expose_secret().lines().count(), 2);
     assert_eq!(options.table, "ops.locks");

@@ -1,5 +1,6 @@
 //! How the rest of the agent talks to the driver.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
@@ -84,6 +85,8 @@ impl Drop for Looking {
 pub struct Snapshot {
     /// Leases in any state.
     pub leases: usize,
+    /// How many of them are in each store.
+    pub backends: BTreeMap<BackendName, usize>,
     /// The journal can be written.
     pub journal_works: bool,
     /// Why it cannot be, or why it was not compacted.

@@ -172,10 +172,10 @@ impl Driver {
                 let _ = answer.send((owned, self.watchers.add(owner)));
             }
             Command::Snapshot(answer) => {
-                let leases = self.table.len();
+                let (leases, backends) = (self.table.len(), self.table.backends());
                 let journal_works = self.table.journal_works();
                 let trouble = self.journal.trouble();
-                let _ = answer.send(Snapshot { leases, journal_works, trouble });
+                let _ = answer.send(Snapshot { leases, backends, journal_works, trouble });
             }
             Command::Configure(backends, answer) => {
                 let _ = answer.send(self.configure(&backends));

@@ -334,6 +334,10 @@ impl LeaseTable {
                     return;
                 }
                 entry.renew_no_later(sent, remaining, roll);
+                // The store answers again after renewals had failed: their pauses have grown.
+                if entry.tries > 0 && entry.hold != Hold::No {
+                    entry.renew_at = now;
+                }
                 if let Some(touch) = touch {
                     self.touched(now, lease, touch);
                 }

@@ -1,6 +1,8 @@
 //! Who is on the roll: leases by owner and by resource, how they enter and leave it, and what
 //! others may see of them.
 
+use std::collections::BTreeMap;
+
 use stormlock_protocol::name::{LeaseId, Resource};
 
 use super::entry::{Busy, Entry, Phase};
@@ -70,6 +72,16 @@ impl LeaseTable {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// How many leases there are in each store, in any state.
+    #[must_use]
+    pub fn backends(&self) -> BTreeMap<BackendName, usize> {
+        let mut counts = BTreeMap::new();
+        for entry in self.entries.values() {
+            *counts.entry(entry.claim.backend.clone()).or_default() += 1;
+        }
+        counts
     }
 
     pub(super) fn insert(&mut self, entry: Entry) {

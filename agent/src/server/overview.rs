@@ -1,12 +1,14 @@
 //! The questions about many things at once: all locks, the caller's leases, what a doctor would
 //! say.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use stormlock_protocol::message::{
     self, Agent, Cursor, Finding, Level, List, Reply, Status, Unread,
 };
-use stormlock_protocol::name::LeaseId;
+use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::task::JoinSet;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
@@ -14,9 +16,86 @@ use super::told;
 use crate::driver::Snapshot;
 use crate::lease::{BackendName, Holder};
 use crate::policy::{Act, Glob};
+use crate::stores::{AskError, Stores};
 
 /// Locks or leases on one page: with the longest names this stays below the longest frame.
 const PAGE: usize = 64;
+
+/// How long one store is waited for alone before the others are asked meanwhile: most pages come
+/// from the first store asked, and the others need not be read for them.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// What a store said when it was asked for a page.
+type Page = Result<Vec<Holder>, AskError>;
+
+/// The stores that a page may come from, in order; a mute one is waited for beside the others.
+/// Dropped, it asks no further.
+struct Asked {
+    stores: Arc<Stores>,
+    /// Where each begins, those that were not asked yet.
+    waiting: VecDeque<(BackendName, Option<Resource>)>,
+    order: VecDeque<BackendName>,
+    running: JoinSet<(BackendName, Page)>,
+    done: BTreeMap<BackendName, Page>,
+}
+
+impl Asked {
+    fn from(service: &Service, after: Option<&Cursor>) -> Asked {
+        let mut waiting = VecDeque::new();
+        for backend in service.stores.names() {
+            match after {
+                Some(cursor) if cursor.backend.as_str() > backend.as_str() => {}
+                Some(cursor) if cursor.backend == backend.as_str() => {
+                    waiting.push_back((backend, Some(cursor.resource.clone())));
+                }
+                _ => waiting.push_back((backend, None)),
+            }
+        }
+        Asked {
+            stores: Arc::clone(&service.stores),
+            order: waiting.iter().map(|(backend, _)| backend.clone()).collect(),
+            waiting,
+            running: JoinSet::new(),
+            done: BTreeMap::new(),
+        }
+    }
+
+    /// The answer of the next store; `None` after the last.
+    async fn next(&mut self) -> Answered<Option<(BackendName, Page)>> {
+        let Some(wanted) = self.order.pop_front() else { return Ok(None) };
+        if self.waiting.front().is_some_and(|(backend, _)| *backend == wanted) {
+            self.ask_one();
+        }
+        loop {
+            if let Some(page) = self.done.remove(&wanted) {
+                return Ok(Some((wanted, page)));
+            }
+            match tokio::time::timeout(HEAD_START, self.running.join_next()).await {
+                Ok(Some(Ok((backend, page)))) => {
+                    self.done.insert(backend, page);
+                }
+                Ok(Some(Err(_)) | None) => return Err(told::bug("a list")),
+                Err(_) => while self.ask_one() {},
+            }
+        }
+    }
+
+    fn ask_one(&mut self) -> bool {
+        let Some((backend, after)) = self.waiting.pop_front() else { return false };
+        let stores = Arc::clone(&self.stores);
+        self.running.spawn(async move {
+            let page = match stores.get(&backend) {
+                Some(store) => {
+                    let reading = store.list(after.as_ref(), PAGE);
+                    stores.within(&backend, QUESTION_PATIENCE, reading).await
+                }
+                None => Err(AskError::NoSuch(backend.clone())),
+            };
+            (backend, page)
+        });
+        true
+    }
+}
 
 impl Service {
     /// One page of the locks that the caller may see. A page may be short or empty and yet have a
@@ -25,15 +104,8 @@ impl Service {
         // To somebody who may see none, no locks would look like none held.
         self.permit(&self.config(), caller, Act::Read, None)?;
         let mut unread = Vec::new();
-        for backend in self.stores.names() {
-            let after = match &ask.after {
-                Some(cursor) if cursor.backend.as_str() > backend.as_str() => continue,
-                Some(cursor) if cursor.backend == backend.as_str() => Some(cursor.resource.clone()),
-                _ => None,
-            };
-            let Some(store) = self.stores.get(&backend) else { continue };
-            let reading = store.list(after.as_ref(), PAGE);
-            let read = self.stores.within(&backend, QUESTION_PATIENCE, reading).await;
+        let mut asked = Asked::from(self, ask.after.as_ref());
+        while let Some((backend, read)) = asked.next().await? {
             let holders = match read {
                 Ok(holders) => holders,
                 Err(error) => {
@@ -105,13 +177,25 @@ impl Service {
     /// What is worth saying about the agent, the caller's rights and each store.
     pub(super) async fn doctor(&self, caller: &Caller) -> Answered<Reply> {
         let mut findings = vec![self.finding_of_rights(caller)];
-        findings.push(finding_of_journal(self.driver.snapshot().await?));
+        let snapshot = self.driver.snapshot().await?;
+        let names = self.stores.names();
+        let elsewhere = snapshot.backends.iter().filter(|(name, _)| !names.contains(name));
+        let elsewhere: Vec<Finding> = elsewhere
+            .map(|(name, leases)| {
+                finding_of_unnamed(name, *leases, self.stores.get(name).is_some())
+            })
+            .collect();
+        findings.push(finding_of_journal(snapshot));
+        findings.extend(elsewhere);
         for note in &self.about.notes {
-            findings.push(finding(Level::Warning, "journal", note));
+            let mend = "see `stormctl list`: what this host holds there and `stormctl status` does \
+                        not show ends by itself, or is given back by its lease id";
+            let mend = Some(mend.to_owned());
+            findings.push(Finding { mend, ..finding(Level::Warning, "journal", note) });
         }
         // All at once: a doctor is asked when many are mute, and each would be waited for.
         let mut examined = JoinSet::new();
-        for backend in self.stores.names() {
+        for backend in names {
             let Some(store) = self.stores.get(&backend) else { continue };
             let stores = Arc::clone(&self.stores);
             examined.spawn(async move {
@@ -183,6 +267,54 @@ fn finding_of_journal(driver: Snapshot) -> Finding {
     Finding { mend: Some(mend), ..finding(level, "journal", &text) }
 }
 
+/// A store that the configuration does not name, and how many leases are in it.
+fn finding_of_unnamed(backend: &BackendName, leases: usize, is_open: bool) -> Finding {
+    let then = if is_open {
+        "from the agent's next start on none of them is renewed or given back"
+    } else {
+        "none of them is renewed or given back"
+    };
+    let text =
+        format!("no configuration names it, and leases in it are kept here ({leases}): {then}");
+    let mend = "name it in the configuration until its leases are given back".to_owned();
+    let about = format!("backend {backend}");
+    Finding { mend: Some(mend), ..finding(Level::Warning, &about, &text) }
+}
+
 fn finding(level: Level, about: &str, text: &str) -> Finding {
     Finding { level, about: about.to_owned(), text: text.to_owned(), mend: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_trouble_of_the_journal_is_told_by_what_it_costs() {
+        for (journal_works, trouble, level, text) in [
+            (true, None, Level::Good, "can be written"),
+            (true, Some("full"), Level::Warning, "grows and cannot be written anew: full"),
+            (false, Some("full"), Level::Bad, "cannot be written, no new lease is taken (full)"),
+            (false, None, Level::Bad, "cannot be written, no new lease is taken"),
+        ] {
+            let trouble = trouble.map(str::to_owned);
+            let backends = BTreeMap::new();
+            let found =
+                finding_of_journal(Snapshot { leases: 0, backends, journal_works, trouble });
+            assert_eq!((found.level, found.text.as_str()), (level, text));
+            assert_eq!(found.mend.is_none(), level == Level::Good);
+        }
+    }
+
+    #[test]
+    fn a_store_that_no_configuration_names_is_told_by_what_becomes_of_its_leases() {
+        for (is_open, then) in [
+            (true, ": from the agent's next start on none of them is renewed or given back"),
+            (false, ": none of them is renewed or given back"),
+        ] {
+            let found = finding_of_unnamed(&BackendName::new("old"), 3, is_open);
+            assert_eq!((found.level, found.about.as_str()), (Level::Warning, "backend old"));
+            assert!(found.text.contains("(3)") && found.text.ends_with(then), "{found:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{UNAVAILABLE, ok, on_redis, path, says};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::redis_server::{Answer, RedisServer};
-use crate::{acquire, leases, ttl, until_right, wish};
+use crate::{acquire, leases, local, ttl, until_right, wish};
 
 const TTL_SECS: u64 = 3;
 /// A state directory of 64 KiB, that only the agent sees.
@@ -77,4 +77,22 @@ fn on_a_full_disk_nothing_new_is_taken_renewals_go_on_and_space_mends_it() {
     assert!(all.iter().any(|it| it.lease == held.lease && it.state == State::Held), "{all:?}");
     ok(agent.ctl(&["release", "prod/db"]));
     assert_eq!(store.run("EXISTS prod/db"), Answer::Int(0));
+}
+
+#[test]
+fn what_was_wrong_with_the_journal_at_the_start_is_told_with_a_remedy() {
+    let mut agent = Agent::start(&local());
+    agent.stop();
+    for file in fs::read_dir(agent.state()).expect("its journal").map_while(Result::ok) {
+        if file.file_name().to_string_lossy().starts_with("journal") {
+            fs::remove_file(file.path()).expect("the journal goes");
+        }
+    }
+    agent.restart();
+    let doctor = agent.ctl(&["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    for words in ["warning  journal", "is missing though an agent ran here", "mend: see `stormctl"]
+    {
+        assert!(doctor.stdout.contains(words), "{words}: {doctor:?}");
+    }
 }

@@ -108,6 +108,22 @@ fn open(url: &str) -> DynamoDb {
 
 contract::contract!(Real(DynamoServer::start()));
 contract::contract_with_others!(Real(DynamoServer::start()));
+contract::contract_of_wide_ids!(Real(DynamoServer::start()));
+
+/// The suite once more on an emulator of other authors: what both do, DynamoDB is likelier to do.
+/// Not there: users and their rights, which it does not have, and what one test has seen of the
+/// line (`network.rs`), which is no matter of the emulator.
+mod on_another_emulator {
+    use super::*;
+
+    fn other() -> Real {
+        Real(DynamoServer::start_on(server::Emulator::Dynoxide))
+    }
+
+    contract::contract!(other());
+    contract::contract_with_others!(other());
+    contract::contract_of_wide_ids!(other());
+}
 
 /// What a call said, in a word.
 fn outcome<T: std::fmt::Debug>(answer: Result<T, BackendError>) -> String {

@@ -1,7 +1,7 @@
 //! What doctor says of an etcd: whether it can keep the promises of the header. Nothing is changed,
 //! and what a user may not read is said rather than guessed.
 
-use etcd_client::{Compare, CompareOp, StatusResponse, Txn};
+use etcd_client::{Compare, CompareOp, Txn};
 use stormlock_protocol::message::Level;
 use stormlock_protocol::name::Resource;
 
@@ -28,9 +28,9 @@ impl Etcd {
         let status = self.line.ask(async |client| client.maintenance_client().status().await);
         let status = status.await?;
         remarks.push(version(status.version()));
-        remarks.extend(alarms(&status));
-        remarks.extend(size(&status));
-        remarks.extend(self.members().await?);
+        remarks.extend(alarms(status.errors()));
+        remarks.extend(size(status.db_size(), status.db_size_quota()));
+        remarks.push(self.members().await?);
         remarks.extend(self.secrecy(&link));
         Ok(remarks)
     }
@@ -51,29 +51,16 @@ impl Etcd {
         }
     }
 
-    async fn members(&self) -> Result<Option<Remark>, BackendError> {
+    async fn members(&self) -> Result<Remark, BackendError> {
         let asked = self.line.ask(async |client| client.cluster_client().member_list().await);
-        let members = match asked.await {
-            Ok(list) => list.members().iter().filter(|member| !member.is_learner()).count(),
-            Err(Trouble::Answered(why)) => {
-                let text = format!("its members may not be listed: {why}");
-                return Ok(Some(remark(Level::Note, text, "count them by hand: three or five")));
+        match asked.await {
+            Ok(list) => {
+                let voting = list.members().iter().filter(|member| !member.is_learner());
+                Ok(majority(Ok(voting.count())))
             }
-            Err(trouble) => return Err(trouble.into()),
-        };
-        Ok(Some(match members {
-            0..MEMBERS_MIN => remark(
-                Level::Note,
-                format!("it has {members} voting members: without one of them nobody gets a lock"),
-                "make it a cluster of three",
-            ),
-            _ if members.is_multiple_of(2) => remark(
-                Level::Note,
-                format!("it has {members} voting members: one fewer would survive as much"),
-                "make their number odd",
-            ),
-            _ => good(format!("it has {members} voting members")),
-        }))
+            Err(Trouble::Answered(why)) => Ok(majority(Err(why))),
+            Err(trouble) => Err(trouble.into()),
+        }
     }
 
     /// Who else may write, and who may listen.
@@ -126,9 +113,31 @@ fn version(version: &str) -> Remark {
     )
 }
 
-fn alarms(status: &StatusResponse) -> Vec<Remark> {
+/// How many voting members there are, or why nobody says.
+fn majority(members: Result<usize, String>) -> Remark {
+    match members {
+        Err(why) => remark(
+            Level::Note,
+            format!("its members may not be listed: {why}"),
+            "count them by hand: three or five",
+        ),
+        Ok(members @ 0..MEMBERS_MIN) => remark(
+            Level::Note,
+            format!("it has {members} voting members: without one of them nobody gets a lock"),
+            "make it a cluster of three",
+        ),
+        Ok(members) if members.is_multiple_of(2) => remark(
+            Level::Note,
+            format!("it has {members} voting members: one fewer would survive as much"),
+            "make their number odd",
+        ),
+        Ok(members) => good(format!("it has {members} voting members")),
+    }
+}
+
+fn alarms(errors: &[String]) -> Vec<Remark> {
     let full = |error: &String| error.contains("NOSPACE");
-    let told = status.errors().iter().map(|error| {
+    let told = errors.iter().map(|error| {
         let text = format!("a member raises an alarm: {error}");
         let mend = if full(error) {
             "compact and defragment it, then run `etcdctl alarm disarm`"
@@ -140,9 +149,10 @@ fn alarms(status: &StatusResponse) -> Vec<Remark> {
     told.collect()
 }
 
-fn size(status: &StatusResponse) -> Option<Remark> {
-    let used = u64::try_from(status.db_size()).ok()?;
-    let quota = u64::try_from(status.db_size_quota()).ok().filter(|quota| *quota > 0);
+/// Bytes, and how many there may be: 0 from a server that does not say it.
+fn size(used: i64, quota: i64) -> Option<Remark> {
+    let used = u64::try_from(used).ok()?;
+    let quota = u64::try_from(quota).ok().filter(|quota| *quota > 0);
     let quota = quota.unwrap_or(QUOTA);
     let percent = used.saturating_mul(100) / quota;
     (percent > FULL_PERCENT).then(|| {
@@ -179,5 +189,32 @@ mod tests {
         ] {
             assert_eq!(version(text).level, expected, "{text}");
         }
+    }
+
+    // What follows is of answers that no server of a test gives: see `tests/doctor.rs` for others.
+
+    #[test]
+    fn members_that_may_not_be_listed_are_said() {
+        let told = majority(Err("permission denied".to_owned()));
+        assert_eq!(told.text, "its members may not be listed: permission denied");
+        assert_eq!(told.mend.as_deref(), Some("count them by hand: three or five"));
+    }
+
+    #[test]
+    fn a_database_that_is_nearly_full_is_said() {
+        assert_eq!(size(90, 100), None);
+        let told = size(91, 100).unwrap();
+        assert_eq!(told.text, "its database is 91 % full: a full one takes no new lock");
+        assert!(told.mend.unwrap().starts_with("compact and defragment it"));
+        // The usual limit, where the server says none.
+        assert_eq!(size(1 << 30, 0), None);
+        assert!(size(2_000_000_000, 0).is_some());
+    }
+
+    #[test]
+    fn an_alarm_that_is_not_of_space_has_a_remedy_of_its_own() {
+        let [told] = &alarms(&["memberID:1 alarm:CORRUPT".to_owned()])[..] else { panic!() };
+        assert_eq!(told.text, "a member raises an alarm: memberID:1 alarm:CORRUPT");
+        assert!(told.mend.as_ref().unwrap().contains("logs"));
     }
 }

@@ -4,6 +4,7 @@
 #[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
 #[path = "../../../../tests/support/certs.rs"]
 mod certs;
+mod doctor;
 #[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
 #[path = "../../../../tests/support/proxy.rs"]
 mod proxy;

@@ -22,10 +22,10 @@ const SKEW_MS: u64 = 2_000;
 const SETTINGS: &str = "SELECT name, setting FROM pg_settings WHERE name IN ('fsync', \
     'full_page_writes', 'synchronous_commit', 'synchronous_standby_names', 'server_encoding', \
     'server_version', 'server_version_num')";
-/// $1 the main table, $2 ours: rights that are missing.
+/// $1 the main table, $2 ours, null without one: rights that are missing.
 const RIGHTS: &str = "SELECT coalesce(string_agg(need.word || ' on ' || need.name, ', '), '') \
-    FROM (VALUES ($1, 'SELECT'), ($1, 'INSERT'), ($1, 'UPDATE'), ($1, 'DELETE'), ($2, 'SELECT'), \
-    ($2, 'INSERT'), ($2, 'UPDATE')) AS need (name, word) \
+    FROM (VALUES ($1, 'SELECT'), ($1, 'INSERT'), ($1, 'UPDATE'), ($2, 'SELECT'), ($2, 'INSERT'), \
+    ($2, 'UPDATE'), (CASE WHEN $2 IS NOT NULL THEN $1 END, 'DELETE')) AS need (name, word) \
     WHERE NOT has_table_privilege(need.name, need.word)";
 /// $1, $2 the tables: those that a crash empties.
 const UNLOGGED: &str = "SELECT count(*) FROM pg_class \
@@ -46,6 +46,7 @@ impl Postgres {
         if works {
             remarks.extend(self.rights().await?);
             remarks.extend(self.columns_remark().await?);
+            remarks.extend(self.side_table().await?);
         }
         remarks.extend(self.durability(&settings).await?);
         if settings.get("server_encoding").is_some_and(|encoding| encoding != "UTF8") {
@@ -67,6 +68,9 @@ impl Postgres {
         let lease = LeaseId::from_bytes([0; 16]);
         let proof = Proof { resource, lease, nonces: Vec::new() };
         match self.verify(&proof).await {
+            Ok(_) if self.bare.is_some() => {
+                Ok((good("it is a primary, and its table is there"), true))
+            }
             Ok(_) => Ok((good("it is a primary, and its tables are there"), true)),
             Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
                 // Without a connection there is nothing more to ask.
@@ -85,13 +89,37 @@ impl Postgres {
     }
 
     async fn rights(&self) -> Result<Option<Remark>, BackendError> {
-        let (main, ext) = (&self.table.main, &self.table.ext);
-        let rows = self.line.read((RIGHTS, &[(main, Type::TEXT), (ext, Type::TEXT)])).await?;
+        let ext = self.bare.is_none().then_some(&self.table.ext);
+        let tables = [(&self.table.main as &_, Type::TEXT), (&ext as &_, Type::TEXT)];
+        let rows = self.line.read((RIGHTS, &tables)).await?;
         let missing: String = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or_default();
         Ok((!missing.is_empty()).then(|| {
             let text = format!("the user may not: {missing}");
             remark(Level::Bad, text, "run what stormlockd setup BACKEND --print says")
         }))
+    }
+
+    /// What is given up without the side table, and whether it is really not there.
+    async fn side_table(&self) -> Result<Option<Remark>, BackendError> {
+        if self.bare.is_none() {
+            return Ok(None);
+        }
+        if !self.columns(&self.table.ext).await?.is_empty() {
+            let text = format!(
+                "side_table is false, but there is a table {}: no lock is taken, since the fences \
+                 of the two ways do not go together",
+                self.table.ext
+            );
+            let mend = "remove side_table = false on every host, or the table if none uses it";
+            return Ok(Some(remark(Level::Bad, text, mend)));
+        }
+        Ok(Some(remark(
+            Level::Note,
+            "it has no side table: others see no host, reason or fence of a lock, and a copy of \
+             this machine is not told from it",
+            "have the tables made (stormlockd setup BACKEND --print, without side_table = false), \
+             then remove side_table = false on every host",
+        )))
     }
 
     /// Whether the main table's times mean the same all year.

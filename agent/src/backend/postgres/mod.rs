@@ -19,11 +19,13 @@
 //!   these hold. Fences rise across all of them as long as the servers' clocks do.
 //!
 //! The main table is the Python tool's: `resource`, `lease`, `principal`, `created`, `expires`; its
-//! ended rows stay. Host, reason, mark and fence stand in the side table and count only while its
-//! lease is the main row's, so what that tool takes over shows nothing of ours. The session's time
-//! zone is never set: with naive columns both must use the server's. No advisory locks and no
-//! prepared statements: they break behind poolers.
+//! ended rows stay. Without the right to make a second one, `side_table = false` has a way of its
+//! own, which promises less: see `bare.rs`. Host, reason, mark and fence stand in the side table
+//! and count only while its lease is the main row's, so what that tool takes over shows nothing of
+//! ours. The session's time zone is never set: with naive columns both must use the server's. No
+//! advisory locks and no prepared statements: they break behind poolers.
 
+mod bare;
 mod examine;
 mod link;
 mod passfile;
@@ -44,10 +46,11 @@ use super::{
     Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
+use bare::Bare;
 use link::{Line, Target};
 use passfile::Passfile;
 use place::Url;
-use sql::{Record, Sql, State, Table};
+use sql::{Extras, Record, Sql, State, Table};
 
 /// As `kind` in the configuration.
 pub(super) const KIND: &str = "postgres";
@@ -72,6 +75,8 @@ pub struct Options {
     pub passfile: Option<SecretString>,
     /// `NAME` or `SCHEMA.NAME`.
     pub table: String,
+    /// False where there is none beside it and none can be made.
+    pub side_table: bool,
     /// Certificates of authorities to trust, PEM; `None` for the system's.
     pub ca_file: Option<PathBuf>,
     /// Client certificate and its key, PEM.
@@ -82,13 +87,15 @@ impl Options {
     /// See [`super::Options::same`].
     pub(super) fn same(&self, other: &Options) -> bool {
         // Every field by name: a new one must be thought of here.
-        let Options { url, username, password, passfile, table, ca_file, client_cert } = self;
+        let Options { url, username, password, passfile, table, side_table, ca_file, client_cert } =
+            self;
         let secret = |of: &Option<SecretString>| of.as_ref().map(|s| s.expose_secret().to_owned());
         *url == other.url
             && *username == other.username
             && secret(password) == secret(&other.password)
             && secret(passfile) == secret(&other.passfile)
             && *table == other.table
+            && *side_table == other.side_table
             && *ca_file == other.ca_file
             && *client_cert == other.client_cert
     }
@@ -115,6 +122,8 @@ pub fn check_table(table: &str) -> Result<(), String> {
 pub struct Postgres {
     line: Line,
     sql: Sql,
+    /// The way without a side table, where that is configured.
+    bare: Option<Bare>,
     table: Table,
     username: String,
 }
@@ -149,7 +158,9 @@ impl Postgres {
             tls_everywhere,
         });
         let username = options.username.clone();
-        Ok(Postgres { line, sql: Sql::new(&table), table, username })
+        let extras = if options.side_table { Extras::SideTable } else { Extras::None };
+        let bare = (extras == Extras::None).then(|| Bare::new(&table));
+        Ok(Postgres { line, sql: Sql::new(&table, extras), bare, table, username })
     }
 
     /// Looks how a resource stands, outside of any transaction.
@@ -205,7 +216,7 @@ impl Postgres {
     }
 
     /// Queues, does one thing to a lease, and looks how it stands then.
-    async fn stands(
+    async fn after(
         &self,
         proof: &Proof,
         marks: &[i64],
@@ -216,18 +227,7 @@ impl Postgres {
         let mut all: Vec<talk::Statement<'_>> = vec![(&self.sql.lock, on)];
         all.extend_from_slice(act);
         all.push((&self.sql.stands, on));
-        Ok(match record(&self.line.transact(&all).await?, &proof.resource)?.state {
-            State::Held(holder, nonce) if holder.lease == proof.lease => {
-                let is_known = |nonce: Nonce| marks.contains(&mark(nonce));
-                if marks.is_empty() || nonce.is_none_or(is_known) {
-                    Standing::Ours { remaining: sql::still(&holder) }
-                } else {
-                    Standing::Cloned
-                }
-            }
-            State::Held(holder, _) => Standing::NotOurs(Some(holder)),
-            State::Free | State::Foreign => Standing::NotOurs(None),
-        })
+        standing(&self.line.transact(&all).await?, proof, marks)
     }
 }
 
@@ -238,6 +238,9 @@ impl Backend for Postgres {
 
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt> {
         Box::pin(async move {
+            if let Some(bare) = &self.bare {
+                return bare.acquire(&self.line, claim).await;
+            }
             let record = self.look(&claim.resource).await?;
             match record.state {
                 State::Foreign => Err(foreign()),
@@ -258,6 +261,10 @@ impl Backend for Postgres {
             let mut marks: Vec<i64> = proof.nonces.iter().copied().map(mark).collect();
             let next = mark(next);
             let (ttl, is_marked) = (f64::from(ttl.as_secs()), !marks.is_empty());
+            if let Some(bare) = &self.bare {
+                let rows = bare.stands(&self.line, proof, Some(ttl)).await?;
+                return standing(&rows, proof, &[]);
+            }
             if is_marked {
                 // A repeat of a renewal finds the mark that the first copy left: so it is a fit.
                 marks.push(next);
@@ -276,21 +283,27 @@ impl Backend for Postgres {
             ];
             let act = [(self.sql.renew.as_str(), renewal), (self.sql.mark.as_str(), marking)];
             let act = if is_marked { &act[..] } else { &act[..1] };
-            self.stands(proof, &marks, act).await
+            self.after(proof, &marks, act).await
         })
     }
 
     fn verify<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Standing> {
         Box::pin(async move {
+            if let Some(bare) = &self.bare {
+                return standing(&bare.stands(&self.line, proof, None).await?, proof, &[]);
+            }
             let on = proof.resource.as_str();
             let marks: Vec<i64> = proof.nonces.iter().copied().map(mark).collect();
             let act: talk::Statement<'_> = (&self.sql.lock_main, &[(&on, Type::TEXT)]);
-            self.stands(proof, &marks, &[act]).await
+            self.after(proof, &marks, &[act]).await
         })
     }
 
     fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
         Box::pin(async move {
+            if let Some(bare) = &self.bare {
+                return bare.release(&self.line, proof).await;
+            }
             let (on, lease) = (proof.resource.as_str(), uuid(proof.lease));
             let marks: Vec<i64> = proof.nonces.iter().copied().map(mark).collect();
             let known: &[talk::Parameter<'_>] =
@@ -303,6 +316,9 @@ impl Backend for Postgres {
 
     fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()> {
         Box::pin(async move {
+            if let Some(bare) = &self.bare {
+                return bare.cancel(&self.line, resource, lease).await;
+            }
             let (on, lease) = (resource.as_str(), uuid(lease));
             let bump: talk::Statement<'_> = (&self.sql.bump, &[(&on, Type::TEXT)]);
             let named: &[talk::Parameter<'_>] = &[(&on, Type::TEXT), (&lease, Type::TEXT)];
@@ -387,6 +403,26 @@ fn record(rows: &[tokio_postgres::Row], on: &Resource) -> Result<Record, Backend
             why: format!("postgres answered {} rows about one resource", rows.len()),
         }),
     }
+}
+
+/// What the row says of the lease, under one of these marks; none are compared if none are given.
+fn standing(
+    rows: &[tokio_postgres::Row],
+    proof: &Proof,
+    marks: &[i64],
+) -> Result<Standing, BackendError> {
+    Ok(match record(rows, &proof.resource)?.state {
+        State::Held(holder, nonce) if holder.lease == proof.lease => {
+            let is_known = |nonce: Nonce| marks.contains(&mark(nonce));
+            if marks.is_empty() || nonce.is_none_or(is_known) {
+                Standing::Ours { remaining: sql::still(&holder) }
+            } else {
+                Standing::Cloned
+            }
+        }
+        State::Held(holder, _) => Standing::NotOurs(Some(holder)),
+        State::Free | State::Foreign => Standing::NotOurs(None),
+    })
 }
 
 /// A mark as it is stored: a signed number of the same bits.

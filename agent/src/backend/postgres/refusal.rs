@@ -126,7 +126,10 @@ fn kind(code: &str) -> RefusedKind {
 fn said(code: &str, text: &str) -> String {
     let text: String = text.chars().take(TEXT_MAX).collect();
     let mend = match code {
-        "42P01" | "3F000" => "; make the tables with: stormlockd setup BACKEND",
+        "42P01" | "3F000" => {
+            "; make the tables with: stormlockd setup BACKEND; or, on the Python tool's table \
+             where none may be made, write side_table = false"
+        }
         "42501" => "; grant the rights that stormlockd setup BACKEND --print shows",
         "42703" | "42804" | "42883" | "42809" | "42P10" => {
             "; the table is not as stormlockd setup BACKEND makes it"

@@ -43,6 +43,10 @@ impl Postgres {
     pub(super) fn by_hand(&self) -> String {
         let Table { main, ext } = &self.table;
         let user = self.username.replace('"', "\"\"");
+        if self.bare.is_some() {
+            let make_main = make_main(&self.table);
+            return format!("{make_main}\nGRANT SELECT, INSERT, UPDATE ON {main} TO \"{user}\";\n");
+        }
         let (make_main, make_ext) = (make_main(&self.table), make_ext(&self.table));
         format!(
             "{make_main}\n{make_ext}\n\
@@ -85,7 +89,12 @@ impl Postgres {
             }
         }
         let columns = self.columns(ext).await?;
-        if columns.is_empty() {
+        if self.bare.is_some() {
+            if !columns.is_empty() {
+                return Err(super::bare::two_ways(ext));
+            }
+            said.push("side_table is false: there is no second table to make".to_owned());
+        } else if columns.is_empty() {
             act.push(make_ext(&self.table));
             said.push(format!("made the table {ext}"));
         } else {
@@ -94,7 +103,8 @@ impl Postgres {
         }
         if act.len() > 1 {
             act.push("COMMIT".to_owned());
-            self.line.script(&act.join("; ")).await?;
+            let made = self.line.script(&act.join("; ")).await;
+            made.map_err(|trouble| told(trouble.into()))?;
         }
         Ok(said)
     }
@@ -128,6 +138,17 @@ impl Column {
 /// The columns without a time zone.
 pub(super) fn naive(columns: &[Column]) -> Vec<&str> {
     columns.iter().filter(|it| it.kind == NAIVE).map(|it| it.name.as_str()).collect()
+}
+
+/// What a user lacks who may not: the server names only where.
+fn told(error: BackendError) -> BackendError {
+    match error {
+        BackendError::Refused { kind: RefusedKind::Credentials, why } => {
+            let needs = "a new table needs CREATE on its schema, a conversion the table's owner";
+            BackendError::Refused { kind: RefusedKind::Credentials, why: format!("{why}; {needs}") }
+        }
+        error => error,
+    }
 }
 
 fn check(table: &str, columns: &[Column], wanted: &[(&str, &[&str])]) -> Result<(), BackendError> {

@@ -23,19 +23,24 @@ pub(super) const COMMIT: &str = "COMMIT";
 
 /// Now in microseconds: no fence is below it.
 const NOW_US: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-/// What of a lock is read.
-const FIELDS: &str = "\
+/// What of a lock is read in the main table.
+pub(super) const FIELDS: &str = "\
     t.resource, uuid_send(t.lease) AS lease, t.principal, t.expires IS NULL AS endless, \
     t.expires > clock_timestamp() AS alive, \
     CASE WHEN isfinite(t.created) \
         THEN (extract(epoch FROM t.created::timestamptz) * 1000)::int8 END AS created_ms, \
     CASE WHEN isfinite(t.expires) THEN (extract(epoch FROM \
-        t.expires::timestamptz - clock_timestamp()) * 1000000)::int8 END AS left_us, \
+        t.expires::timestamptz - clock_timestamp()) * 1000000)::int8 END AS left_us";
+/// And in the side table.
+const EXTRAS: &str = "\
     CASE WHEN e.lease = t.lease THEN e.fence END AS fence, \
     CASE WHEN e.lease = t.lease THEN e.host END AS host, \
     CASE WHEN e.lease = t.lease THEN e.reason END AS reason, \
     CASE WHEN e.lease = t.lease THEN e.nonce END AS nonce, \
     e.counter";
+/// The same where there is none.
+pub(super) const NO_EXTRAS: &str = "NULL::int8 AS fence, NULL::text AS host, \
+    NULL::text AS reason, NULL::int8 AS nonce, NULL::int8 AS counter";
 /// True where the lease is under one of the marks `$3`, or has none, or none are given.
 const MARKED: &str = "(cardinality($3) = 0 OR NOT EXISTS (SELECT FROM {ext} e \
     WHERE e.resource = $1 AND e.lease = $2::uuid AND NOT e.nonce = ANY ($3)))";
@@ -70,9 +75,16 @@ pub(super) struct Sql {
 }
 
 impl Sql {
-    pub(super) fn new(table: &Table) -> Sql {
+    /// The first two also for the way without a side table.
+    pub(super) fn new(table: &Table, extras: Extras) -> Sql {
+        let (extras, side) = match extras {
+            Extras::SideTable => (EXTRAS, "{ext}"),
+            Extras::None => (NO_EXTRAS, "(SELECT NULL::text AS resource)"),
+        };
         let fill = |text: &str| {
             text.replace("{fields}", FIELDS)
+                .replace("{extras}", extras)
+                .replace("{side}", side)
                 .replace("{marked}", MARKED)
                 .replace("{now_us}", NOW_US)
                 .replace("{table}", &table.main)
@@ -80,9 +92,9 @@ impl Sql {
         };
         Sql {
             stands: fill(
-                "SELECT {fields} FROM (SELECT $1 AS resource) asked \
+                "SELECT {fields}, {extras} FROM (SELECT $1 AS resource) asked \
                  LEFT JOIN {table} t ON t.resource = asked.resource \
-                 LEFT JOIN {ext} e ON e.resource = asked.resource",
+                 LEFT JOIN {side} e ON e.resource = asked.resource",
             ),
             compare: fill(
                 "INSERT INTO {ext} AS e (resource, counter) VALUES ($1, 0) \
@@ -123,12 +135,20 @@ impl Sql {
             ),
             delete: fill("DELETE FROM {table} WHERE resource = $1 AND lease = $2::uuid"),
             list: fill(
-                "SELECT {fields} FROM {table} t LEFT JOIN {ext} e ON e.resource = t.resource \
+                "SELECT {fields}, {extras} FROM {table} t \
+                 LEFT JOIN {side} e ON e.resource = t.resource \
                  WHERE t.expires > clock_timestamp() AND t.lease IS NOT NULL \
                  AND t.resource COLLATE \"C\" > $1 ORDER BY t.resource COLLATE \"C\" LIMIT $2",
             ),
         }
     }
+}
+
+/// Where host, reason, mark and fence of a lock stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extras {
+    SideTable,
+    None,
 }
 
 /// The names of the two tables, quoted.

@@ -2,6 +2,7 @@
 //! errors, its standbys, and a network that loses, holds and cuts.
 
 mod access;
+mod bare;
 mod doctor;
 mod network;
 #[path = "../../../../tests/support/postgres.rs"]
@@ -50,7 +51,7 @@ impl Real {
 
 /// The one that another test of the suite has just now, or a new one: the suite needs no server of
 /// its own, and a server is the dearest part of a test.
-fn shared(running: &Mutex<Weak<Real>>, start: impl FnOnce() -> Real) -> Arc<Real> {
+fn shared<T>(running: &Mutex<Weak<T>>, start: impl FnOnce() -> T) -> Arc<T> {
     let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
     running.upgrade().unwrap_or_else(|| {
         let started = Arc::new(start());
@@ -150,6 +151,7 @@ fn options(url: &str) -> Options {
         password: None,
         passfile: None,
         table: TABLE.to_owned(),
+        side_table: true,
         ca_file: None,
         client_cert: None,
     }
@@ -161,6 +163,7 @@ fn open(url: &str) -> Postgres {
 
 contract::contract!(*site());
 contract::contract_with_others!(*site());
+contract::contract_of_wide_ids!(*site());
 
 mod on_the_table_of_the_python_tool {
     use super::*;

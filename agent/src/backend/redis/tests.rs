@@ -1,6 +1,7 @@
 //! The suite of every store on a real redis-server, then what only Redis has: its layout, its
 //! errors, and a network that loses, holds and cuts.
 
+mod doctor;
 #[path = "../../../../tests/support/redis.rs"]
 mod server;
 
@@ -112,6 +113,7 @@ fn through(proxy: &Proxy) -> Redis {
 
 contract::contract!(Real::start(""));
 contract::contract_with_others!(Real::start(""));
+contract::contract_of_wide_ids!(Real::start(""));
 
 mod with_a_prefix {
     use super::*;

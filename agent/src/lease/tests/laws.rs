@@ -263,6 +263,48 @@ fn law_11_renewals_are_tried_until_the_deadline() {
     assert!((10..1000).contains(&tries), "{tries} tries within two thirds of a minute");
 }
 
+/// A store that is away for five minutes, from just before the first renewal of eight minutes.
+#[test]
+fn law_11_a_store_that_is_back_is_asked_to_renew_within_seconds() {
+    const AWAY: Duration = secs(300);
+    let mut slowest = Duration::ZERO;
+    for seed in 0..300 {
+        let mut play = Play { table: table(None, seed), ..Play::new() };
+        play.input(ask(1, 1, vec![claim(1, "infra", 480)], Hold::Keep));
+        play.synced(true);
+        play.settle(granted(10, 480));
+        play.synced(true);
+        let (mut gone_at, mut renewed_at) = (None, None);
+        while renewed_at.is_none() {
+            play.now = play.table.next_wakeup().expect("it goes on");
+            play.input(Input::Tick);
+            play.synced(true);
+            while let Some((_, call)) = play.calls.first() {
+                let renews = matches!(call, Call::Renew { .. });
+                if renews {
+                    gone_at = gone_at.or(Some(play.now));
+                }
+                let is_away = gone_at.is_some_and(|at| at.until(play.now) < AWAY);
+                let left = play.now.until(T0 + secs(480));
+                play.settle(match (is_away, renews) {
+                    (true, _) => CallResult::Unknown,
+                    (false, true) => {
+                        renewed_at = Some(play.now);
+                        ours(480)
+                    }
+                    (false, false) => CallResult::Stands(Standing::Ours { remaining: left }),
+                });
+                play.synced(true);
+            }
+            assert!(!matches!(play.view().state, State::Lost(_)), "lost with seed {seed}");
+        }
+        assert_eq!(play.view().state, State::Held);
+        let back_at = gone_at.expect("a renewal") + AWAY;
+        slowest = slowest.max(back_at.until(renewed_at.expect("a renewal")));
+    }
+    assert!(slowest < secs(6), "{slowest:?} after it was back");
+}
+
 #[test]
 fn law_12_restart_renews_before_it_believes() {
     let before = Play::holding(Hold::Keep);

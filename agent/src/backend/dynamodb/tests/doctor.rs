@@ -1,5 +1,8 @@
 //! What doctor says of tables.
 
+use aws_sdk_dynamodb::primitives::{DateTime, DateTimeFormat};
+
+use super::super::super::relay::{relay, write_after};
 use super::*;
 
 async fn examined(store: &DynamoDb) -> Vec<String> {
@@ -67,6 +70,53 @@ async fn a_table_that_is_not_there_is_an_error_that_says_what_to_do() {
     assert!(error.contains("stormlockd setup"), "{error}");
 }
 
+/// A store whose answers are dated so many seconds after they were given.
+fn dated(server: &DynamoServer, off_secs: i64) -> DynamoDb {
+    let port = relay(server.port(), move |answer| {
+        let date = DateTime::from_secs(now_secs() + off_secs).fmt(DateTimeFormat::HttpDate);
+        let date = date.expect("a date");
+        for mark in [b"\r\nDate: ", b"\r\ndate: "] {
+            write_after(answer, mark, date.as_bytes());
+        }
+    });
+    open(&format!("http://127.0.0.1:{port}"))
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_told_before_requests_are_refused_for_it() {
+    let server = DynamoServer::start();
+    for (off_secs, level) in [(90, "Note"), (-90, "Note"), (400, "Bad"), (-400, "Bad")] {
+        let remarks = examined(&dated(&server, off_secs)).await;
+        check_says(&remarks, &format!("{level} the region's clock and this host's are "));
+        let means = "no lease depends on it, but from five minutes on the service refuses every \
+                     request";
+        assert!(remarks.iter().any(|it| it.ends_with(means)), "{remarks:#?}");
+    }
+    let remarks = examined(&dated(&server, 0)).await;
+    assert!(!remarks.iter().any(|it| it.contains("clock and this host's")), "{remarks:#?}");
+}
+
+#[tokio::test]
+async fn a_table_that_takes_no_locks_yet_is_told() {
+    let server = DynamoServer::start();
+    let port = relay(server.port(), |answer| {
+        for mark in [b"\"TableStatus\":\"".as_slice(), b"\"TableStatus\": \""] {
+            write_after(answer, mark, b"CLOSED");
+        }
+    });
+    let remarks = examined(&open(&format!("http://127.0.0.1:{port}"))).await;
+    check_says(&remarks, "Bad the table is CLOSED: it takes no locks");
+}
+
+#[tokio::test]
+async fn an_endpoint_elsewhere_without_tls_is_told() {
+    let server = DynamoServer::start();
+    // An address of this host that does not say so.
+    let remarks = examined(&open(&format!("http://0.0.0.0:{}", server.port()))).await;
+    check_says(&remarks, "Bad endpoint_url is without TLS: whoever is on the way can change");
+}
+
+/// Of the model alone: no emulator has replicas.
 #[test]
 fn a_global_table_is_told() {
     use aws_sdk_dynamodb::types::{ReplicaDescription, TableDescription};

@@ -1,10 +1,18 @@
 //! Who may do what, on an emulator that checks signatures and policies.
 
+use super::super::super::readme;
 use super::*;
 
-/// What the README grants.
-const RIGHTS: [&str; 7] =
-    ["GetItem", "BatchGetItem", "PutItem", "UpdateItem", "DeleteItem", "Scan", "DescribeTable"];
+/// What the README grants, without `dynamodb:`.
+fn rights() -> Vec<String> {
+    let statement: Value = serde_json::from_str(&readme::block("dynamodb:GetItem")).expect("JSON");
+    assert_eq!(statement["Effect"], "Allow");
+    let actions = statement["Action"].as_array().expect("actions");
+    let action = |it: &Value| it.as_str()?.strip_prefix("dynamodb:").map(str::to_owned);
+    actions.iter().map(|it| action(it).expect("an action")).collect()
+}
+
+const NONE: [&str; 0] = [];
 
 fn strict() -> DynamoServer {
     let server = DynamoServer::start_with(&[("AUTH", "true")]);
@@ -13,8 +21,9 @@ fn strict() -> DynamoServer {
 }
 
 /// A user with these rights on the table, and its keys.
-fn user(server: &DynamoServer, rights: &[&str]) -> (String, SecretString) {
-    let actions: Vec<_> = rights.iter().map(|right| format!("dynamodb:{right}")).collect();
+fn user(server: &DynamoServer, rights: &[impl AsRef<str>]) -> (String, SecretString) {
+    let action = |right: &str| format!("dynamodb:{right}");
+    let actions: Vec<_> = rights.iter().map(|right| action(right.as_ref())).collect();
     let policy = json!({
         "Version": "2012-10-17",
         "Statement": [{
@@ -46,9 +55,9 @@ fn with_keys(server: &DynamoServer, keys: (String, SecretString)) -> DynamoDb {
 }
 
 #[tokio::test]
-async fn the_rights_that_the_header_names_are_enough() {
+async fn the_rights_in_the_readme_are_enough() {
     let server = strict();
-    let store = with_keys(&server, user(&server, &RIGHTS));
+    let store = with_keys(&server, user(&server, &rights()));
     let claim = claim(&resource("rights"), 60);
     granted(&store, &claim).await;
     assert!(store.identity().is_some());
@@ -61,12 +70,52 @@ async fn the_rights_that_the_header_names_are_enough() {
     store.cancel(&claim.resource, claim.lease).await.unwrap();
     let remarks = store.examine().await.unwrap();
     assert!(remarks.iter().all(|remark| remark.level != Level::Bad), "{remarks:?}");
+    let unseen = "DescribeTimeToLive has no answer";
+    assert!(remarks.iter().any(|remark| remark.text.starts_with(unseen)), "{remarks:?}");
+}
+
+#[tokio::test]
+async fn none_of_the_rights_in_the_readme_is_too_many() {
+    let server = strict();
+    for without in rights() {
+        let fewer: Vec<_> = rights().into_iter().filter(|right| *right != without).collect();
+        let store = with_keys(&server, user(&server, &fewer));
+        assert!(everything(&store).await.is_none(), "{without} is not needed");
+    }
+    assert!(everything(&with_keys(&server, user(&server, &rights()))).await.is_some());
+}
+
+/// Everything that an agent asks of a table; `None` once something is refused.
+async fn everything(store: &DynamoDb) -> Option<()> {
+    let claim = claim(&resource("rights"), 60);
+    let Attempt::Granted(_) = store.acquire(&claim).await.ok()? else { return None };
+    let next = contract::nonce();
+    store.renew(&proof(&claim), ttl(60), next).await.ok()?;
+    let now = Proof { nonces: vec![next], ..proof(&claim) };
+    store.verify(&now).await.ok()?;
+    store.holder(&claim.resource).await.ok()?;
+    store.list(None, 9).await.ok()?;
+    store.release(&now).await.ok()?;
+    store.cancel(&claim.resource, claim.lease).await.ok()?;
+    store.identity().map(drop)
+}
+
+#[tokio::test]
+async fn a_setup_without_rights_says_which_is_missing() {
+    let server = DynamoServer::start_with(&[("AUTH", "true")]);
+    let store = with_keys(&server, user(&server, &["DescribeTable"]));
+    let Some(making) = store.setup() else { panic!("it needs one") };
+    let error = making.await.unwrap_err();
+    let BackendError::Refused { kind: RefusedKind::Credentials, why } = &error else {
+        panic!("{error:?}")
+    };
+    assert!(why.contains("CreateTable"), "{why}");
 }
 
 #[tokio::test]
 async fn without_describe_table_locks_are_taken_all_the_same() {
     let server = strict();
-    let store = with_keys(&server, user(&server, &RIGHTS[..6]));
+    let store = with_keys(&server, user(&server, &rights()[..6]));
     granted(&store, &claim(&resource("rights"), 60)).await;
     assert_eq!(store.identity(), None);
     let remarks = store.examine().await.unwrap();
@@ -79,7 +128,7 @@ async fn without_describe_table_locks_are_taken_all_the_same() {
 #[tokio::test]
 async fn a_user_without_rights_is_told_so_and_changes_nothing() {
     let server = strict();
-    let store = with_keys(&server, user(&server, &[]));
+    let store = with_keys(&server, user(&server, &NONE));
     let claim = claim(&resource("rights"), 60);
     assert_eq!(outcome(store.acquire(&claim).await), "Credentials");
     assert_eq!(outcome(store.cancel(&claim.resource, claim.lease).await), "Credentials");
@@ -96,7 +145,7 @@ async fn a_user_without_rights_is_told_so_and_changes_nothing() {
 #[tokio::test]
 async fn wrong_keys_are_said_without_repeating_the_secret() {
     let server = strict();
-    let (id, _) = user(&server, &RIGHTS);
+    let (id, _) = user(&server, &rights());
     let wrong = "hunter2";
     for keys in [(id, SecretString::from(wrong)), ("AKIANOBODY".to_owned(), wrong.into())] {
         let store = with_keys(&server, keys);

@@ -210,6 +210,7 @@ fn options_that_differ_in_anything_are_not_the_same() {
         Options { password: Some(SecretString::from("x")), ..base.clone() },
         Options { passfile: Some(SecretString::from("x")), ..base.clone() },
         Options { table: "x".to_owned(), ..base.clone() },
+        Options { side_table: false, ..base.clone() },
         Options { ca_file: path(), ..base.clone() },
         Options { client_cert: path().zip(path()), ..base.clone() },
     ] {

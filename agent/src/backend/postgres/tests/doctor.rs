@@ -3,7 +3,7 @@
 use super::*;
 
 /// What doctor would say, as `Level: text`.
-async fn examined(store: &Postgres) -> Vec<String> {
+pub(super) async fn examined(store: &Postgres) -> Vec<String> {
     let remarks = store.examine().await.unwrap();
     for remark in &remarks {
         assert_eq!(remark.mend.is_none(), remark.level == Level::Good, "{remark:?}");
@@ -12,7 +12,7 @@ async fn examined(store: &Postgres) -> Vec<String> {
 }
 
 #[track_caller]
-fn check_says(remarks: &[String], starts: &str) {
+pub(super) fn check_says(remarks: &[String], starts: &str) {
     assert!(remarks.iter().any(|remark| remark.starts_with(starts)), "{starts}: {remarks:#?}");
 }
 
@@ -97,4 +97,41 @@ async fn a_database_that_cannot_hold_every_name_is_told() {
     let mut claim = claim(&resource("latin"), 60);
     claim.host = "日本語".to_owned();
     assert_eq!(outcome(store.acquire(&claim).await), "NotWritable");
+}
+
+/// What the server says of itself to the agent's role, as another would.
+const OTHERWISE: &str = "CREATE SCHEMA otherwise; GRANT USAGE ON SCHEMA otherwise TO stormlock; \
+    CREATE FUNCTION otherwise.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS \
+    $$ SELECT pg_catalog.clock_timestamp() + interval '1 hour' $$; \
+    CREATE VIEW otherwise.pg_settings AS SELECT name, CASE name WHEN 'server_version_num' \
+    THEN '110022' WHEN 'server_version' THEN '11.22' ELSE setting END AS setting \
+    FROM pg_catalog.pg_settings; GRANT SELECT ON otherwise.pg_settings TO stormlock; \
+    ALTER ROLE stormlock SET search_path = otherwise, pg_catalog, public";
+
+#[tokio::test]
+async fn a_server_that_is_too_old_or_whose_clock_is_off_is_told() {
+    let server = ready();
+    server.sql(OTHERWISE);
+    let remarks = examined(&open(&server.url())).await;
+    check_says(&remarks, "Bad: postgres 11.22 is older than 12");
+    let off = remarks.iter().find(|it| it.starts_with("Note: its clock and this host's are "));
+    let off = off.unwrap_or_else(|| panic!("{remarks:#?}"));
+    assert!(off.contains(" 3600 s apart") || off.contains(" 3599 s apart"), "{off}");
+    let means = "no lease depends on it, but fences and times shown to people do";
+    assert!(off.ends_with(means), "{off}");
+}
+
+#[tokio::test]
+async fn a_setup_without_rights_says_which_are_missing_and_changes_nothing() {
+    let server = PostgresServer::start();
+    server.sql("CREATE ROLE poor LOGIN");
+    let poor = Options { username: "poor".to_owned(), ..options(&server.url()) };
+    let Err(BackendError::Refused { kind: RefusedKind::Credentials, why }) =
+        setup(&poor, false).await
+    else {
+        panic!("made without the right to it")
+    };
+    assert!(why.contains("permission denied for schema public"), "{why}");
+    assert!(why.contains("a new table needs CREATE on its schema"), "{why}");
+    assert_eq!(server.sql("SELECT to_regclass('stormlock') IS NULL"), "t");
 }

@@ -10,7 +10,10 @@ fn through(proxy: &Proxy) -> Postgres {
 }
 
 /// Lets `call` run until `until` holds, then drops it, as the driver does when patience ends.
-async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl Fn() -> bool) {
+pub(super) async fn dropped_when<T: std::fmt::Debug>(
+    mut call: Pending<'_, T>,
+    until: impl Fn() -> bool,
+) {
     let end = clock::now() + Duration::from_secs(60);
     while !until() {
         assert!(clock::now() < end, "it does not come to that");
@@ -26,7 +29,7 @@ async fn dropped_when<T: std::fmt::Debug>(mut call: Pending<'_, T>, until: impl 
 }
 
 /// How many sessions of agents the server has.
-fn sessions(server: &PostgresServer) -> usize {
+pub(super) fn sessions(server: &PostgresServer) -> usize {
     let count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'stormlockd'";
     server.sql(count).parse().expect("a number")
 }

@@ -1,0 +1,82 @@
+//! What doctor says where it takes more than a setting, and the rights that the README grants.
+
+use super::super::super::readme;
+use super::super::super::relay::relay;
+use super::*;
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_told() {
+    let server = EtcdServer::start();
+    let real = raw(&server).await.maintenance_client().status().await.unwrap().version().to_owned();
+    // As many bytes as the real one has: only digits differ.
+    let old: String = real.chars().map(|c| if c.is_ascii_digit() { '3' } else { c }).collect();
+    let written = old.clone();
+    let port = relay(server.port(), move |answer| {
+        // Its field in the answer, with its length.
+        let length = u8::try_from(real.len()).expect("a short version");
+        let mark = [[0x12, length].as_slice(), real.as_bytes()].concat();
+        let places = answer.windows(mark.len()).enumerate().filter(|(_, it)| *it == mark);
+        for at in places.map(|(at, _)| at + 2).collect::<Vec<_>>() {
+            answer[at..at + real.len()].copy_from_slice(written.as_bytes());
+        }
+    });
+    let remarks = examined(&open(&format!("http://127.0.0.1:{port}"))).await;
+    check_says(
+        &remarks,
+        &format!("Warning: etcd {old} is older than 3.4.42: such a version may end"),
+    );
+}
+
+#[tokio::test]
+async fn a_password_that_goes_over_the_network_in_the_clear_is_told() {
+    let server = with_users(&[], "readwrite");
+    // An address of this host that does not say so.
+    let url = format!("http://0.0.0.0:{}", server.port());
+    let login = Some(("maria".to_owned(), SecretString::from("hunter2")));
+    let key_prefix = "/site/".to_owned();
+    let store = Etcd::new(&Options { login, key_prefix, ..options(&url) }).unwrap();
+    check_says(&examined(&store).await, "Warning: the password goes over the network for all to");
+}
+
+#[tokio::test]
+async fn an_even_number_of_members_is_told() {
+    let members = EtcdServer::cluster();
+    let peer = format!("http://127.0.0.1:{}", server::free_port());
+    // It adds none before its members have known each other for some seconds.
+    until("a fourth is added", async || {
+        let mut client = raw(&members[0]).await.cluster_client();
+        client.member_add(vec![peer.clone()], None).await.is_ok()
+    })
+    .await;
+    let store = open(&members[0].url());
+    until("the new one counts", async || {
+        let said = store.examine().await.unwrap_or_default();
+        said.iter().any(|it| it.text == "it has 4 voting members: one fewer would survive as much")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_rights_in_the_readme_are_enough() {
+    let server = EtcdServer::start();
+    server.run("user add root:rootpw");
+    server.run("user grant-role root root");
+    let lines = readme::block("etcdctl user add");
+    let commands = lines.split(['\n', '&']).map(str::trim).filter(|line| !line.is_empty());
+    for command in commands {
+        let words = command.strip_prefix("etcdctl ").expect("a command of etcdctl");
+        // It would ask for the password.
+        server.run(&words.replace("user add stormlock", "user add stormlock:hunter2"));
+    }
+    server.run("auth enable");
+    let store = as_user(&server, "stormlock", "hunter2", "/");
+    let taken = claim(&resource("rights"), 60);
+    granted(&store, &taken).await;
+    store.renew(&proof(&taken), ttl(60), taken.nonce).await.unwrap();
+    store.verify(&proof(&taken)).await.unwrap();
+    assert_eq!(store.list(None, 10).await.unwrap().len(), 1);
+    store.release(&proof(&taken)).await.unwrap();
+    store.cancel(&taken.resource, taken.lease).await.unwrap();
+    let remarks = examined(&store).await;
+    assert!(!remarks.iter().any(|it| it.starts_with("Bad")), "{remarks:#?}");
+}
