@@ -21,11 +21,11 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     let doing = check(args)?;
     let ask = message::Acquire {
         resources: args.resources.clone(),
-        ttl: args.ttl,
-        hold: args.hold.hold(),
-        reason: args.reason.clone(),
+        ttl: args.take.ttl,
+        hold: args.take.hold.hold(),
+        reason: args.take.reason.clone(),
         attach: attach(args)?,
-        wait: args.wait.wait(),
+        wait: args.take.wait.wait(),
     };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
@@ -76,7 +76,7 @@ fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
 }
 
 /// What to type after a refusal.
-fn with_next(failure: Failure, asked: usize) -> Failure {
+pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
     let is_held = |code| matches!(code, Code::Held | Code::Timeout);
     let Some(refusal) = failure.refusals.first().filter(|refusal| is_held(refusal.code)) else {
         return failure;

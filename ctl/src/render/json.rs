@@ -40,6 +40,8 @@ pub(crate) enum Line<'a> {
     Agent(AgentJson<'a>),
     Backend(BackendJson<'a>),
     Finding(FindingJson<'a>),
+    /// The whole state was told; what follows are changes.
+    Caught {},
 }
 
 impl Line<'_> {
