@@ -71,7 +71,7 @@ impl Job {
 
     /// Waits for its end.
     pub(crate) fn ends(mut self) -> Ran {
-        let ended = ends_within(&self.child, GIVE_UP);
+        let ended = !self.is_running() || ends_within(&self.child, GIVE_UP);
         if !ended {
             self.child.kill().expect("our own child");
         }

@@ -20,6 +20,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long processes are tried to be killed that do not die: in the hands of a disk, or another
 /// user's.
 const KILL_MAX: Duration = Duration::from_secs(10);
+/// How often at most is looked whether others came before those that were found are killed.
+const STOPS: u32 = 200;
 /// How often in a row nothing must be found: a process whose parent dies while the list is read can
 /// be missed in it once.
 const LOOKS: u32 = 2;
@@ -96,20 +98,16 @@ impl Group {
     /// cannot be killed are given back.
     pub(crate) fn kill(&mut self) -> Vec<i32> {
         let began = Moment::now();
-        let mut stopped = BTreeSet::new();
         let mut empty = 0;
         loop {
             self.signal(Signal::KILL);
+            self.stop_all();
+            // The list that the kernel keeps of children may miss one while others go; this does
+            // not, but takes longer.
             let found = descendants(&self.others);
-            // A process that stands still starts no other: first all stand still, then all go.
-            let fresh: Vec<&Found> =
-                found.iter().filter(|one| !stopped.contains(&one.named())).collect();
-            let signal = if fresh.is_empty() { Signal::KILL } else { Signal::STOP };
             for one in &found {
-                one.signal(signal);
+                one.signal(Signal::KILL);
             }
-            stopped.extend(fresh.iter().map(|one| one.named()));
-            let is_settled = fresh.is_empty();
             self.reap();
             empty = if found.is_empty() { empty + 1 } else { 0 };
             if empty >= LOOKS {
@@ -118,10 +116,34 @@ impl Group {
             if began.until(Moment::now()) > KILL_MAX {
                 return found.iter().map(|one| one.pid).collect();
             }
-            if is_settled && !found.is_empty() {
+            if !found.is_empty() {
                 pause(LOOK_EVERY);
             }
         }
+    }
+
+    /// A process that stands still starts no other: all stand still before any is waited for. One
+    /// that always is another process is caught only by whoever looks again at once.
+    fn stop_all(&mut self) {
+        let mut stopped = BTreeSet::new();
+        for _ in 0..STOPS {
+            let found = children_of_children(&self.others);
+            let mut is_fresh = false;
+            for one in found {
+                // Named before it is signalled: a number that comes again is another process.
+                if stopped.insert(one) {
+                    is_fresh = true;
+                    named_signal(one, Signal::STOP);
+                }
+            }
+            if !is_fresh {
+                break;
+            }
+        }
+        for one in stopped {
+            named_signal(one, Signal::KILL);
+        }
+        self.reap();
     }
 }
 
@@ -156,14 +178,39 @@ impl Found {
         (self.pid, self.started)
     }
 
-    /// Signals this very process, whoever has its number now.
     fn signal(&self, signal: Signal) {
-        let Some(pid) = Pid::from_raw(self.pid) else { return };
-        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { return };
-        if look(self.pid).is_some_and(|now| now.started == self.started) {
-            let _ = pidfd_send_signal(&pidfd, signal);
+        named_signal(self.named(), signal);
+    }
+}
+
+/// Signals this very process, whoever has its number now.
+fn named_signal((pid, started): Named, signal: Signal) {
+    let Some(number) = Pid::from_raw(pid) else { return };
+    let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
+    if look(pid).is_some_and(|now| now.started == started) {
+        let _ = pidfd_send_signal(&pidfd, signal);
+    }
+}
+
+/// What the kernel says at once of the children of this process, and theirs; nothing where it was
+/// built without that.
+fn children_of_children(others: &BTreeSet<Named>) -> Vec<Named> {
+    let mut found = Vec::new();
+    let mut parents = vec![getpid().as_raw_nonzero().get()];
+    while let Some(parent) = parents.pop() {
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let Ok(text) = fs::read_to_string(thread.path().join("children")) else { continue };
+            let pids = text.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+            let alive = pids.filter_map(look).filter(|one| !one.is_dead);
+            let named = alive.map(|one| one.named()).filter(|one| !others.contains(one));
+            for one in named {
+                parents.push(one.0);
+                found.push(one);
+            }
         }
     }
+    found
 }
 
 /// Everything alive below this process but for `others` and what is below them.

@@ -47,6 +47,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const RETURN_MAX: Duration = Duration::from_secs(2);
 /// How often a group is looked at whose leader has ended: its others may be nobody's children here.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
+/// The end of a hold is told by the wall clock, what is left by the boot clock: so much later is the
+/// same.
+const ROUNDING: Duration = Duration::from_secs(1);
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
 
@@ -145,7 +148,12 @@ fn proof(lease: &Lease, asked: Moment) -> Proof {
         }
         Hold::No | Hold::For(_) | Hold::Keep | Hold::Usual => Moment::NEVER,
     };
-    Proof { proven: asked + Duration::from_millis(lease.left_ms), hold_end }
+    let proven = asked + Duration::from_millis(lease.left_ms);
+    if hold_end <= proven + ROUNDING {
+        // The agent counts no further than that either: no renewal moves it.
+        return Proof { proven: Moment::NEVER, hold_end: hold_end.min(proven) };
+    }
+    Proof { proven, hold_end }
 }
 
 /// What the command is told.

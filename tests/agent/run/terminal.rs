@@ -12,6 +12,9 @@ use crate::agent::{Agent, program};
 use crate::dice::now_ms;
 use crate::{leases, local};
 
+/// What the shell says when it has the terminal.
+const PROMPT: &str = "what next> ";
+
 /// A bash at a terminal of its own.
 struct Shell {
     child: Child,
@@ -33,13 +36,12 @@ impl Shell {
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"]);
         command.env("CTL", program("stormctl")).env("STORMLOCK_SOCKET", agent.socket());
-        command.env("PS1", "> ").env("TERM", "dumb").env_remove("PROMPT_COMMAND");
+        command.env("PS1", PROMPT).env("TERM", "dumb").env_remove("PROMPT_COMMAND");
         command.env("HISTFILE", "").current_dir(agent.file(""));
         command.stdin(side()).stdout(side()).stderr(side());
         let child = command.spawn().expect("setsid and bash are there");
         let mut shell = Shell { child, terminal: master.into(), seen: String::new() };
-        shell.types("echo rea''dy\n");
-        shell.sees("ready");
+        shell.sees(PROMPT);
         shell
     }
 
@@ -65,10 +67,12 @@ impl Shell {
         self.seen = self.seen.split_off(at);
     }
 
-    /// The exit code of the last job.
+    /// The job ended with this code, and the shell has the terminal again.
     fn code(&mut self, code: u8) {
+        self.sees(PROMPT);
         self.types("echo co''de=$?.\n");
         self.sees(&format!("code={code}."));
+        self.sees(PROMPT);
     }
 }
 
@@ -109,7 +113,8 @@ fn the_command_reads_the_terminal_and_ctrl_c_is_its_own() {
 fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     let agent = Agent::start(&local());
     let mut shell = Shell::start(&agent);
-    shell.types("$CTL run -q prod/db -- cat\n");
+    shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
     for _ in 0..3 {
         shell.types("one\n");
         // What was typed, and what cat says of it.
@@ -117,21 +122,26 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
         shell.sees("one");
         shell.types("\x1a");
         shell.sees("Stopped");
+        shell.sees(PROMPT);
         shell.types("echo sh''ell has it\n");
         shell.sees("shell has it");
+        shell.sees(PROMPT);
         assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0));
         shell.types("fg\n");
-        shell.sees("cat");
+        shell.sees("exec cat");
     }
     // In the background it wants the terminal, and is stopped for it.
     shell.types("\x1a");
     shell.sees("Stopped");
+    shell.sees(PROMPT);
     shell.types("bg\n");
-    shell.sees("cat &");
+    shell.sees("exec cat' &");
+    shell.sees(PROMPT);
     shell.types("until jobs -s | grep -q Stopped; do :; done; echo stop''ped again\n");
     shell.sees("stopped again");
+    shell.sees(PROMPT);
     shell.types("fg\n");
-    shell.sees("cat");
+    shell.sees("exec cat");
     shell.types("two\n");
     shell.sees("two");
     shell.sees("two");
@@ -144,7 +154,8 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
 fn beside_others_in_a_pipe_it_gets_the_terminal_when_it_asks() {
     let agent = Agent::start(&local());
     let mut shell = Shell::start(&agent);
-    shell.types("$CTL run -q prod/db -- cat | sed -u s/x/:got:/\n");
+    shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat' | sed -u s/x/:got:/\n");
+    shell.sees("begun");
     shell.types("axb\n");
     shell.sees("a:got:b");
     shell.types("\x04");
@@ -163,17 +174,28 @@ fn beside_others_in_a_pipe_it_gets_the_terminal_when_it_asks() {
 #[test]
 fn a_shell_in_it_has_jobs_of_its_own() {
     let agent = Agent::start(&local());
+    // A bash that reads nobody's settings.
+    let inner = agent.file("inner");
+    std::fs::write(&inner, "#!/bin/sh\nexec bash --norc --noprofile -i\n").expect("a file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&inner, mode).expect("our own file");
     let mut shell = Shell::start(&agent);
-    shell.types("SHELL=/bin/bash $CTL run prod/db\n");
+    shell.types("SHELL=./inner $CTL run prod/db\n");
     shell.sees("is yours until you leave this shell");
-    shell.types("cat\n");
-    shell.types("in\n");
-    shell.sees("in");
-    shell.sees("in");
+    shell.sees(PROMPT);
+    shell.types("sh -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    shell.types("typed\n");
+    shell.sees("typed");
+    shell.sees("typed");
     shell.types("\x1a");
     shell.sees("Stopped");
-    shell.types("kill %1; wait; exit 3\n");
-    shell.sees("exit");
+    shell.sees(PROMPT);
+    shell.types("kill -9 %1; wait %1; echo ga''thered\n");
+    shell.sees("gathered");
+    shell.sees(PROMPT);
+    shell.types("exit 3\n");
+    shell.sees("exit 3");
     shell.code(3);
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
 }
