@@ -107,8 +107,8 @@ pub(crate) enum Command {
 /// Take resources, all or none; prints one lease id per resource
 ///
 /// The agent keeps the lease. Without --for, --until or --keep it is held as the agent's
-/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If another
-/// holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
+/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If
+/// another holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl acquire prod/db -m 'schema migration' --for 2h
@@ -191,16 +191,16 @@ impl TakeHold {
 
 /// Hold resources while a command runs, and end it before it could outlive them
 ///
-/// The resources are taken, kept renewed while the command (or, without one, a shell) runs, and given
-/// back when it and all of its process group have ended. If a lease is lost, or is not renewed in
-/// time, the command has to end: first by a signal, then it and all that it started are killed, before
-/// another could have the resource. The exit code is the command's own, 128 and the number of the
-/// signal that ended it, 126 or 127 when it cannot be run, or 79 when it had to end.
+/// The resources are taken, kept renewed while the command (or, without one, a shell) runs, and
+/// given back when it and all of its process group have ended. If a lease is lost, or is not
+/// renewed in time, the command has to end: first by a signal, then it and all that it started are
+/// killed, before another could have the resource. The exit code is the command's own, 128 and the
+/// number of the signal that ended it, 126 or 127 when it cannot be run, or 79 when it had to end.
 ///
-/// The command finds in its environment STORMLOCK_RESOURCE, STORMLOCK_LEASE, STORMLOCK_FENCE (of the
-/// first), STORMLOCK_RESOURCES, STORMLOCK_LEASES, STORMLOCK_FENCES (of all, in the same order, separated
-/// by spaces), STORMLOCK_DEADLINE (unix seconds, unless renewed) and STORMLOCK_SOCKET. A `run` of the
-/// same resource in it is part of this one.
+/// The command finds in its environment STORMLOCK_RESOURCE, STORMLOCK_LEASE, STORMLOCK_FENCE (of
+/// the first), STORMLOCK_RESOURCES, STORMLOCK_LEASES, STORMLOCK_FENCES (of all, in the same order,
+/// separated by spaces), STORMLOCK_DEADLINE (unix seconds, unless renewed) and STORMLOCK_SOCKET. A
+/// `run` of the same resource in it is part of this one.
 #[derive(Debug, Args)]
 #[command(override_usage = "stormctl run [OPTIONS] RESOURCE... [-- COMMAND [ARG]...]
        stormctl run [OPTIONS] RESOURCE... -c LINE")]
@@ -245,8 +245,9 @@ pub(crate) enum OnLost {
 
 /// Hold resources in the foreground, for units; gives them back on SIGTERM
 ///
-/// It says to systemd (Type=notify) when it holds them, and feeds its watchdog while they are proven.
-/// It ends with 0 by SIGTERM, SIGINT or the end of the hold, and with 79 when a lease is lost.
+/// It says to systemd (Type=notify) when it holds them, and feeds its watchdog while they are
+/// proven. It ends with 0 by SIGTERM, SIGINT or the end of the hold, and with 79 when a lease is
+/// lost.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl hold prod/db -m 'the primary runs here' --wait
@@ -262,8 +263,8 @@ pub(crate) struct Hold {
 
 /// Print what happens to your leases, one JSON document per line
 ///
-/// First each lease as it is, then a line of the type caught, then each change, until the agent goes
-/// away (exit code 69) or you end it.
+/// First each lease as it is, then a line of the type caught, then each change, until the agent
+/// goes away (exit code 69) or you end it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl watch

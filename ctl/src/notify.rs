@@ -1,4 +1,5 @@
-//! What a unit's command tells systemd (sd_notify). Each function does nothing where nobody listens.
+//! What a unit's command tells systemd (sd_notify). Each function does nothing where nobody
+//! listens.
 
 use std::env;
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! `stormctl run`, `hold` and `watch` with the real agent: the command never outlives its lease, and
-//! nothing but the lease ends the command.
+//! `stormctl run`, `hold` and `watch` with the real agent: the command never outlives its lease,
+//! and nothing but the lease ends the command.
 
 mod hold;
 mod life;

@@ -1,5 +1,5 @@
-//! When a command has to end: arithmetic on the deadlines that the agent told. No clock is read here
-//! and nothing is done.
+//! When a command has to end: arithmetic on the deadlines that the agent told. No clock is read
+//! here and nothing is done.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What the agent says of the leases meanwhile, heard by a thread of its own: an agent that hangs or
-//! is gone holds up nobody.
+//! What the agent says of the leases meanwhile, heard by a thread of its own: an agent that hangs
+//! or is gone holds up nobody.
 //!
 //! An event that is pushed may be old when it is read, so it says only that something changed; the
 //! whole state is asked for then, and counts from before the question left (law 1).

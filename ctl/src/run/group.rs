@@ -3,14 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::process::Child;
 use std::time::Duration;
 
 use rustix::event::poll;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, pidfd_open,
-    pidfd_send_signal, set_child_subreaper, test_kill_process_group, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, kill_process_group,
+    pidfd_open, pidfd_send_signal, set_child_subreaper, test_kill_process_group, wait,
 };
 
 use crate::clock::Moment;
@@ -43,7 +44,13 @@ type Named = (i32, u64);
 impl Group {
     /// What others of ours there are, before the command is started: orphans of the command become
     /// ours from now on.
-    pub(crate) fn prepare() -> rustix::io::Result<BTreeSet<Named>> {
+    pub(crate) fn prepare() -> io::Result<BTreeSet<Named>> {
+        if ignores_children() {
+            return Err(io::Error::other(
+                "SIGCHLD is ignored here, so its end could not be seen (whoever started stormctl \
+                 ignores it: `env --default-signal=CHLD stormctl run ...`)",
+            ));
+        }
         set_child_subreaper(Some(getpid()))?;
         Ok(descendants(&BTreeSet::new()).into_iter().map(|found| found.named()).collect())
     }
@@ -92,6 +99,22 @@ impl Group {
             // What may not be told is another user's by now; there is nobody to tell that.
             let _ = kill_process_group(self.leader, signal);
         }
+    }
+
+    /// Sends the whole group and every descendant outside of it a signal.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        for one in descendants(&self.others) {
+            let is_in_group = getpgid(Pid::from_raw(one.pid)).is_ok_and(|it| it == self.leader);
+            if !is_in_group {
+                one.signal(signal);
+            }
+        }
+    }
+
+    /// True when nothing is left of all that it started.
+    pub(crate) fn is_alone(&self) -> bool {
+        descendants(&self.others).is_empty()
     }
 
     /// Kills the group and every descendant, wherever it went, until none is left. Those that
@@ -156,6 +179,14 @@ pub(crate) fn code(status: WaitStatus) -> u8 {
         (None, None) => OF_SIGNALS,
     };
     u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// True when the kernel was told to forget children that end; that is inherited.
+fn ignores_children() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (Signal::CHILD.as_raw() - 1) & 1 == 1)
 }
 
 fn pause(length: Duration) {

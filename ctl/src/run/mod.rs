@@ -1,7 +1,7 @@
 //! Holding leases while a command runs, so that the command never outlives them.
 //!
-//! This process keeps the deadline by itself, from the last proof that the agent told; it works with
-//! an agent that hangs or is dead. Not here: the command lines ([`crate::command`]).
+//! This process keeps the deadline by itself, from the last proof that the agent told; it works
+//! with an agent that hangs or is dead. Not here: the command lines ([`crate::command`]).
 
 pub(crate) mod deadline;
 pub(crate) mod events;
@@ -45,10 +45,11 @@ const FENCES: &str = "STORMLOCK_FENCES";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an agent that restarts is waited for, to give the leases back: it does that by itself.
 const RETURN_MAX: Duration = Duration::from_secs(2);
-/// How often a group is looked at whose leader has ended: its others may be nobody's children here.
+/// How often a group is looked at whose leader has ended: its others may be nobody's children
+/// here.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
-/// The end of a hold is told by the wall clock, what is left by the boot clock: so much later is the
-/// same.
+/// The end of a hold is told by the wall clock, what is left by the boot clock: so much later is
+/// the same.
 const ROUNDING: Duration = Duration::from_secs(1);
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
@@ -85,7 +86,7 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
         let told = plain(&format!("{doing}: {error}"));
         Failure::new(Exit::Software, Code::Internal.as_str(), told)
     };
-    let others = Group::prepare().map_err(|error| failed(error.into()))?;
+    let others = Group::prepare().map_err(failed)?;
     let shim = Shim::start(work, &variables(&under)).map_err(failed)?;
     let group = Group::new(&shim.child, others);
     let signals = Signals::block().map_err(failed)?;
@@ -219,13 +220,20 @@ impl Guard<'_> {
                 self.stopped(signal)?;
                 continue;
             }
-            if self.group.is_gone() || !self.left.is_empty() {
+            if self.is_over() {
                 return Ok(());
             }
             self.alarm.set(self.deadline.next())?;
             let pause = self.group.ended().map(|_| GROUP_EVERY);
             wait_for(&[&self.signals, &self.alarm, &self.events], pause);
         }
+    }
+
+    /// Nothing is left that is waited for. What left the group is no part of the command, unless
+    /// that had to end.
+    fn is_over(&self) -> bool {
+        let is_gone = self.group.is_gone() && (!self.is_lost || self.group.is_alone());
+        is_gone || !self.left.is_empty()
     }
 
     /// Hears what the agent said, and does what is due.
@@ -256,9 +264,9 @@ impl Guard<'_> {
         self.is_lost = true;
         let grace = time::words(self.work.grace.as_secs());
         say(&format!("{why}: the command has to end, and is killed in {grace}"));
-        self.group.signal(signal);
+        self.group.signal_all(signal);
         // One that stands still would not hear it.
-        self.group.signal(Signal::CONT);
+        self.group.signal_all(Signal::CONT);
     }
 
     fn kill(&mut self, why: &Why) {

@@ -1,5 +1,5 @@
-//! Taking what is to be held, attached to this very process: whatever happens to it or to the agent,
-//! nothing stays behind.
+//! Taking what is to be held, attached to this very process: whatever happens to it or to the
+//! agent, nothing stays behind.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -130,8 +130,8 @@ impl Taking<'_> {
         }
     }
 
-    /// An agent that came back, and holds nothing for us of an earlier try: its answer may have been
-    /// lost after the grant.
+    /// An agent that came back, and holds nothing for us of an earlier try: its answer may have
+    /// been lost after the grant.
     fn come_back(&self, error: ClientError) -> Result<Client, ClientError> {
         let now = Moment::now();
         let until = self.until.map_or(now, |until| until.min(now + RETURN_MAX));
@@ -210,22 +210,26 @@ pub(crate) fn target(lease: &Lease) -> Target {
 }
 
 /// True for a refusal because of a lease of ours whose process is gone already: it is being given
-/// back.
+/// back, so the agent does not call it ours any more.
 fn is_leftover(client: &mut Client, refusal: &Refusal) -> bool {
-    let Some(holder) = refusal.holder.as_ref().filter(|holder| holder.mine) else { return false };
+    let Some(holder) = &refusal.holder else { return false };
+    let Ok(status) = client.status(None) else { return false };
     let Ok(leases) = leases(client) else { return false };
     match leases.iter().find(|lease| lease.lease == holder.lease).map(|lease| lease.attach) {
         Some(Attach::Process(process)) => has_ended(&process),
         Some(Attach::Detached | Attach::Session) => false,
-        // It was given back between the two questions.
-        None => true,
+        // Given back between the two questions, if it was this agent's at all.
+        None => {
+            holder.principal == status.agent.you
+                && holder.host.as_deref() == Some(status.agent.host.as_str())
+        }
     }
 }
 
 fn has_ended(process: &Process) -> bool {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
     let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
-    !process.is_there() && !(process.group && has_group())
+    !process.is_there() && (!process.group || !has_group())
 }
 
 /// The agent went away in the midst of it, or is about to.

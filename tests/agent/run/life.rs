@@ -141,26 +141,46 @@ fn a_lease_that_is_taken_away_ends_the_command_at_once_and_kindly() {
 
 #[test]
 fn what_does_not_end_when_it_is_asked_is_killed_after_the_grace_with_all_that_it_started() {
+    for leader_ignores in [true, false] {
+        let agent = Agent::start(&local());
+        let counting = counts(&agent);
+        let daemon = counting.replace("/count", "/daemon").replace("/end", "/never");
+        let trap = if leader_ignores { "trap '' TERM;" } else { "" };
+        // The daemon ignores it in any case.
+        let line = format!("{trap} (trap '' TERM; exec setsid sh -c '{daemon}') & {counting}");
+        let args = ["run", "prod/db", "--ttl", "60s", "--kill-after", "1s", "-c", &line];
+        let job = Job::start(&agent, &args);
+        counts_on(&agent);
+        until("the daemon counts", || agent.file("daemon").exists().then_some(()));
+        assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(79), "{ran:?}");
+        assert!(ran.stderr.contains("it is killed"), "{ran:?}");
+        let read = || fs::read_to_string(agent.file("daemon")).expect("what it counted");
+        let before = read();
+        let began = now_ms();
+        // It counted fifty times a second.
+        until("half a second is over", || (now_ms() - began > 500).then_some(()));
+        assert_eq!(read(), before, "the daemon lives");
+    }
+}
+
+#[test]
+fn a_wrapper_that_wakes_after_the_deadline_kills_at_once() {
     let agent = Agent::start(&local());
-    let counting = counts(&agent);
-    let line = format!(
-        "trap '' TERM; setsid sh -c '{}' & {counting}",
-        counting.replace("/count", "/daemon").replace("/end", "/never")
-    );
-    let args = ["run", "prod/db", "--ttl", "60s", "--kill-after", "1s", "-c", &line];
-    let job = Job::start(&agent, &args);
+    let line = format!("trap 'echo asked >{}' TERM; {}", path(&agent, "asked"), counts(&agent));
+    let job = Job::start(&agent, &["run", "prod/db", "--ttl", "5s", "-c", &line]);
     counts_on(&agent);
-    until("the daemon counts", || agent.file("daemon").exists().then_some(()));
-    assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+    agent.pause();
+    job.signal(Signal::STOP);
+    let began = now_ms();
+    until("the ttl is over", || (now_ms() - began > 5_000).then_some(()));
+    job.signal(Signal::CONT);
     let ran = job.ends();
     assert_eq!(ran.code, Some(79), "{ran:?}");
-    assert!(ran.stderr.contains("it is killed"), "{ran:?}");
-    let read = || fs::read_to_string(agent.file("daemon")).expect("what it counted");
-    let before = read();
-    let began = now_ms();
-    // It counted fifty times a second.
-    until("half a second is over", || (now_ms() - began > 500).then_some(()));
-    assert_eq!(read(), before, "the daemon lives");
+    assert!(ran.stderr.contains("the command is killed"), "{ran:?}");
+    assert!(!agent.file("asked").exists(), "it was given time that was not there");
+    agent.resume();
 }
 
 #[test]

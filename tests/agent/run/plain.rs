@@ -57,6 +57,18 @@ fn what_is_not_had_runs_nothing_and_has_its_own_code() {
 }
 
 #[test]
+fn whoever_ignores_the_end_of_children_is_told_so() {
+    let agent = Agent::start(&local());
+    let mut command = Command::new("env");
+    command.args(["--ignore-signal=CHLD"]).arg(program("stormctl"));
+    command.arg("--socket").arg(agent.socket()).args(["run", "prod/db", "--", "true"]);
+    let ran = crate::program::run(&mut command, super::GIVE_UP);
+    assert_eq!(ran.code, Some(70), "{ran:?}");
+    assert!(ran.stderr.contains("SIGCHLD is ignored"), "{ran:?}");
+    all_is_free(&agent);
+}
+
+#[test]
 fn the_command_is_told_what_it_runs_under() {
     let agent = Agent::start(&local());
     let line = "stormctl() { \"$CTL\" \"$@\"; }
@@ -117,7 +129,6 @@ fn signals_are_passed_on_to_the_whole_group() {
         (Signal::USR1, "USR1"),
         (Signal::USR2, "USR2"),
     ] {
-        // A shell in the background has SIGINT and SIGQUIT ignored, so the second is no child of it.
         let line = format!(
             "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do read x <{}; done",
             path(&agent, "pipe")
