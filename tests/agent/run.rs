@@ -9,7 +9,7 @@ mod terminal;
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -65,8 +65,8 @@ impl Job {
     }
 
     /// What it said so far.
-    pub(crate) fn said(&mut self) -> String {
-        text(&mut self.stdout) + &text(&mut self.stderr)
+    pub(crate) fn said(&self) -> String {
+        text(&self.stdout) + &text(&self.stderr)
     }
 
     /// Waits for its end.
@@ -76,18 +76,17 @@ impl Job {
             self.child.kill().expect("our own child");
         }
         let status = self.child.wait().expect("our own child");
-        let (stdout, stderr) = (text(&mut self.stdout), text(&mut self.stderr));
+        let (stdout, stderr) = (text(&self.stdout), text(&self.stderr));
         assert!(ended, "it did not end within {GIVE_UP:?}:\n{stdout}{stderr}");
         Ran { code: status.code(), stdout, stderr }
     }
 }
 
-fn text(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    // The offset is shared with the job, which must go on writing at the end.
-    file.rewind().expect("a file can be rewound");
-    file.read_to_end(&mut bytes).expect("a file can be read");
-    String::from_utf8_lossy(&bytes).into_owned()
+/// From the beginning, and without moving the place where the job goes on writing.
+fn text(file: &File) -> String {
+    let mut bytes = vec![0; file.metadata().map_or(0, |of| of.len()).try_into().expect("it fits")];
+    let length = file.read_at(&mut bytes, 0).expect("a file can be read");
+    String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
 
 /// Waits until the agent holds nothing for us.

@@ -15,9 +15,8 @@ const TELL_BEFORE: Duration = Duration::from_secs(60);
 /// A lease that is renewed as it should be has this much left at least, of a thousand parts of its
 /// ttl: it is renewed after a third and a tenth of that, and believed for two thousandths less.
 const SURE_PER_MILLE: u32 = 631;
-/// How much of that is no time to count on: the agent's margin of 250 ms, and a renewal that takes
-/// half a second.
-const SLOW: Duration = Duration::from_millis(750);
+/// The agent's own margin.
+const MARGIN: Duration = Duration::from_millis(250);
 
 /// The longest time between the two signals that a lease of this ttl leaves room for, so that a
 /// renewal may fail and the next one still come in time.
@@ -25,11 +24,11 @@ pub(crate) fn grace_max(ttl: Duration) -> Duration {
     ttl / 3
 }
 
-/// How long a command is given that nobody gave a time: the usual, but no more than leaves a lease
-/// alone that is renewed as it should be.
+/// How long a command is given that nobody gave a time: the usual, but no more than leaves half of
+/// what a renewal on time finds for one that is late.
 pub(crate) fn usual_grace(usual: Duration, ttl: Duration) -> Duration {
-    let sure = (ttl / 1000 * SURE_PER_MILLE).saturating_sub(LAST + SLOW);
-    usual.min(grace_max(ttl)).min(sure)
+    let sure = (ttl / 1000 * SURE_PER_MILLE).saturating_sub(MARGIN);
+    usual.min(grace_max(ttl)).min((sure / 2).saturating_sub(LAST))
 }
 
 /// A lease that the command runs under.
@@ -300,11 +299,11 @@ mod tests {
     #[test]
     fn a_short_lease_has_a_short_grace_that_no_renewal_on_time_comes_near() {
         assert_eq!(usual_grace(secs(30), secs(900)), secs(30));
-        assert_eq!(usual_grace(secs(30), secs(60)), secs(20));
+        assert_eq!(usual_grace(secs(30), secs(60)), Duration::from_millis(17_805));
         for ttl in 5..900 {
             let grace = usual_grace(secs(30), secs(ttl));
-            let left_at_renewal = secs(ttl) / 1000 * SURE_PER_MILLE - Duration::from_millis(250);
-            assert!(grace + LAST < left_at_renewal && grace > secs(1), "{ttl}: {grace:?}");
+            let left_at_renewal = secs(ttl) / 1000 * SURE_PER_MILLE - MARGIN;
+            assert!(!grace.is_zero() && grace + LAST <= left_at_renewal / 2, "{ttl}: {grace:?}");
         }
     }
 }

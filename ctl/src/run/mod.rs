@@ -262,8 +262,9 @@ impl Guard<'_> {
             return say(&format!("{why}; the command goes on, as --on-lost warn wants it"));
         };
         self.is_lost = true;
-        let grace = time::words(self.work.grace.as_secs());
-        say(&format!("{why}: the command has to end, and is killed in {grace}"));
+        // Less than a second is as good as one to whoever reads it.
+        let grace = time::words(self.work.grace.as_secs().max(1));
+        say(&format!("{why}: the command has to end, or is killed in {grace}"));
         self.group.signal_all(signal);
         // One that stands still would not hear it.
         self.group.signal_all(Signal::CONT);

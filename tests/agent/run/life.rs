@@ -132,7 +132,6 @@ fn a_lease_that_is_taken_away_ends_the_command_at_once_and_kindly() {
     let job = Job::start(&agent, &["run", "prod/db", "--on-lost", "warn", "-c", &counts(&agent)]);
     counts_on(&agent);
     assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
-    let mut job = job;
     until("it is said", || job.said().contains("goes on").then_some(()));
     counts_on(&agent);
     end(&agent);

@@ -137,7 +137,7 @@ fn signals_are_passed_on_to_the_whole_group() {
             let made = Command::new("mkfifo").arg(agent.file("pipe")).status();
             assert!(made.expect("mkfifo runs").success());
         }
-        let mut job = Job::start(&agent, &["run", "prod/db", "-c", &line]);
+        let job = Job::start(&agent, &["run", "prod/db", "-c", &line]);
         until("it is ready", || job.said().contains("ready").then_some(()));
         job.signal(signal);
         let ran = job.ends();
@@ -267,7 +267,7 @@ fn a_run_that_waits_goes_on_waiting_across_a_restart_of_the_agent() {
 fn what_happens_to_ones_leases_can_be_watched() {
     let agent = Agent::start(&local());
     acquire(&mut agent.client().expect("it answers"), wish("prod/old", crate::Hold::Keep));
-    let mut job = Job::start(&agent, &["watch"]);
+    let job = Job::start(&agent, &["watch"]);
     until("the state is told", || job.said().contains("caught").then_some(()));
     assert!(job.said().contains("\"resource\":\"prod/old\""), "{}", job.said());
     let ran = Job::start(&agent, &["run", "prod/db", "--", "true"]).ends();
