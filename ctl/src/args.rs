@@ -104,8 +104,8 @@ pub(crate) enum Command {
 /// Take resources, all or none; prints one lease id per resource
 ///
 /// The agent keeps the lease. Without --for, --until or --keep it is held as the agent's
-/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If another
-/// holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
+/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If
+/// another holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl acquire prod/db -m 'schema migration' --for 2h
