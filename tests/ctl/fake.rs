@@ -20,6 +20,7 @@ pub(crate) const SINCE: UnixMs = UnixMs(1_795_615_351_000);
 pub(crate) const ID: &str = "0af1c2d3e4f50617283940515263748f";
 
 /// What the agent does with one question.
+#[expect(clippy::large_enum_variant, reason = "a handful for each test")]
 pub(crate) enum Act {
     Reply(Reply),
     /// Writes these bytes instead of a frame, then closes.

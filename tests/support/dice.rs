@@ -21,13 +21,18 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     pub(crate) fn seeded(test: &str) -> Dice {
+        Dice::told(test).1
+    }
+
+    /// The same with its seed, for a test that tells it in its own way too.
+    pub(crate) fn told(test: &str) -> (u64, Dice) {
         let seed = match std::env::var("STORMLOCK_SEED") {
             Ok(text) => text.parse().expect("STORMLOCK_SEED is a number"),
             Err(_) => now_ms(),
         };
         println!("{test}: STORMLOCK_SEED={seed}");
         // A state of nought would stay nought.
-        Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        (seed, Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
     }
 
     /// Another generator, for another thread.

@@ -144,6 +144,13 @@ impl DynamoServer {
         self.run("PutItem", &json!({"TableName": "stormlock", "Item": item}));
     }
 
+    /// Everything that the table has; a test's table is a page.
+    pub(crate) fn items(&self) -> Vec<Value> {
+        let page = self.run("Scan", &json!({"TableName": "stormlock", "ConsistentRead": true}));
+        assert!(page.get("LastEvaluatedKey").is_none(), "more than one page");
+        page["Items"].as_array().cloned().unwrap_or_default()
+    }
+
     /// Sets one attribute, whatever stands there.
     pub(crate) fn set(&self, key: &str, attribute: &str, value: &Value) {
         self.run(

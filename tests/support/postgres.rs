@@ -1,5 +1,6 @@
 //! A real PostgreSQL of a test's own: on a free port of this host, in a directory of its own, gone
-//! when it is dropped. Shared by path between test binaries, so it needs std and tempfile only.
+//! when it is dropped. Shared by path between test binaries, so it needs std, tempfile and rustix
+//! only.
 //!
 //! A cluster is made once and copied for each server. The server refuses to run as root: then it
 //! runs as the user `postgres`, whom Debian's package makes.
@@ -15,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// How often another port is tried when one was taken between finding and using it.
 const PORT_TRIES: usize = 5;
@@ -118,6 +122,35 @@ impl PostgresServer {
     pub(crate) fn kill(&mut self) {
         self.signal("-QUIT");
         self.child.wait().expect("its end");
+    }
+
+    /// `kill -9` of every process of it, until the last has ended: the next start refuses to work
+    /// beside one.
+    pub(crate) fn kill_9(&mut self) {
+        let pid = self.child.id();
+        // Once it has stopped it makes no other process meanwhile.
+        self.signal("-STOP");
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).expect("its state");
+        while !stat().contains(") T ") {
+            std::thread::yield_now();
+        }
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("its processes");
+        let ends = children.split_whitespace().filter_map(|child| {
+            let pid = Pid::from_raw(child.parse().expect("a number"))?;
+            // One that has ended by itself is not there to be killed.
+            let end = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+            let _ = pidfd_send_signal(&end, Signal::KILL);
+            Some(end)
+        });
+        let ends: Vec<_> = ends.collect();
+        self.signal("-KILL");
+        self.child.wait().expect("its end");
+        for end in ends {
+            let limit = Timespec::try_from(START_MAX).expect("a limit that the kernel can count");
+            let ended = poll(&mut [PollFd::new(&end, PollFlags::IN)], Some(&limit));
+            assert_eq!(ended, Ok(1), "a process of it does not end");
+        }
     }
 
     /// Starts it again on the same port, after [`PostgresServer::kill`].

@@ -1,12 +1,17 @@
-//! A bad network: a TCP proxy on this host that loses, holds and cuts as a test tells it. Shared by
-//! path between test binaries, so it needs std only.
+//! A bad network: a TCP proxy on this host that loses, holds, delays, cuts and resets as a test
+//! tells it. Shared by path between test binaries, so it needs std and rustix only.
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// How long a server keeps a connection whose client is gone: one that sees its end together with
+/// the request may drop the request (HTTP/2 does).
+const KEPT: Duration = Duration::from_secs(1);
 
 /// What happens to a request that a test named, and from then on to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,11 +24,28 @@ pub(crate) enum Fault {
     CutAfter,
     /// It does not arrive: the connection breaks before.
     CutBefore,
+    /// It does not arrive, nothing passes any more in either direction, and nothing is closed.
+    HalfOpen,
+    /// It and what follows arrive so much later.
+    Late(Duration),
+    /// It arrives; its answer and what follows come back so much later.
+    LateAnswer(Duration),
+    /// It stays on its way until its sender has given up, and arrives then.
+    HoldUntilGone,
+    /// It arrives, and its sender sees a reset instead of an answer.
+    ResetAfter,
+}
+
+impl Fault {
+    /// True when its connection passes nothing after the request.
+    fn is_the_end(self) -> bool {
+        matches!(self, Fault::CutAfter | Fault::ResetAfter | Fault::HoldUntilGone)
+    }
 }
 
 /// The proxy. Dropping it breaks all its connections.
 pub(crate) struct Proxy {
-    port: u16,
+    listener: TcpListener,
     shared: Arc<Shared>,
 }
 
@@ -39,6 +61,7 @@ struct State {
     plan: Option<(Vec<u8>, Fault)>,
     hits: usize,
     resets: usize,
+    given_up: usize,
     connections: usize,
     delivers: bool,
     frozen: bool,
@@ -50,24 +73,28 @@ struct State {
 impl Proxy {
     /// A proxy in front of a port of this host; nothing happens to what passes.
     pub(crate) fn start(upstream: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("its address").port();
+        Proxy::on(TcpListener::bind("127.0.0.1:0").expect("a port"), upstream)
+    }
+
+    /// The same behind a listener that the test made.
+    pub(crate) fn on(listener: TcpListener, upstream: u16) -> Proxy {
+        let accepting = listener.try_clone().expect("the same socket");
         let state = Mutex::new(State { delivers: true, ..State::default() });
         let shared = Arc::new(Shared { upstream, state, changed: Condvar::new() });
         let served = shared.clone();
         std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
+            for client in accepting.incoming().map_while(Result::ok) {
                 if served.lock().stops {
                     return;
                 }
                 served.serve(client);
             }
         });
-        Proxy { port, shared }
+        Proxy { listener, shared }
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        self.listener.local_addr().expect("its address").port()
     }
 
     /// The next request that contains `needle` meets `fault`; once.
@@ -80,6 +107,21 @@ impl Proxy {
     /// How many requests met a fault.
     pub(crate) fn hits(&self) -> usize {
         self.shared.lock().hits
+    }
+
+    /// Waits until more than `before` requests met a fault; false when none did within `limit`.
+    pub(crate) fn is_hit_after(&self, before: usize, limit: Duration) -> bool {
+        self.becomes(limit, |state| state.hits > before)
+    }
+
+    /// How many clients gave a request up that was swallowed, or held until then.
+    pub(crate) fn given_up(&self) -> usize {
+        self.shared.lock().given_up
+    }
+
+    /// Waits until more than `before` of them gave up; false when none did within `limit`.
+    pub(crate) fn is_given_up_after(&self, before: usize, limit: Duration) -> bool {
+        self.becomes(limit, |state| state.given_up > before)
     }
 
     /// How many clients closed by a reset.
@@ -125,6 +167,12 @@ impl Proxy {
         change(&mut self.shared.lock());
         self.shared.changed.notify_all();
     }
+
+    fn becomes(&self, limit: Duration, is_so: impl Fn(&State) -> bool) -> bool {
+        let state = self.shared.lock();
+        let waited = self.shared.changed.wait_timeout_while(state, limit, |state| !is_so(state));
+        !waited.expect("no panic in the proxy").1.timed_out()
+    }
 }
 
 impl Drop for Proxy {
@@ -135,7 +183,35 @@ impl Drop for Proxy {
             state.delivers = true;
         });
         self.cut();
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
+        // Whatever waits in accept wakes up, in whichever network namespace the socket is.
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+/// What a connection's requests have decided about its answers.
+#[derive(Default)]
+struct Back {
+    mute: AtomicBool,
+    delay_ms: AtomicU64,
+}
+
+impl Back {
+    fn mute(&self) {
+        self.mute.store(true, Ordering::SeqCst);
+    }
+
+    fn is_mute(&self) -> bool {
+        self.mute.load(Ordering::SeqCst)
+    }
+
+    /// The next answer comes so much later.
+    fn delay(&self, delay: Duration) {
+        let ms = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.delay_ms.store(ms, Ordering::SeqCst);
+    }
+
+    fn take_delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms.swap(0, Ordering::SeqCst))
     }
 }
 
@@ -154,55 +230,88 @@ impl Shared {
         let clone = |stream: &TcpStream| stream.try_clone().expect("the same socket");
         state.open.extend([clone(&client), clone(&server)]);
         drop(state);
-        let mute = Arc::new(AtomicBool::new(false));
+        let back = Arc::new(Back::default());
         let (shared, from, to) = (self.clone(), clone(&client), clone(&server));
-        let muted = mute.clone();
-        std::thread::spawn(move || shared.requests(from, to, &muted));
+        let told = back.clone();
+        std::thread::spawn(move || shared.requests(from, to, &told));
         let shared = self.clone();
-        std::thread::spawn(move || shared.answers(server, client, &mute));
+        std::thread::spawn(move || shared.answers(server, client, &back));
     }
 
-    fn requests(&self, mut client: TcpStream, mut server: TcpStream, mute: &AtomicBool) {
+    fn requests(&self, mut client: TcpStream, mut server: TcpStream, back: &Back) {
         let mut bytes = [0; 65_536];
-        loop {
-            let length = match client.read(&mut bytes) {
-                Ok(0) => break,
-                Ok(length) => length,
-                Err(error) => {
-                    self.note_reset(&error);
-                    break;
-                }
-            };
-            let request = &bytes[..length];
-            let fault = self.fault(request);
-            match fault {
+        let mut last = None;
+        while let Some(length) = self.hear(&mut client, &mut bytes) {
+            let mut request = bytes[..length].to_vec();
+            last = self.fault(&request);
+            match last {
                 Some(Fault::CutBefore) => break,
                 Some(Fault::HoldRequest) => self.wait(|state| state.delivers),
-                Some(Fault::LoseAnswer | Fault::CutAfter) => mute.store(true, Ordering::SeqCst),
-                None => {}
+                Some(Fault::LoseAnswer | Fault::CutAfter) => back.mute(),
+                Some(Fault::Late(delay)) => self.rest(delay),
+                Some(Fault::LateAnswer(delay)) => back.delay(delay),
+                Some(Fault::HalfOpen) => {
+                    back.mute();
+                    while self.hear(&mut client, &mut bytes).is_some() {}
+                    self.note_given_up();
+                    break;
+                }
+                Some(Fault::HoldUntilGone) => {
+                    while let Some(length) = self.hear(&mut client, &mut bytes) {
+                        request.extend_from_slice(&bytes[..length]);
+                    }
+                }
+                Some(Fault::ResetAfter) | None => {}
             }
             self.wait(|state| !state.frozen);
-            if server.write_all(request).is_err() || fault == Some(Fault::CutAfter) {
+            let sent = server.write_all(&request);
+            match last {
+                Some(Fault::ResetAfter) => {
+                    let _ = rustix::net::connect_unspec(&client);
+                }
+                Some(Fault::HoldUntilGone) => self.note_given_up(),
+                _ => {}
+            }
+            if sent.is_err() || last.is_some_and(Fault::is_the_end) {
                 break;
             }
         }
         let _ = client.shutdown(Shutdown::Both);
+        if last.is_some_and(Fault::is_the_end) {
+            self.rest(KEPT);
+        }
         // What was sent shall arrive: only this half is closed, the other follows by itself.
         let _ = server.shutdown(Shutdown::Write);
     }
 
-    fn answers(&self, mut server: TcpStream, mut client: TcpStream, mute: &AtomicBool) {
+    /// What a client says next; `None` when it is gone.
+    fn hear(&self, client: &mut TcpStream, into: &mut [u8]) -> Option<usize> {
+        match client.read(into) {
+            Ok(0) => None,
+            Ok(length) => Some(length),
+            Err(error) => {
+                self.note_reset(&error);
+                None
+            }
+        }
+    }
+
+    fn answers(&self, mut server: TcpStream, mut client: TcpStream, back: &Back) {
         let mut bytes = [0; 65_536];
         while let Ok(length @ 1..) = server.read(&mut bytes) {
             self.wait(|state| !state.frozen);
-            if !mute.load(Ordering::SeqCst) {
+            self.rest(back.take_delay());
+            if !back.is_mute() {
                 // A client that is gone hears nothing; the server is heard out.
                 if let Err(error) = client.write_all(&bytes[..length]) {
                     self.note_reset(&error);
                 }
             }
         }
-        let _ = client.shutdown(Shutdown::Both);
+        // On a line that is half open nothing is closed: its client has to find out.
+        if !back.is_mute() {
+            let _ = client.shutdown(Shutdown::Both);
+        }
     }
 
     /// The kernel tells of a reset once: to whichever of the two threads uses the socket first.
@@ -222,7 +331,20 @@ impl Shared {
         }
         state.plan = None;
         state.hits += 1;
+        drop(state);
+        self.changed.notify_all();
         Some(fault)
+    }
+
+    fn note_given_up(&self) {
+        self.lock().given_up += 1;
+        self.changed.notify_all();
+    }
+
+    /// Lets time pass, but not longer than the proxy lives.
+    fn rest(&self, time: Duration) {
+        let state = self.changed.wait_timeout_while(self.lock(), time, |state| !state.stops);
+        drop(state.expect("no panic in the proxy"));
     }
 
     fn wait(&self, until: impl Fn(&State) -> bool) {

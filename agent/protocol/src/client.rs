@@ -83,6 +83,8 @@ pub struct Client {
     stream: Stream,
     welcome: Option<Welcome>,
     patience: Duration,
+    /// What has come of the next reply: a wait may end in the midst of it.
+    arrived: Vec<u8>,
 }
 
 impl Client {
@@ -101,7 +103,7 @@ impl Client {
             .wait_mode(ConnectWaitMode::Timeout(patience))
             .connect_sync();
         let stream = connected.map_err(|source| connect_error(path, patience, source))?;
-        Ok(Client { stream, welcome: None, patience })
+        Ok(Client { stream, welcome: None, patience, arrived: Vec::new() })
     }
 
     /// Changes how long each later reply may take.
@@ -123,8 +125,8 @@ impl Client {
         self.acquire_waiting(ask, |_| {})
     }
 
-    /// The same, and `waits` is told what for, if it waits. It takes as long as that takes: patience
-    /// then bounds its beginning only.
+    /// The same, and `waits` is told what for, if it waits. It takes as long as that takes:
+    /// patience then bounds its beginning only.
     ///
     /// # Errors
     /// As [`Client::acquire`].
@@ -272,7 +274,8 @@ impl Client {
     /// The next event of a stream. Waits for ever with `None`.
     ///
     /// # Errors
-    /// Any [`ClientError`]; `Mute` when nothing came in `patience`.
+    /// Any [`ClientError`]; `Mute` when no whole event came in `patience`: the next call goes on
+    /// where this one stopped.
     pub fn next_event(&mut self, patience: Option<Duration>) -> Result<Event, ClientError> {
         let reply = match patience {
             Some(patience) => self.read_reply(Some(Patience::new(patience)))?,
@@ -330,25 +333,48 @@ impl Client {
     }
 
     fn read_reply(&mut self, patience: Option<Patience>) -> Result<Reply, ClientError> {
+        self.arrive(HEADER_LEN, patience.as_ref())?;
         let mut header = [0; HEADER_LEN];
-        self.read(&mut header, patience.as_ref())?;
-        let mut body = vec![0; frame::body_len(header)?];
-        self.read(&mut body, patience.as_ref())?;
-        Ok(frame::decode(&body)?)
+        header.copy_from_slice(&self.arrived[..HEADER_LEN]);
+        self.arrive(HEADER_LEN + frame::body_len(header)?, patience.as_ref())?;
+        let whole = std::mem::take(&mut self.arrived);
+        Ok(frame::decode(&whole[HEADER_LEN..])?)
+    }
+
+    /// Reads on until so many bytes of the next reply are there.
+    fn arrive(&mut self, count: usize, within: Option<&Patience>) -> Result<(), ClientError> {
+        while self.arrived.len() < count {
+            let mut piece = vec![0; count - self.arrived.len()];
+            let length = self.read_some(&mut piece, within)?;
+            self.arrived.extend_from_slice(&piece[..length]);
+        }
+        Ok(())
     }
 
     fn read(&mut self, mut into: &mut [u8], within: Option<&Patience>) -> Result<(), ClientError> {
         while !into.is_empty() {
+            let length = self.read_some(into, within)?;
+            into = &mut into[length..];
+        }
+        Ok(())
+    }
+
+    /// Reads what there is, at least one byte.
+    fn read_some(
+        &mut self,
+        into: &mut [u8],
+        within: Option<&Patience>,
+    ) -> Result<usize, ClientError> {
+        loop {
             let left = within.map(Patience::left).transpose()?;
             self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
             match self.stream.read(into) {
                 Ok(0) => return Err(ClientError::Closed),
-                Ok(count) => into = &mut into[count..],
+                Ok(length) => return Ok(length),
                 Err(e) if is_pause(&e) => {}
                 Err(e) => return Err(io_error(e)),
             }
         }
-        Ok(())
     }
 
     fn write(&mut self, mut bytes: &[u8], within: &Patience) -> Result<(), ClientError> {
@@ -414,5 +440,45 @@ fn unexpected(reply: Reply) -> ClientError {
     match reply {
         Reply::Refused(refusal) => ClientError::Refused(refusal),
         _ => ClientError::WrongReply,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+
+    /// Long enough for what is there, short enough to wait for what is not.
+    const SHORT: Duration = Duration::from_millis(100);
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn an_event_that_comes_in_pieces_is_whole_when_the_first_wait_for_it_ended_between_them() {
+        let path = std::env::temp_dir().join(format!("stormlock-client-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let mut client = Client::connect(&path, LONG).expect("somebody listens");
+        let (mut agent, _) = listener.accept().expect("the client");
+        std::fs::remove_file(&path).expect("its file");
+        let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
+        let (go_on, waits) = channel();
+        let served = thread::spawn(move || {
+            for at in 1..event.len() {
+                for piece in [&event[..at], &event[at..]] {
+                    agent.write_all(piece).expect("it listens");
+                    waits.recv().expect("it goes on");
+                }
+            }
+            agent
+        });
+        for _ in 1..frame::encode(&Reply::Event(Event::Caught)).expect("a frame").len() {
+            assert!(matches!(client.next_event(Some(SHORT)), Err(ClientError::Mute(_))));
+            go_on.send(()).expect("the agent is there");
+            assert_eq!(client.next_event(Some(LONG)).expect("an event"), Event::Caught);
+            go_on.send(()).expect("the agent is there");
+        }
+        drop(served.join().expect("it wrote all"));
     }
 }

@@ -10,8 +10,8 @@ use stormlock_protocol::message::Process;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use crate::fd;
 use crate::lease::ProcessId;
+use crate::{clock, fd};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
@@ -54,7 +54,9 @@ async fn end(process: ProcessId) {
         let _ = opened.readable().await;
     }
     while process.group && is_group(pid) {
-        tokio::time::sleep(GROUP_EVERY).await;
+        if clock::pause(GROUP_EVERY).await.is_err() {
+            return;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::backend::Stirs;
+use crate::clock;
 use crate::lease::BackendName;
 use crate::stores::Stores;
 
@@ -109,7 +110,9 @@ async fn watch_for_ever(stores: Arc<Stores>, on: On, news: mpsc::UnboundedSender
             tracing::debug!(backend = %on.0, resource = %on.1, %why, "no notices");
         }
         let _ = news.send(Stir { on: on.clone(), tells: false });
-        tokio::time::sleep(wait).await;
+        if clock::pause(wait).await.is_err() {
+            return;
+        }
         wait = (wait * 2).min(RETRY_MAX);
     }
 }

@@ -286,10 +286,14 @@ impl Entry {
         }
     }
 
+    /// True while the store is still to be told that nobody has it any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Ending(..) | Phase::Lost(_, true))
+    }
+
     /// True while this agent may still be about to free the resource in the store.
     pub(super) fn is_clearing(&self) -> bool {
-        let clearing = matches!(self.phase, Phase::Ending(..) | Phase::Lost(_, true));
-        clearing && self.tries == 0
+        self.is_leaving() && self.tries == 0
     }
 
     pub(super) fn proof(&self) -> Proof {

@@ -196,6 +196,11 @@ impl LeaseTable {
                 && backend.is_none_or(|backend| *backend == entry.claim.backend)
             {
                 entry.is_doubted(now, backend.is_some());
+                // A store that is back may be told at once what it missed: whoever wants the
+                // resource next need not wait for a pause that has grown meanwhile.
+                if backend.is_some() && entry.is_leaving() {
+                    entry.retry_at = entry.retry_at.min(now);
+                }
             }
             self.advance(now, lease);
         }
@@ -300,13 +305,15 @@ impl LeaseTable {
         let waiters = self.waiters(&entry.claim.backend, &entry.claim.resource);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let state = entry.state(now, works, checks);
-        let is_over = matches!(state, State::Lost(_) | State::Released);
+        let is_end = |state: &State| matches!(state, State::Lost(_) | State::Released);
+        let is_over = is_end(&state);
         // An acquire is news once it is granted, and one that never was is none.
         let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
         let view = entry.view(now, works, checks, waiters);
         let news = Told { state, end: entry.end(), waiters, ends_soon: view.ends_soon };
         let is_known = match &entry.told {
-            Some(told) if is_over => told.state == news.state,
+            // That a lost lease is cleared away, once its holder knows, is no second end (law 7).
+            Some(told) if is_over => is_end(&told.state),
             told => told.as_ref() == Some(&news),
         };
         if !never_was && !is_known {

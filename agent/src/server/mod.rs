@@ -3,6 +3,7 @@
 pub mod listen;
 mod overview;
 pub mod peer;
+mod release;
 pub mod service;
 mod session;
 mod terms;

@@ -139,6 +139,24 @@ fn law_7_say_lost_early_once() {
 }
 
 #[test]
+fn law_7_say_lost_early_once_and_no_other_end_after_it() {
+    let mut play = Play::holding(Hold::Keep);
+    play.at(secs(21));
+    play.synced(true);
+    play.at(MINUTE);
+    // Its holder has heard of it, while a renewal that may have come through is still cleared away.
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    assert_eq!(play.answers, [Answer::No(No::Lost(Loss::Expired))]);
+    play.settle(ours(60));
+    assert!(matches!(play.call(), Call::Release(_)));
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
+    let is_end = |view: &&View| matches!(view.state, State::Lost(_) | State::Released);
+    let told: Vec<&State> = play.changes.iter().filter(is_end).map(|view| &view.state).collect();
+    assert_eq!(told, [&State::Lost(Loss::Expired)]);
+}
+
+#[test]
 fn law_7_say_lost_early_once_a_shorter_end_is_told_before_it_is_asked_for() {
     let mut play = Play::holding(Hold::No);
     play.at(secs(1));

@@ -639,3 +639,18 @@ fn what_ended_by_itself_is_given_back_for_a_store_may_keep_what_is_over() {
     play.settle(CallResult::Done);
     assert!(play.calls.is_empty(), "once is enough: {:?}", play.calls);
 }
+
+#[test]
+fn a_store_that_is_back_hears_at_once_what_it_missed() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+    // Long enough for the pauses to grow.
+    for _ in 0..12 {
+        play.settle(CallResult::Refused(RefusedKind::Unreachable));
+        play.go_on();
+    }
+    play.settle(CallResult::Refused(RefusedKind::Unreachable));
+    assert!(play.calls.is_empty());
+    play.input(Input::Suspect(backend()));
+    assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+}

@@ -111,7 +111,7 @@ struct Run {
     leases: Vec<LeaseId>,
     /// Questions, and how often each was answered.
     answers: BTreeMap<Ticket, u32>,
-    lost: BTreeMap<LeaseId, u32>,
+    ended: BTreeMap<LeaseId, u32>,
     is_stopping: bool,
 }
 
@@ -127,7 +127,7 @@ impl Run {
             syncs: Vec::new(),
             leases: Vec::new(),
             answers: BTreeMap::new(),
-            lost: BTreeMap::new(),
+            ended: BTreeMap::new(),
             is_stopping: false,
         }
     }
@@ -170,14 +170,14 @@ impl Run {
     }
 
     fn changed(&mut self, view: &View) {
-        let times = self.lost.entry(view.claim.lease).or_default();
+        let times = self.ended.entry(view.claim.lease).or_default();
         match view.state {
-            State::Lost(_) => {
+            State::Lost(_) | State::Released => {
                 *times += 1;
-                assert_eq!(*times, 1, "lost twice: {view:?}");
+                assert_eq!(*times, 1, "it ended twice: {view:?}");
             }
             State::Held | State::AtRisk => assert_eq!(*times, 0, "it came back: {view:?}"),
-            State::Asking | State::Unknown | State::Released => {}
+            State::Asking | State::Unknown => {}
         }
     }
 
@@ -258,7 +258,8 @@ impl Run {
             claims.push(claim);
         }
         let (owner, leases_max) = (Uid(1000), 16);
-        let hold_for = (hold != Hold::No && ttl % 5 == 0).then_some(Duration::from_secs(9));
+        let hold_for =
+            (hold != Hold::No && ttl.is_multiple_of(5)).then_some(Duration::from_secs(9));
         let until = waits.map(|secs| match secs {
             0 => Moment::NEVER,
             secs => self.now + Duration::from_secs(u64::from(secs)),
@@ -284,7 +285,7 @@ impl Run {
         self.answers.clear();
         self.is_stopping = false;
         // A start tells of a loss that nobody acknowledged once more, to new subscribers.
-        self.lost.retain(|lease, times| *times > 0 && !memory.leases.contains_key(lease));
+        self.ended.retain(|lease, times| *times > 0 && !memory.leases.contains_key(lease));
         // The die of a new life is another one.
         self.table = a_table(self.in_journal, self.fresh());
         self.input(Input::Recover(Box::new(memory)));

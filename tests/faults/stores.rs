@@ -1,0 +1,130 @@
+//! The four stores, as they keep what they promised over a `kill -9`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::Node;
+use crate::agent::{Agent, program};
+use crate::dynamo_server::DynamoServer;
+use crate::etcd_server::EtcdServer;
+use crate::postgres_server::{PostgresServer, TRUST};
+use crate::program::run;
+use crate::redis_server::RedisServer;
+
+/// How long `stormlockd setup` may take.
+const SETUP_MAX: Duration = Duration::from_secs(60);
+
+/// A real store.
+pub(crate) enum Store {
+    Redis(RedisServer),
+    Etcd(EtcdServer),
+    Postgres(PostgresServer),
+    DynamoDb(DynamoServer),
+}
+
+impl Store {
+    /// Every write is on disk before it is answered.
+    pub(crate) fn redis() -> Store {
+        let keeps = ["--appendonly", "yes", "--appendfsync", "always"];
+        Store::Redis(RedisServer::start_with(&keeps))
+    }
+
+    pub(crate) fn etcd() -> Store {
+        Store::Etcd(EtcdServer::start())
+    }
+
+    pub(crate) fn postgres() -> Store {
+        let server = PostgresServer::start_with(&["fsync=on"], TRUST);
+        let port = server.port();
+        let store = Store::Postgres(server);
+        let agent = Agent::prepare(&store.config("setup", port));
+        let mut setup = Command::new(program("stormlockd"));
+        setup.args(["setup", "main", "--config"]).arg(agent.file("stormlockd.toml"));
+        let ran = run(&mut setup, SETUP_MAX);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        store
+    }
+
+    pub(crate) fn dynamodb() -> Store {
+        Store::DynamoDb(DynamoServer::start())
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Store::Redis(_) => "redis",
+            Store::Etcd(_) => "etcd",
+            Store::Postgres(_) => "postgres",
+            Store::DynamoDb(_) => "dynamodb",
+        }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Store::Redis(server) => server.port(),
+            Store::Etcd(server) => server.port(),
+            Store::Postgres(server) => server.port(),
+            Store::DynamoDb(server) => server.port(),
+        }
+    }
+
+    /// The configuration of an agent called `host` that finds this store on a port of its own.
+    pub(crate) fn config(&self, host: &str, port: u16) -> String {
+        let backend = match self {
+            Store::Redis(_) => format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{port}\""),
+            Store::Etcd(_) => {
+                format!("kind = \"etcd\"\nendpoints = [\"http://127.0.0.1:{port}\"]")
+            }
+            Store::Postgres(_) => {
+                format!("kind = \"postgres\"\nurl = \"postgres://127.0.0.1:{port}/locks\"")
+            }
+            Store::DynamoDb(server) => {
+                let there = format!("http://127.0.0.1:{port}");
+                return server.agent_config(host).replace(&server.url(), &there);
+            }
+        };
+        let uid = rustix::process::geteuid().as_raw();
+        format!(
+            "host = \"{host}\"\n\n[backend.main]\n{backend}\n\n[[rule]]\nwho = [\"uid:{uid}\"]\n\
+             may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n"
+        )
+    }
+
+    /// `kill -9` in the midst of whatever it does, and a start on what it had stored.
+    pub(crate) fn crash(&mut self, nodes: &[Node]) {
+        match self {
+            Store::Redis(server) => {
+                server.kill();
+                server.start_again();
+            }
+            Store::Etcd(server) => {
+                server.kill();
+                server.start_again();
+            }
+            Store::Postgres(server) => {
+                server.kill_9();
+                server.start_again();
+            }
+            Store::DynamoDb(server) => crash_emulator(server, nodes),
+        }
+    }
+}
+
+/// DynamoDB never forgets what it acknowledged; its emulator has no disk and forgets everything. So
+/// its table is read out before the kill and put back after it. What it acknowledges between the
+/// reading and the kill is no promise that it breaks: no line passes an answer from before until
+/// every connection is broken. Not shown by this: a kill in the midst of a write.
+fn crash_emulator(server: &mut DynamoServer, nodes: &[Node]) {
+    for node in nodes {
+        node.line.freeze();
+    }
+    let kept = server.items();
+    server.kill();
+    server.start_again();
+    for item in &kept {
+        server.put(item);
+    }
+    for node in nodes {
+        node.line.cut();
+        node.line.thaw();
+    }
+}
