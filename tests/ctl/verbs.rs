@@ -32,7 +32,7 @@ fn acquire_prints_the_ids_alone_in_the_order_asked() {
     let asked = Acquire {
         resources: vec![resource("prod/db"), resource("a")],
         ttl: Some(Ttl::from_secs(300).unwrap()),
-        hold: Hold::No,
+        hold: Hold::Usual,
         reason: Some("why not".parse().unwrap()),
         attach: Attach::Detached,
         wait: Wait::No,

@@ -1,5 +1,5 @@
-//! `hold`: hold resources in the foreground, for units. It ends by SIGTERM or SIGINT, or with what
-//! it holds.
+//! `hold`: hold resources in the foreground, for units. It ends by SIGTERM and its like, or with
+//! what it holds.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,7 +19,7 @@ use crate::notify;
 use crate::render::{View, say};
 use crate::run::deadline::{Deadline, Due, Why};
 use crate::run::events::Events;
-use crate::run::signals::{Came, Signals};
+use crate::run::signals::{Came, Signals, stand_still};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
 use crate::run::{hear, kept, late, release, words};
 
@@ -120,8 +120,11 @@ impl Holding {
                 Due::Nothing => {}
             }
             while let Some(came) = self.signals.next() {
-                if matches!(came, Came::Forward(Signal::TERM | Signal::INT)) {
-                    return Ok(Ended::Told);
+                match came {
+                    Came::Forward(Signal::USR1 | Signal::USR2) => {}
+                    Came::Forward(_) => return Ok(Ended::Told),
+                    Came::Stop => stand_still()?,
+                    Came::Continue | Came::Other => {}
                 }
             }
             let next = self.deadline.next().min(self.feed());

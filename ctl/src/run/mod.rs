@@ -166,18 +166,13 @@ fn variables(under: &Under) -> Vec<(&'static str, OsString)> {
     let leases = list(|lease| lease.lease.to_string());
     let fences =
         list(|lease| lease.fence.map_or_else(|| "0".to_owned(), |fence| fence.to_string()));
-    let left = Moment::now().until(
-        under
-            .own
-            .iter()
-            .chain(&under.shared)
-            .map(|lease| proof(lease, under.asked).proven)
-            .fold(Moment::NEVER, Moment::min),
-    );
-    let deadline = time::now()
-        .timestamp()
-        .as_second()
-        .saturating_add(i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+    let ends = under.own.iter().chain(&under.shared).map(|lease| {
+        let Proof { proven, hold_end } = proof(lease, under.asked);
+        proven.min(hold_end)
+    });
+    let left = Moment::now().until(ends.fold(Moment::NEVER, Moment::min));
+    let left = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
+    let deadline = time::now().timestamp().as_second().saturating_add(left);
     vec![
         ("STORMLOCK_RESOURCE", first(&resources).into()),
         ("STORMLOCK_LEASE", first(&leases).into()),

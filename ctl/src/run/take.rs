@@ -195,13 +195,22 @@ fn as_they_are(
     client: &mut Client,
     granted: &[Lease],
 ) -> Result<(Vec<Lease>, Moment), ClientError> {
-    let asked = Moment::now();
-    let all = leases(client)?;
-    let fresh = |lease: &Lease| {
-        let fresh = all.iter().find(|fresh| fresh.lease == lease.lease).cloned();
-        fresh.unwrap_or_else(|| Lease { left_ms: 0, ..lease.clone() })
-    };
-    Ok((granted.iter().map(fresh).collect(), asked))
+    let until = Moment::now() + RETURN_MAX;
+    loop {
+        let asked = Moment::now();
+        let all = leases(client)?;
+        let fresh = |lease: &Lease| {
+            let fresh = all.iter().find(|fresh| fresh.lease == lease.lease).cloned();
+            fresh.unwrap_or_else(|| Lease { left_ms: 0, ..lease.clone() })
+        };
+        let fresh: Vec<Lease> = granted.iter().map(fresh).collect();
+        // An agent that restarted just now proves them anew.
+        let is_open = fresh.iter().any(|lease| lease.state == State::Unknown);
+        if !is_open || asked > until {
+            return Ok((fresh, asked));
+        }
+        pause(LOOK_EVERY);
+    }
 }
 
 /// A lease as what a request is about.
