@@ -22,12 +22,14 @@
 mod examine;
 mod link;
 mod list;
+mod notices;
 mod place;
 mod refusal;
 mod script;
 mod sentinel;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use redis::Value;
 use secrecy::{ExposeSecret, SecretString};
@@ -35,10 +37,11 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
+    Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
-use link::{Line, Server, Target};
+use link::{Line, Purpose, Server, Target};
 use place::{Place, Url};
 use script::{Said, Script};
 use sentinel::Sentinels;
@@ -98,6 +101,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Redis {
     line: Line,
+    /// For what is told without being asked: an abandoned call does not end it.
+    ears: Line,
     prefix: String,
 }
 
@@ -128,9 +133,10 @@ impl Redis {
         let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
         let tls = tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
         let (username, password) = (options.username.clone(), options.password.clone());
-        let target = Target { place, tls, sentinels, db, username, password };
-        let line = Line::new(Server::new(target));
-        Ok(Redis { line, prefix: options.key_prefix.clone() })
+        let target = Arc::new(Target { place, tls, sentinels, db, username, password });
+        let line = Line::new(Server::new(Arc::clone(&target), Purpose::Calls));
+        let ears = Line::new(Server::new(target, Purpose::Notices));
+        Ok(Redis { line, ears, prefix: options.key_prefix.clone() })
     }
 
     fn key(&self, on: &Resource) -> String {
@@ -255,6 +261,10 @@ impl Backend for Redis {
 
     fn examine(&self) -> Pending<'_, Vec<Remark>> {
         Box::pin(self.remarks())
+    }
+
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        Some(Box::pin(self.listen(resource, stirs)))
     }
 
     fn identity(&self) -> Option<String> {
