@@ -16,8 +16,9 @@
 //! A lock is a hash at `prefix + resource`: `id` (16 raw bytes), `p` principal, `c` created (unix
 //! seconds as text), as the Python tool writes it, and `f` fence, `h` host, `r` reason, `n` mark,
 //! which it does not read. Names outside our alphabet are no resources of ours: lists leave their
-//! locks out. An ACL user needs `~PREFIX* ~stormlock:fences +@read +@write +@scripting +time`, and
-//! `+info` so that another server under the same address is noticed.
+//! locks out. An ACL user needs `~PREFIX* ~stormlock:fences +@read +@write +@scripting +time`,
+//! `+info` so that another server under the same address is noticed, and `+client|tracking` so that
+//! those who wait are woken.
 
 mod examine;
 mod link;

@@ -27,7 +27,7 @@ impl Link {
         let mut notices = self.notices();
         loop {
             // Whatever it answers, from now on the server tells of the next change.
-            if let Err(trouble) = self.say(redis::cmd("EXISTS").arg(key)).await {
+            if let Err(trouble) = self.say(redis::cmd("TYPE").arg(key)).await {
                 return trouble;
             }
             stirs.tell();
