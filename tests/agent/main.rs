@@ -32,6 +32,7 @@ mod stores_exec;
 mod stores_postgres;
 mod strangers;
 mod waiting;
+mod waiting_stores;
 
 use stormlock_protocol::client::Client;
 use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock, Wait};

@@ -2,7 +2,8 @@
 //! lease, whoever did that, by triggers with `NOTIFY` that `setup` makes. Over a connection of its
 //! own, and one for all resources. Nothing is decided by it.
 //!
-//! Renewals are not told. The rest is bounded, for an over-long payload or channel fails the
+//! Renewals are not told, nor whatever else leaves the lease as it is: a condition on the times would
+//! stand in the way of their conversion (`setup --migrate`). What is told is bounded, for an over-long payload or channel fails the
 //! writer's own statement: the channel has the table's number, and the payload the first characters
 //! of the resource, of which ours have no more. A `NOTIFY` makes commits that have one queue behind
 //! each other, in the whole server: nothing beside the few acquires and releases of people and jobs.
@@ -148,7 +149,7 @@ pub(super) fn make_triggers(Table { main, tell, .. }: &Table) -> String {
          FOR EACH ROW EXECUTE FUNCTION {tell}();\n\
          DROP TRIGGER IF EXISTS stormlock_tell_moved ON {main};\n\
          CREATE TRIGGER stormlock_tell_moved AFTER UPDATE ON {main} FOR EACH ROW\n    \
-         WHEN (OLD.lease IS DISTINCT FROM NEW.lease OR NEW.expires < OLD.expires)\n    \
+         WHEN (OLD.lease IS DISTINCT FROM NEW.lease)\n    \
          EXECUTE FUNCTION {tell}();"
     )
 }
