@@ -2,11 +2,12 @@
 //! lease, whoever did that, by triggers with `NOTIFY` that `setup` makes. Over a connection of its
 //! own, and one for all resources. Nothing is decided by it.
 //!
-//! Renewals are not told, nor whatever else leaves the lease as it is: a condition on the times would
-//! stand in the way of their conversion (`setup --migrate`). What is told is bounded, for an over-long payload or channel fails the
-//! writer's own statement: the channel has the table's number, and the payload the first characters
-//! of the resource, of which ours have no more. A `NOTIFY` makes commits that have one queue behind
-//! each other, in the whole server: nothing beside the few acquires and releases of people and jobs.
+//! Renewals are not told, nor what else leaves the lease as it is: a condition on the times would
+//! stand in the way of their conversion (`setup --migrate`). What is told is bounded, for an
+//! over-long payload or channel fails the writer's own statement: the channel has the table's
+//! number, and the payload the first characters of the resource, of which ours have no more. A
+//! `NOTIFY` makes commits that have one queue behind each other, in the whole server: nothing beside
+//! the few acquires and releases of people and jobs.
 //!
 //! Behind a pooler that shares out its connections, `LISTEN` succeeds and nothing ever comes. So
 //! nothing is promised to those who wait before a notice of our own, sent over a connection for
