@@ -5,9 +5,9 @@
 //! Renewals are not told, nor what else leaves the lease as it is: a condition on the times would
 //! stand in the way of their conversion (`setup --migrate`). What is told is bounded, for an
 //! over-long payload or channel fails the writer's own statement: the channel has the table's
-//! number, and the payload the first characters of the resource, of which ours have no more. A
-//! `NOTIFY` makes commits that have one queue behind each other, in the whole server: nothing beside
-//! the few acquires and releases of people and jobs.
+//! number, and the payload the first characters of the resource, of which ours have no more. Commits
+//! with a `NOTIFY` queue behind each other, in the whole server: nothing beside the few acquires and
+//! releases of people and jobs.
 //!
 //! Behind a pooler that shares out its connections, `LISTEN` succeeds and nothing ever comes. So
 //! nothing is promised to those who wait before a notice of our own, sent over a connection for
@@ -138,7 +138,8 @@ impl Postgres {
 /// What makes the triggers, also again.
 pub(super) fn make_triggers(Table { main, tell, .. }: &Table) -> String {
     format!(
-        "CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS $tell$\nBEGIN\n    \
+        "CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS $tell$\n\
+         BEGIN\n    \
          IF TG_OP = 'DELETE' THEN\n        \
          PERFORM pg_catalog.pg_notify(pg_catalog.concat('{CHANNEL}', TG_RELID),\n            \
          pg_catalog.substr(OLD.resource, 1, {RESOURCE_MAX}));\n    ELSE\n        \

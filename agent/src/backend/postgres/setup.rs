@@ -1,5 +1,5 @@
-//! `stormlockd setup`: makes the two tables and the triggers of one, and converts what the Python tool's instructions made.
-//! It does what is missing and says so; what is there it never empties.
+//! `stormlockd setup`: makes the two tables and the triggers of one, and converts what the Python
+//! tool's instructions made. It does what is missing and says so; what is there it never empties.
 
 use std::time::Duration;
 
@@ -128,8 +128,8 @@ impl Postgres {
             Ok(()) => Ok(format!("made the triggers of {main} that wake those who wait")),
             Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
                 Ok(format!(
-                    "made no triggers of {main}, so those who wait look every 2 s: {why} (they need \
-                     CREATE on its schema and the table's owner; --print shows them)"
+                    "made no triggers of {main}, so those who wait look every 2 s: {why} (they \
+                     need CREATE on its schema and the table's owner; --print shows them)"
                 ))
             }
             Err(error) => Err(error),
