@@ -27,9 +27,9 @@ const POLLED_ROUNDS: usize = 5;
 /// Between the beginning of a wait and the release: a waiter has looked by then, and does not look
 /// again before it is told. (It never looks twice within 50 ms.)
 const WAITED: Duration = Duration::from_millis(150);
-/// Well below the time after which a waiter that is told nothing looks by itself (1.5 s, and once 1 s
-/// after the store turned out to tell nothing), and so long that a busy machine does not take it in
-/// most rounds.
+/// Well below the time after which a waiter that is told nothing looks by itself (1.5 s, and once
+/// 1 s after the store turned out to tell nothing), and so long that a busy machine does not take
+/// it in most rounds.
 const TOLD_MAX_US: u64 = 500_000;
 /// The same by polling every 2 s, on a busy machine.
 const POLLED_MAX_US: u64 = 15_000_000;

@@ -19,9 +19,9 @@ const TTL_SECS: u32 = 3600;
 const ROUNDS: usize = 9;
 /// By then a waiter has looked, and does not look again before it is told.
 const WAITED: Duration = Duration::from_millis(150);
-/// Well below the time after which a waiter that is told nothing looks by itself (1.5 s, and once 1 s
-/// after the store turned out to tell nothing), and so long that a busy machine does not take it in
-/// most rounds.
+/// Well below the time after which a waiter that is told nothing looks by itself (1.5 s, and once
+/// 1 s after the store turned out to tell nothing), and so long that a busy machine does not take
+/// it in most rounds.
 const TOLD_MAX_US: u64 = 500_000;
 
 fn a_release_is_told(store: &Store) {

@@ -5,9 +5,9 @@
 //! Renewals are not told, nor what else leaves the lease as it is: a condition on the times would
 //! stand in the way of their conversion (`setup --migrate`). What is told is bounded, for an
 //! over-long payload or channel fails the writer's own statement: the channel has the table's
-//! number, and the payload the first characters of the resource, of which ours have no more. Commits
-//! with a `NOTIFY` queue behind each other, in the whole server: nothing beside the few acquires and
-//! releases of people and jobs.
+//! number, and the payload the first characters of the resource, of which ours have no more.
+//! Commits with a `NOTIFY` queue behind each other, in the whole server: nothing beside the few
+//! acquires and releases of people and jobs.
 //!
 //! Behind a pooler that shares out its connections, `LISTEN` succeeds and nothing ever comes. So
 //! nothing is promised to those who wait before a notice of our own, sent over a connection for
@@ -135,25 +135,30 @@ impl Postgres {
     }
 }
 
-/// What makes the triggers, also again.
+/// Makes the triggers, also again.
+const MAKE: &str = "\
+CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS $tell$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        PERFORM pg_catalog.pg_notify(pg_catalog.concat('{channel}', TG_RELID),
+            pg_catalog.substr(OLD.resource, 1, {max}));
+    ELSE
+        PERFORM pg_catalog.pg_notify(pg_catalog.concat('{channel}', TG_RELID),
+            pg_catalog.substr(NEW.resource, 1, {max}));
+    END IF;
+    RETURN NULL;
+END $tell$;
+DROP TRIGGER IF EXISTS stormlock_tell ON {main};
+CREATE TRIGGER stormlock_tell AFTER INSERT OR DELETE ON {main}
+    FOR EACH ROW EXECUTE FUNCTION {tell}();
+DROP TRIGGER IF EXISTS stormlock_tell_moved ON {main};
+CREATE TRIGGER stormlock_tell_moved AFTER UPDATE ON {main}
+    FOR EACH ROW WHEN (OLD.lease IS DISTINCT FROM NEW.lease) EXECUTE FUNCTION {tell}();";
+
+/// What makes the triggers of a table.
 pub(super) fn make_triggers(Table { main, tell, .. }: &Table) -> String {
-    format!(
-        "CREATE OR REPLACE FUNCTION {tell}() RETURNS trigger LANGUAGE plpgsql AS $tell$\n\
-         BEGIN\n    \
-         IF TG_OP = 'DELETE' THEN\n        \
-         PERFORM pg_catalog.pg_notify(pg_catalog.concat('{CHANNEL}', TG_RELID),\n            \
-         pg_catalog.substr(OLD.resource, 1, {RESOURCE_MAX}));\n    ELSE\n        \
-         PERFORM pg_catalog.pg_notify(pg_catalog.concat('{CHANNEL}', TG_RELID),\n            \
-         pg_catalog.substr(NEW.resource, 1, {RESOURCE_MAX}));\n    END IF;\n    \
-         RETURN NULL;\nEND $tell$;\n\
-         DROP TRIGGER IF EXISTS stormlock_tell ON {main};\n\
-         CREATE TRIGGER stormlock_tell AFTER INSERT OR DELETE ON {main}\n    \
-         FOR EACH ROW EXECUTE FUNCTION {tell}();\n\
-         DROP TRIGGER IF EXISTS stormlock_tell_moved ON {main};\n\
-         CREATE TRIGGER stormlock_tell_moved AFTER UPDATE ON {main} FOR EACH ROW\n    \
-         WHEN (OLD.lease IS DISTINCT FROM NEW.lease)\n    \
-         EXECUTE FUNCTION {tell}();"
-    )
+    let make = MAKE.replace("{tell}", tell).replace("{main}", main);
+    make.replace("{channel}", CHANNEL).replace("{max}", &RESOURCE_MAX.to_string())
 }
 
 fn closed() -> Trouble {
