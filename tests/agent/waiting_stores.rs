@@ -45,6 +45,8 @@ struct Waiter {
 impl Waiter {
     fn on(agent: &Agent, name: &'static str) -> Waiter {
         let mut client = agent.client().expect("it answers");
+        // Whoever connects and says nothing for a while is cut off.
+        client.status(None).expect("it answers");
         let ((go, word), (tell, waits), (grant, granted)) = (channel(), channel(), channel());
         let thread = std::thread::spawn(move || {
             while word.recv().is_ok() {
