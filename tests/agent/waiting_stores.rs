@@ -51,14 +51,14 @@ impl Waiter {
         let thread = std::thread::spawn(move || {
             while word.recv().is_ok() {
                 let ask = Acquire { wait: Wait::Forever, ..wish(name, Hold::Keep) };
-                let granted = client.acquire_waiting(ask, |_| drop(tell.send(())));
+                let granted = client.acquire_waiting(ask, |_| tell.send(()).expect("it listens"));
                 let at = now_us();
                 // An agent that was stopped meanwhile: the test is over.
                 if granted.is_err() {
                     return;
                 }
                 give_back(&mut client, name);
-                drop(grant.send(at));
+                grant.send(at).expect("it listens");
             }
         });
         Waiter { go: Some(go), waits, granted, thread: Some(thread) }

@@ -51,7 +51,7 @@ fn a_release_is_told(store: &Store) {
                     attach: Attach::Detached,
                     wait: Wait::Forever,
                 };
-                let granted = client.acquire_waiting(ask, |_| drop(tell.send(())));
+                let granted = client.acquire_waiting(ask, |_| tell.send(()).expect("it listens"));
                 let at = now_us();
                 granted.expect("it is granted");
                 let target = Target { resource: resource(RESOURCE), lease: None };
