@@ -33,6 +33,7 @@ mod stores_exec;
 mod stores_postgres;
 mod strangers;
 mod waiting;
+mod waiting_stores;
 
 use rustix::event::Timespec;
 use stormlock_protocol::client::Client;

@@ -29,6 +29,7 @@ mod on_etcd;
 mod on_postgres;
 mod on_redis;
 mod stores;
+mod waiting;
 
 use std::time::Duration;
 

@@ -10,10 +10,11 @@
 //! 2. Here: its `mod`, a variant of [`Options`], and an arm in `kind`, `same` and [`open`].
 //! 3. `config/KIND.rs` reads and checks its table; `config/file.rs` (`KINDS`, `Kind`) and
 //!    `config/check.rs` know that; `config/stormlock.toml` shows each key.
-//! 4. Tests: `contract!` and, where others write into the store too, `contract_with_others!`
-//!    against a real server from `tests/support`, which `tests/run` installs. Then, of its own:
-//!    that a late copy of a cancelled acquire fails, on a line that holds it back; each error and
-//!    its kind; a server that is down, mute, or another; `tests/agent/stores_KIND.rs`.
+//! 4. Tests: `contract!` and, where others write into the store too, `contract_with_others!`, and
+//!    `contract_of_notices!` where it tells when something stirs, against a real server from
+//!    `tests/support`, which `tests/run` installs. Then, of its own: that a late copy of a
+//!    cancelled acquire fails, on a line that holds it back; each error and its kind; a server that
+//!    is down, mute, or another; `tests/agent/stores_KIND.rs`.
 //! 5. README: its row among the promises, its set-up with the least rights.
 
 #[cfg(feature = "dynamodb")]
