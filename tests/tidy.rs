@@ -25,7 +25,10 @@ const AGENT: &Arrows = &[
         "server",
         &["driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "protocol"],
     ),
-    ("driver", &["stores", "backend", "lease", "journal", "clock", "audit", "systemd", "protocol"]),
+    (
+        "driver",
+        &["stores", "backend", "lease", "journal", "clock", "fd", "audit", "systemd", "protocol"],
+    ),
     ("stores", &["backend", "lease", "clock", "protocol"]),
     ("config", &["backend", "policy", "lease", "protocol"]),
     ("place", &["journal", "clock", "protocol::name"]),
@@ -44,6 +47,7 @@ const AGENT: &Arrows = &[
 const PROTOCOL: &Arrows = &[
     ("lib", &["*"]),
     ("client", &["frame", "message", "name"]),
+    ("process", &["message"]),
     ("message", &["name"]),
     ("frame", &[]),
     ("cause", &[]),

@@ -91,6 +91,17 @@ pub enum Jump {
     Slept(Duration),
 }
 
+/// Waits for so long, whether the host is awake or asleep.
+///
+/// # Errors
+/// When the kernel gives no timer.
+pub async fn pause(length: Duration) -> io::Result<()> {
+    let mut alarm = Alarm::new()?;
+    alarm.set(Some(now() + length));
+    alarm.rings().await;
+    Ok(())
+}
+
 /// Notices steps of the wall clock and resumes from sleep at the instant they happen: the kernel
 /// cancels a timer on the wall clock (`TFD_TIMER_CANCEL_ON_SET`), so nothing has to look again and
 /// again.

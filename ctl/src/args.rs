@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::Styles;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stormlock_protocol::RESOURCES_MAX;
-use stormlock_protocol::message::Hold;
+use stormlock_protocol::message;
 use stormlock_protocol::name::{LeaseId, NameError, Reason, Resource, Ttl, UnixMs};
 
 use crate::exit::Exit;
@@ -97,23 +97,39 @@ pub(crate) enum Command {
     List(List),
     Status(Status),
     Doctor(Doctor),
+    Run(Run),
+    Hold(Hold),
+    Wait(Wait),
+    Watch(Watch),
     Completions(Completions),
 }
 
 /// Take resources, all or none; prints one lease id per resource
 ///
-/// The agent keeps the lease. Without --for, --until or --keep it is not renewed and ends after its
-/// ttl. If another holds one of the resources, nothing is taken and the exit code is 75.
+/// The agent keeps the lease. Without --for, --until or --keep it is held as the agent's
+/// configuration says: where that says nothing it is not renewed, and ends after its ttl. If
+/// another holds one of the resources, nothing is taken and the exit code is 75, unless you --wait.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl acquire prod/db -m 'schema migration' --for 2h
   stormctl acquire prod/db prod/cache --until 18:00
+  stormctl acquire prod/db --timeout 10m --bind $$
   lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
 pub(crate) struct Acquire {
     /// What to take: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
+    #[command(flatten)]
+    pub(crate) take: Take,
+    /// Give it back when this process ends ($$ is this shell)
+    #[arg(long, value_name = "PID")]
+    pub(crate) bind: Option<u32>,
+}
+
+/// How something is taken.
+#[derive(Debug, Args)]
+pub(crate) struct Take {
     /// Why, for others to read
     #[arg(short = 'm', long, value_name = "TEXT", value_parser = reason)]
     pub(crate) reason: Option<Reason>,
@@ -122,6 +138,29 @@ pub(crate) struct Acquire {
     pub(crate) ttl: Option<Ttl>,
     #[command(flatten)]
     pub(crate) hold: TakeHold,
+    #[command(flatten)]
+    pub(crate) wait: TakeWait,
+}
+
+/// Whether to wait for what others hold.
+#[derive(Debug, Args)]
+pub(crate) struct TakeWait {
+    /// Wait while others hold it; first come first served on this host
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Wait for so long at most; after it the exit code is 75
+    #[arg(long, value_name = "DUR", value_parser = wait_secs, allow_hyphen_values = true)]
+    pub(crate) timeout: Option<u32>,
+}
+
+impl TakeWait {
+    pub(crate) fn wait(&self) -> message::Wait {
+        match (self.timeout, self.wait) {
+            (Some(secs), _) => message::Wait::For(secs),
+            (None, true) => message::Wait::Forever,
+            (None, false) => message::Wait::No,
+        }
+    }
 }
 
 /// How long the agent renews what is taken.
@@ -140,14 +179,116 @@ pub(crate) struct TakeHold {
 }
 
 impl TakeHold {
-    pub(crate) fn hold(&self) -> Hold {
+    pub(crate) fn hold(&self) -> message::Hold {
         match (self.for_secs, self.until, self.keep) {
-            (Some(secs), _, _) => Hold::For(secs),
-            (None, Some(at), _) => Hold::Until(at),
-            (None, None, true) => Hold::Keep,
-            (None, None, false) => Hold::No,
+            (Some(secs), _, _) => message::Hold::For(secs),
+            (None, Some(at), _) => message::Hold::Until(at),
+            (None, None, true) => message::Hold::Keep,
+            (None, None, false) => message::Hold::Usual,
         }
     }
+}
+
+/// Hold resources while a command runs, and end it before it could outlive them
+///
+/// The resources are taken, kept renewed while the command (or, without one, a shell) runs, and
+/// given back when it and all of its process group have ended. If a lease is lost, or is not
+/// renewed in time, the command has to end: first by a signal, then it and all that it started are
+/// killed, before another could have the resource. The exit code is the command's own, 128 and the
+/// number of the signal that ended it, 126 or 127 when it cannot be run, or 79 when it had to end.
+///
+/// The command finds in its environment STORMLOCK_RESOURCE, STORMLOCK_LEASE, STORMLOCK_FENCE (of
+/// the first), STORMLOCK_RESOURCES, STORMLOCK_LEASES, STORMLOCK_FENCES (of all, in the same order,
+/// separated by spaces), STORMLOCK_DEADLINE (unix seconds, unless renewed) and STORMLOCK_SOCKET. A
+/// `run` of the same resource in it is part of this one.
+#[derive(Debug, Args)]
+#[command(override_usage = "stormctl run [OPTIONS] RESOURCE... [-- COMMAND [ARG]...]
+       stormctl run [OPTIONS] RESOURCE... -c LINE")]
+#[command(after_help = "Examples:
+  stormctl run prod/db -m 'schema migration' -- ./migrate --all
+  stormctl run prod/db prod/cache --timeout 10m -c 'dump | load'
+  stormctl run nightly -E 0 -- backup
+  stormctl run prod/db")]
+pub(crate) struct Run {
+    /// What to take: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    #[arg(value_name = "RESOURCE")]
+    pub(crate) resources: Vec<Resource>,
+    #[command(flatten)]
+    pub(crate) take: Take,
+    /// From the signal that asks it to end until it is killed; at most a third of the ttl [default:
+    /// 30s, or what a short ttl leaves]
+    #[arg(long, value_name = "DUR", value_parser = patience, allow_hyphen_values = true)]
+    pub(crate) kill_after: Option<Duration>,
+    /// What the command gets when it has to end; with warn it goes on, and only you are told
+    #[arg(long, value_enum, value_name = "HOW", default_value = "term")]
+    pub(crate) on_lost: OnLost,
+    /// The exit code when another holds it or the wait is over, in place of 75
+    #[arg(short = 'E', long, value_name = "N")]
+    pub(crate) conflict_exit_code: Option<u8>,
+    /// Run this line in /bin/sh
+    #[arg(short = 'c', long = "command", value_name = "LINE", conflicts_with = "command")]
+    pub(crate) line: Option<OsString>,
+    /// The command and its arguments [default: $SHELL]
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What a command gets that has to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnLost {
+    Term,
+    Int,
+    Hup,
+    Warn,
+}
+
+/// Hold resources in the foreground, for units; gives them back on SIGTERM
+///
+/// It says to systemd (Type=notify) when it holds them, and feeds its watchdog while they are
+/// proven. It ends with 0 by SIGTERM, SIGINT or the end of the hold, and with 79 when a lease is
+/// lost.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl hold prod/db -m 'the primary runs here' --wait
+  stormctl hold prod/db prod/cache --ttl 1m")]
+pub(crate) struct Hold {
+    /// What to take: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    #[arg(value_name = "RESOURCE")]
+    pub(crate) resources: Vec<Resource>,
+    #[command(flatten)]
+    pub(crate) take: Take,
+}
+
+/// Print what happens to your leases, one JSON document per line
+///
+/// First each lease as it is, then a line of the type caught, then each change, until the agent
+/// goes away (exit code 69) or you end it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl watch
+  stormctl watch prod/db prod/cache | jq -r .state")]
+pub(crate) struct Watch {
+    /// Only these
+    #[arg(value_parser = resource, value_name = "RESOURCE")]
+    pub(crate) resources: Vec<Resource>,
+}
+
+/// Wait until nobody holds a resource; takes nothing
+///
+/// When it returns somebody else may already have taken it: to take it, `acquire --wait`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl wait prod/db && echo free
+  stormctl wait prod/db --timeout 2h")]
+pub(crate) struct Wait {
+    /// What to wait for
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// Wait for so long at most; after it the exit code is 75
+    #[arg(long, value_name = "DUR", value_parser = wait_secs, allow_hyphen_values = true)]
+    pub(crate) timeout: Option<u32>,
 }
 
 /// Give back what you hold
@@ -214,8 +355,8 @@ pub(crate) struct RenewHold {
 }
 
 impl RenewHold {
-    pub(crate) fn hold(&self) -> Option<Hold> {
-        self.for_secs.map(Hold::For).or(self.until.map(Hold::Until))
+    pub(crate) fn hold(&self) -> Option<message::Hold> {
+        self.for_secs.map(message::Hold::For).or(self.until.map(message::Hold::Until))
     }
 }
 
@@ -360,6 +501,11 @@ fn hold_secs(text: &str) -> Result<u32, String> {
     u32::try_from(secs).map_err(|_| "it is too long (use --keep to hold without an end)".to_owned())
 }
 
+fn wait_secs(text: &str) -> Result<u32, String> {
+    let secs = time::parse_duration(text)?;
+    u32::try_from(secs).map_err(|_| "it is too long (use --wait to wait without an end)".to_owned())
+}
+
 fn until(text: &str) -> Result<UnixMs, String> {
     time::parse_until(text, &time::now())
 }
@@ -402,6 +548,13 @@ mod tests {
         for verb in command().get_subcommands() {
             let examples = verb.get_after_help().unwrap().to_string();
             for line in examples.lines().filter_map(|line| line.strip_prefix("  stormctl ")) {
+                let line = line.replace("$$", "1");
+                let words = line.split('\'').enumerate().map(|(nth, part)| match nth % 2 {
+                    // What is quoted is one word, whatever stands in it.
+                    1 => part.replace(['|', '>', '&'], "+"),
+                    _ => part.to_owned(),
+                });
+                let line = words.collect::<Vec<_>>().join("'");
                 let line = line.split(['|', '>', '&']).next().unwrap();
                 let words: Vec<&str> =
                     line.split('\'').enumerate().fold(Vec::new(), |mut words, (nth, part)| {
@@ -452,8 +605,24 @@ mod tests {
 
     #[test]
     fn what_later_issues_bring_is_not_offered_yet() {
-        for line in [&["acquire", "a", "--wait"][..], &["acquire", "a", "--bind", "1"], &["run"]] {
+        for line in [&["break", "a"][..], &["log"], &["run", "a", "--exec"]] {
             assert!(parsed(line).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_two_dashes_is_the_commands() {
+        let run = |line: &[&str]| match parsed(line).unwrap().command {
+            Some(Command::Run(run)) => run,
+            other => panic!("{other:?}"),
+        };
+        let ran = run(&["run", "a", "b", "-m", "why", "--", "cmd", "-v", "--", "--ttl", "1s"]);
+        assert_eq!(ran.command, ["cmd", "-v", "--", "--ttl", "1s"]);
+        assert_eq!(ran.resources.len(), 2);
+        assert!(run(&["run", "a"]).command.is_empty());
+        assert_eq!(run(&["run", "a", "-c", "x | y"]).line, Some("x | y".into()));
+        for bad in [&["run"][..], &["run", "--", "cmd"], &["run", "a", "-c", "x", "--", "y"]] {
+            assert!(parsed(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -76,6 +76,11 @@ impl Link {
     }
 }
 
+/// Says why a question for a change has no answer.
+pub(crate) fn explain_change(error: ClientError, doing: &str) -> Failure {
+    explain(error, doing, Asks::Changes)
+}
+
 /// Passes an answer on if it is about what was asked: anything else is not ours to believe.
 pub(crate) fn if_about<T>(answer: T, is_about: impl Fn(&T) -> bool) -> Result<T, ClientError> {
     if is_about(&answer) { Ok(answer) } else { Err(ClientError::WrongReply) }

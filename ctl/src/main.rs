@@ -1,14 +1,18 @@
 //! stormctl: the client of stormlockd. It reads arguments, asks the agent one thing and prints the
-//! answer; called as `stormlock` it is the Python tool's command line.
+//! answer, or holds what it asked for while a command runs; called as `stormlock` it is the Python
+//! tool's command line.
 //!
 //! It never sees a store or a credential, keeps nothing, and returns from `main`, always.
 
 mod args;
+mod clock;
 mod command;
 mod compat;
 mod connect;
 mod exit;
+mod notify;
 mod render;
+mod run;
 mod time;
 
 use std::env;
@@ -29,22 +33,36 @@ fn main() -> ExitCode {
     if compat::is_called(argv.first()) {
         return ExitCode::from(compat::run(argv));
     }
-    let exit = match args::parse(argv) {
-        Ok(cli) => run(&cli),
-        Err(error) => told(&error),
+    if let Some(args) = run::shim::is_called(&argv) {
+        return ExitCode::from(run::shim::run(args));
+    }
+    let code = match args::parse(argv) {
+        Ok(cli) => do_it(&cli),
+        Err(error) => told(&error).code(),
     };
-    ExitCode::from(exit.code())
+    ExitCode::from(code)
 }
 
-fn run(cli: &Cli) -> Exit {
+fn do_it(cli: &Cli) -> u8 {
     let globals = &cli.globals;
     let mut view = View::new(globals.format(), globals.color, time::now());
     view.is_quiet = globals.quiet;
     view.is_verbose = globals.verbose;
-    match dispatch(cli, &view) {
-        Ok(answer) => render::answer(&answer, view.is_quiet),
-        Err(failure) => render::failure::failure(&failure, &view),
+    // The command's own code may be any.
+    let ran = match &cli.command {
+        Some(Command::Run(args)) => command::run::run(args, || open(cli, &view), &view),
+        _ => dispatch(cli, &view).map(|answer| render::answer(&answer, view.is_quiet).code()),
+    };
+    ran.unwrap_or_else(|failure| render::failure::failure(&failure, &view).code())
+}
+
+fn open(cli: &Cli, view: &View) -> Result<Link, Failure> {
+    let patience = cli.globals.patience.unwrap_or(PATIENCE);
+    let link = Link::open(cli.globals.socket.as_deref(), patience)?;
+    if view.is_verbose {
+        render::say(&format!("asking the agent on {}", link.socket.display()));
     }
+    Ok(link)
 }
 
 fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
@@ -56,13 +74,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
     let Some(command) = &cli.command else {
         return Err(Failure::usage("no command is given").advise("see `stormctl --help`"));
     };
-    let open = || -> Result<Link, Failure> {
-        let link = Link::open(explicit, patience)?;
-        if view.is_verbose {
-            render::say(&format!("asking the agent on {}", link.socket.display()));
-        }
-        Ok(link)
-    };
+    let open = || open(cli, view);
     match command {
         Command::Acquire(args) => command::acquire::run(args, &mut open()?, view),
         Command::Release(args) => command::release::run(args, &mut open()?, view),
@@ -71,9 +83,13 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::IsHeld(args) => command::is_held::run(args, &mut open()?, view),
         Command::List(args) => command::list::run(args, &mut open()?, view),
         Command::Status(_) => command::status::run(&mut open()?, view),
+        Command::Wait(args) => command::wait::run(args, &mut open()?, view),
         Command::Doctor(_) => {
             command::doctor::run(&Places::of_this_process(explicit), open(), view)
         }
+        Command::Hold(args) => command::hold::run(args, open()?, view),
+        Command::Watch(args) => command::watch::run(args, &mut open()?, view),
+        Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }

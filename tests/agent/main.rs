@@ -24,6 +24,7 @@ mod redis_server;
 mod day;
 mod kill;
 mod outage;
+mod run;
 mod service;
 mod stores_all;
 mod stores_dynamodb;
@@ -31,15 +32,21 @@ mod stores_etcd;
 mod stores_exec;
 mod stores_postgres;
 mod strangers;
+mod waiting;
+mod waiting_stores;
 
+use rustix::event::Timespec;
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock};
+use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, List, Lock, Wait};
 use stormlock_protocol::name::{Resource, Ttl};
 
 use dice::now_ms;
 
 /// Something that takes longer than this never happens.
 const GIVE_UP_MS: u64 = 60_000;
+
+/// Between two looks at something that is waited for.
+const LOOK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 
 /// A configuration of the local backend alone, where the user of this test may do all.
 fn local() -> String {
@@ -66,6 +73,7 @@ fn wish(name: &str, hold: Hold) -> Acquire {
         hold,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     }
 }
 
@@ -88,7 +96,8 @@ fn until_right<T>(what: &str, mut look: impl FnMut() -> Result<T, String>) -> T 
             Err(wrong) if now_ms() - began > GIVE_UP_MS => {
                 panic!("{what}: not within {GIVE_UP_MS} ms; {wrong}")
             }
-            Err(_) => {}
+            // Whoever is waited for needs the processor too.
+            Err(_) => drop(rustix::event::poll(&mut [], Some(&LOOK_PAUSE))),
         }
     }
 }

@@ -15,6 +15,10 @@ const CONFIG: i32 = 78;
 /// Fewer than on Redis: each commit waits for a disk.
 const KILLS: usize = 20;
 
+/// What `setup` says of what it made before.
+const THERE: &str = "the table \"stormlock\" is there\nthe table \"stormlock_ext\" is there\n\
+    the triggers of \"stormlock\" are there\n";
+
 /// `stormlockd setup ARGS` with the agent's configuration.
 fn setup(agent: &Agent, args: &[&str]) -> Ran {
     let mut command = Command::new(program("stormlockd"));
@@ -66,10 +70,14 @@ fn setup_makes_the_tables_and_says_what_it_did() {
     assert!(printed.starts_with("CREATE TABLE IF NOT EXISTS \"stormlock\""), "{printed}");
     assert!(printed.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "{printed}");
     let made = ok(setup(&agent, &["main"]));
-    assert_eq!(made, "made the table \"stormlock\"\nmade the table \"stormlock_ext\"\n");
+    assert_eq!(
+        made,
+        "made the table \"stormlock\"\nmade the table \"stormlock_ext\"\n\
+         made the triggers of \"stormlock\" that wake those who wait\n"
+    );
     ok(agent.ctl(&["acquire", "prod/db"]));
     let there = ok(setup(&agent, &["main", "--migrate"]));
-    assert_eq!(there, "the table \"stormlock\" is there\nthe table \"stormlock_ext\" is there\n");
+    assert_eq!(there, THERE);
     // What it prints can be run again, and by an administrator.
     store.sql(&printed);
     ok(agent.ctl(&["release", "prod/db"]));
@@ -82,7 +90,9 @@ fn schema(store: &PostgresServer) -> String {
         "SELECT table_name, ordinal_position, column_name, data_type, is_nullable, column_default \
          FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2; \
          SELECT conrelid::regclass, pg_get_constraintdef(oid) FROM pg_constraint \
-         WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2",
+         WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2; \
+         SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1; \
+         SELECT pg_get_functiondef('stormlock_tell'::regproc)",
     )
 }
 
@@ -111,8 +121,7 @@ fn a_setup_without_the_right_to_it_prints_what_to_hand_to_who_has_it() {
     assert!(refused.stderr.contains(&printed), "{refused:?}");
     // A database administrator does, by hand.
     store.sql(&printed);
-    let there = "the table \"stormlock\" is there\nthe table \"stormlock_ext\" is there\n";
-    assert_eq!(ok(setup(&agent, &["main"])), there);
+    assert_eq!(ok(setup(&agent, &["main"])), THERE);
     let mut agent = agent;
     agent.restart();
     ok(agent.ctl(&["acquire", "prod/db"]));

@@ -20,6 +20,7 @@ pub(crate) const SINCE: UnixMs = UnixMs(1_795_615_351_000);
 pub(crate) const ID: &str = "0af1c2d3e4f50617283940515263748f";
 
 /// What the agent does with one question.
+#[expect(clippy::large_enum_variant, reason = "a handful for each test")]
 pub(crate) enum Act {
     Reply(Reply),
     /// Writes these bytes instead of a frame, then closes.
@@ -228,6 +229,8 @@ pub(crate) fn lease(name: &str, lease: &str) -> Lease {
         ttl: Ttl::from_secs(300).unwrap(),
         hold: Hold::No,
         attach: Attach::Detached,
+        waiters: 0,
+        ends_soon: false,
     }
 }
 
@@ -245,6 +248,7 @@ pub(crate) fn lock() -> Lock {
         since: SINCE,
         left_ms: Some(270_999),
         mine: false,
+        waiters: 0,
     }
 }
 

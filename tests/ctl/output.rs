@@ -132,6 +132,9 @@ fn json_is_stable() {
             "hold": "no",
             "hold_until": null,
             "attach": "detached",
+            "pid": null,
+            "waiters": 0,
+            "ends_soon": false,
         }],
     });
     assert_eq!(json, expected);

@@ -35,10 +35,10 @@ fn a_refused_acquire_says_who_where_why_since_until_and_what_to_type() {
             "fence   41",
             ID,
             "stormctl current prod/db ",
-            "stormctl is-held prod/db ",
+            "stormctl acquire prod/db --wait ",
         ],
     );
-    assert!(!run.stderr.contains("--wait") && !run.stderr.contains("break"), "{}", run.stderr);
+    assert!(!run.stderr.contains("break"), "{}", run.stderr);
     let quiet = Fake::refusing(held_by(lock())).run(&["-q", "acquire", "prod/db"]);
     quiet.fails(75, &[]);
     assert_eq!(quiet.stderr, "stormctl: prod/db is held by otto@bastion3\n");

@@ -5,7 +5,7 @@ use std::process::Command;
 use stormlock_protocol::message::{
     Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Lease, Level, List,
     Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target,
-    Unread,
+    Unread, Wait,
 };
 use stormlock_protocol::name::{Principal, Reason, Ttl, UnixMs};
 
@@ -32,9 +32,10 @@ fn acquire_prints_the_ids_alone_in_the_order_asked() {
     let asked = Acquire {
         resources: vec![resource("prod/db"), resource("a")],
         ttl: Some(Ttl::from_secs(300).unwrap()),
-        hold: Hold::No,
+        hold: Hold::Usual,
         reason: Some("why not".parse().unwrap()),
         attach: Attach::Detached,
+        wait: Wait::No,
     };
     assert_eq!(fake.asked(), Request::Acquire(asked));
 }

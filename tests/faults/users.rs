@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::message::{
-    Acquire, Attach, Code, Hold, IsHeld, Lease, Refusal, Release, Renew, State, Target,
+    Acquire, Attach, Code, Hold, IsHeld, Lease, Refusal, Release, Renew, State, Target, Wait,
 };
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
@@ -126,7 +126,17 @@ impl<'a> User<'a> {
         let is_let_go = hold != Hold::Keep && self.dice.below(2) == 0;
         let ttl = Some(Ttl::from_secs(secs).expect("a ttl"));
         let resources = names.into_iter().map(|it| Resource::new(it).expect("a name")).collect();
-        (Acquire { resources, ttl, hold, reason: None, attach: Attach::Detached }, is_let_go)
+        (
+            Acquire {
+                resources,
+                ttl,
+                hold,
+                reason: None,
+                attach: Attach::Detached,
+                wait: Wait::No,
+            },
+            is_let_go,
+        )
     }
 
     fn takes(&mut self, wish: Acquire) -> Option<Vec<Mine>> {
@@ -155,7 +165,14 @@ impl<'a> User<'a> {
         let resource = Resource::new(name).expect("a name");
         let ttl = Some(Ttl::from_secs(LONG_TTL).expect("a ttl"));
         let (hold, attach) = (Hold::Keep, Attach::Session);
-        let wish = Acquire { resources: vec![resource.clone()], ttl, hold, reason: None, attach };
+        let wish = Acquire {
+            resources: vec![resource.clone()],
+            ttl,
+            hold,
+            reason: None,
+            attach,
+            wait: Wait::No,
+        };
         let mut client = connect(self.agent);
         let patience = 10 + self.dice.below(300);
         client.set_patience(Duration::from_millis(patience.try_into().expect("a short time")));

@@ -29,11 +29,12 @@ mod on_etcd;
 mod on_postgres;
 mod on_redis;
 mod stores;
+mod waiting;
 
 use std::time::Duration;
 
 use stormlock_protocol::client::{Client, ClientError};
-use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Lease, Lock};
+use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Lease, Lock, Wait};
 use stormlock_protocol::name::{Resource, Ttl};
 
 /// What has not come by then never will: an agent reads a lease back every quarter of it.
@@ -66,6 +67,7 @@ fn attempt(client: &mut Client, name: &str, ttl_secs: u32) -> Result<Taken, Clie
         hold: Hold::No,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     };
     match client.acquire(ask) {
         Ok(mut leases) => Ok(Taken::Granted(Box::new(leases.remove(0)))),

@@ -2,7 +2,7 @@
 //! the two holes of that tool: a renew that names no lease, and no acquire of what has ended.
 
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, State};
+use stormlock_protocol::message::{Acquire, Attach, Hold, Lease, State, Wait};
 use stormlock_protocol::name::Ttl;
 
 use crate::agent::Agent;
@@ -64,6 +64,7 @@ fn take(client: &mut Client, on: &str, ttl_secs: u32, hold: Hold) -> String {
         hold,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     };
     client.acquire(ask).expect("it is free").remove(0).lease.to_string()
 }

@@ -98,6 +98,7 @@ fn every_variant_that_the_decoder_knows_has_a_sample() {
         "Reply",
         "Request",
         "State",
+        "Wait",
     ];
     assert_eq!(enums, known);
     for (of, (variants, tags)) in seen {

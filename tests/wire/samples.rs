@@ -4,8 +4,8 @@
 use stormlock_protocol::frame::{self, FrameError, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{
     Acquire, Agent, Attach, Backend, Code, Cursor, Event, Finding, Health, Hold, IsHeld, Lease,
-    Level, List, Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State,
-    Status, Target, UnixMs, Unread,
+    Level, List, Lock, LostReason, Process, Refusal, Release, Released, Renew, Reply, Request,
+    State, Status, Target, UnixMs, Unread, Wait, Waiting,
 };
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
 
@@ -80,6 +80,7 @@ fn requests() -> Vec<Sample> {
         hold: Hold::For(28_800),
         reason: Some(reason()),
         attach: Attach::Session,
+        wait: Wait::For(600),
     };
     let least = Acquire {
         resources: vec![resource("a")],
@@ -87,7 +88,11 @@ fn requests() -> Vec<Sample> {
         hold: Hold::No,
         reason: None,
         attach: Attach::Detached,
+        wait: Wait::No,
     };
+    let attach =
+        Request::Attach { leases: vec![named.clone(), unnamed.clone()], attach: Attach::Session };
+    let wait = Request::Wait { resource: resource("prod/db"), wait: Wait::Forever };
     let these = Release::These(vec![named.clone(), unnamed.clone()]);
     let renew = Renew { target: named, ttl: Some(ttl(60)), hold: Some(Hold::Keep) };
     let is_held = IsHeld { resource: resource("prod/db"), lease: Some(id()), by_me: true };
@@ -115,6 +120,8 @@ fn requests() -> Vec<Sample> {
         sample("Request::Status first", &Request::Status { after: None }),
         sample("Request::Doctor", &Request::Doctor),
         sample("Request::Subscribe", &Request::Subscribe),
+        sample("Request::Wait", &wait),
+        sample("Request::Attach", &attach),
     ]
 }
 
@@ -145,6 +152,9 @@ fn replies() -> Vec<Sample> {
     };
     let good = Finding { level: Level::Good, mend: None, ..bad.clone() };
     let no = Refusal::new(Code::Denied, "no rule allows it");
+    let holder = Some(Box::new(lock()));
+    let waiting = Waiting { resource: resource("prod/db"), holder, place: 2, of: 3 };
+    let at_first = Waiting { holder: None, place: 1, of: 1, ..waiting.clone() };
     vec![
         sample("Reply::Acquired", &Reply::Acquired(vec![lease(), asked()])),
         sample("Reply::Released", &Reply::Released(vec![given, kept])),
@@ -161,19 +171,27 @@ fn replies() -> Vec<Sample> {
         sample("Reply::Event", &Reply::Event(Event::Lease(lease()))),
         sample("Reply::Refused held", &Reply::Refused(held)),
         sample("Reply::Refused", &Reply::Refused(no)),
+        sample("Reply::Waiting", &Reply::Waiting(waiting)),
+        sample("Reply::Waiting at first", &Reply::Waiting(at_first)),
     ]
 }
 
 fn small_enums() -> Vec<Sample> {
     let who = || Principal::new("maria@bastion2").expect("a principal");
+    let process = Process { pid: 4711, started: 123_456_789, group: true };
     let mut all = vec![
         sample("Hold::No", &Hold::No),
         sample("Hold::For", &Hold::For(28_800)),
         sample("Hold::Until", &Hold::Until(UnixMs(1_764_100_000_000))),
         sample("Hold::Until before 1970", &Hold::Until(UnixMs(-1))),
         sample("Hold::Keep", &Hold::Keep),
+        sample("Hold::Usual", &Hold::Usual),
+        sample("Wait::No", &Wait::No),
+        sample("Wait::For", &Wait::For(600)),
+        sample("Wait::Forever", &Wait::Forever),
         sample("Attach::Detached", &Attach::Detached),
         sample("Attach::Session", &Attach::Session),
+        sample("Attach::Process", &Attach::Process(process)),
         sample("Release::These none", &Release::These(vec![])),
         sample("Release::All", &Release::All),
         sample("State::Asking", &State::Asking),
@@ -217,6 +235,8 @@ fn lease() -> Lease {
         ttl: ttl(900),
         hold: Hold::Until(UnixMs(1_764_128_800_000)),
         attach: Attach::Session,
+        waiters: 2,
+        ends_soon: true,
     }
 }
 
@@ -229,6 +249,8 @@ fn asked() -> Lease {
         left_ms: 0,
         hold: Hold::No,
         attach: Attach::Detached,
+        waiters: 0,
+        ends_soon: false,
         ..lease()
     }
 }
@@ -246,6 +268,7 @@ fn lock() -> Lock {
         since: UnixMs(1_764_100_000_000),
         left_ms: Some(898_250),
         mine: true,
+        waiters: 2,
     }
 }
 

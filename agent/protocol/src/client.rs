@@ -13,8 +13,8 @@ use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
-    Acquire, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Refusal, Release, Released, Renew,
-    Reply, Request, Status, Unread,
+    Acquire, Attach, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Refusal, Release, Released,
+    Renew, Reply, Request, Status, Target, Unread, Wait, Waiting,
 };
 use crate::name::{LeaseId, Resource};
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
@@ -122,7 +122,51 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
     pub fn acquire(&mut self, ask: Acquire) -> Result<Vec<Lease>, ClientError> {
-        match self.ask(&Request::Acquire(ask))? {
+        self.acquire_waiting(ask, |_| {})
+    }
+
+    /// The same, and `waits` is told what for, if it waits. It takes as long as that takes:
+    /// patience then bounds its beginning only.
+    ///
+    /// # Errors
+    /// As [`Client::acquire`].
+    pub fn acquire_waiting(
+        &mut self,
+        ask: Acquire,
+        waits: impl FnMut(Waiting),
+    ) -> Result<Vec<Lease>, ClientError> {
+        match self.ask_and_wait(&Request::Acquire(ask), waits)? {
+            Reply::Acquired(leases) => Ok(leases),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Wait`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn wait(
+        &mut self,
+        resource: Resource,
+        wait: Wait,
+        waits: impl FnMut(Waiting),
+    ) -> Result<(), ClientError> {
+        match self.ask_and_wait(&Request::Wait { resource, wait }, waits)? {
+            Reply::Current(None) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Attach`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn attach(
+        &mut self,
+        leases: Vec<Target>,
+        attach: Attach,
+    ) -> Result<Vec<Lease>, ClientError> {
+        match self.ask(&Request::Attach { leases, attach })? {
             Reply::Acquired(leases) => Ok(leases),
             other => Err(unexpected(other)),
         }
@@ -241,6 +285,19 @@ impl Client {
             Reply::Event(event) => Ok(event),
             other => Err(unexpected(other)),
         }
+    }
+
+    fn ask_and_wait(
+        &mut self,
+        request: &Request,
+        mut waits: impl FnMut(Waiting),
+    ) -> Result<Reply, ClientError> {
+        let mut reply = self.ask(request)?;
+        while let Reply::Waiting(waiting) = reply {
+            waits(waiting);
+            reply = self.read_reply(None)?;
+        }
+        Ok(reply)
     }
 
     fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {

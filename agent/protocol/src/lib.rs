@@ -8,7 +8,9 @@
 //! 2. The agent answers a [`frame::Welcome`]: its own range and either the protocol chosen or a
 //!    code that says which side has to change. After a refusal it closes.
 //! 3. Then frames, both ways: a little-endian `u32` length of at most [`FRAME_MAX`], and that many
-//!    bytes of bincode. One [`message::Request`], one [`message::Reply`], in order.
+//!    bytes of bincode. One [`message::Request`], one [`message::Reply`], in order. A request that
+//!    may wait is answered by [`message::Reply::Waiting`] as often as the wait changes, then by its
+//!    reply.
 //! 4. [`message::Request::Subscribe`] turns the session into a stream of [`message::Event`]s: the
 //!    whole state first, then each change.
 //!
@@ -28,6 +30,7 @@ pub mod duration;
 pub mod frame;
 pub mod message;
 pub mod name;
+mod process;
 
 /// Oldest protocol that this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;

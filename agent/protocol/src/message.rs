@@ -10,7 +10,8 @@ use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
 /// One question. The agent answers each with one [`Reply`], in order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
-    /// Take resources, all or none: [`Reply::Acquired`].
+    /// Take resources, all or none: [`Reply::Acquired`], after any number of [`Reply::Waiting`] if
+    /// it may wait.
     Acquire(Acquire),
     /// Give back: [`Reply::Released`].
     Release(Release),
@@ -31,6 +32,22 @@ pub enum Request {
     Doctor,
     /// Become an event stream of the caller's leases: [`Reply::Event`] until one side closes.
     Subscribe,
+    /// Wait until nobody holds a resource, and take nothing: any number of [`Reply::Waiting`], then
+    /// [`Reply::Current`] with nothing in it.
+    Wait {
+        /// The resource.
+        resource: Resource,
+        /// For how long at most.
+        wait: Wait,
+    },
+    /// Let other ends end the caller's leases than did so far: [`Reply::Acquired`] with them as
+    /// they are. All or none.
+    Attach {
+        /// 1 to [`crate::RESOURCES_MAX`] leases.
+        leases: Vec<Target>,
+        /// Whose end ends them from now on.
+        attach: Attach,
+    },
 }
 
 /// Take one or more resources.
@@ -46,6 +63,19 @@ pub struct Acquire {
     pub reason: Option<Reason>,
     /// Whose end ends it.
     pub attach: Attach,
+    /// Whether to wait while others hold them, and for how long.
+    pub wait: Wait,
+}
+
+/// Whether to wait for what others hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Wait {
+    /// Not at all.
+    No,
+    /// At most this many seconds.
+    For(u32),
+    /// As long as it takes.
+    Forever,
 }
 
 /// How long the agent keeps renewing a lease.
@@ -59,6 +89,8 @@ pub enum Hold {
     Until(UnixMs),
     /// Until it is released.
     Keep,
+    /// As the agent's configuration says of the resource. It never appears in a [`Lease`].
+    Usual,
 }
 
 /// Whose end ends a lease.
@@ -68,6 +100,19 @@ pub enum Attach {
     Detached,
     /// It ends with the connection that took it.
     Session,
+    /// It ends with a process of the caller.
+    Process(Process),
+}
+
+/// A process on this host, named so that no later one is taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    pub started: u64,
+    /// True when its end is the end of the last process in the group that it leads.
+    pub group: bool,
 }
 
 /// A lease, by resource and, where the caller knows it, by id.
@@ -165,6 +210,21 @@ pub enum Reply {
     Event(Event),
     /// No.
     Refused(Refusal),
+    /// Not yet: the reply is still to come.
+    Waiting(Waiting),
+}
+
+/// What a waiting caller waits for. Told when it begins to wait and whenever that changes.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Waiting {
+    /// The resource.
+    pub resource: Resource,
+    /// Who holds it, as the store said last; `None` while it is being asked.
+    pub holder: Option<Box<Lock>>,
+    /// The caller's place among those who wait on this host: 1 is next.
+    pub place: u32,
+    /// How many wait on this host.
+    pub of: u32,
 }
 
 /// A lease that this agent holds, or held, for the caller.
@@ -196,6 +256,10 @@ pub struct Lease {
     pub hold: Hold,
     /// Whose end ends it.
     pub attach: Attach,
+    /// How many on this host wait for the resource.
+    pub waiters: u32,
+    /// True when its hold, or a lease that nobody renews, is about to end.
+    pub ends_soon: bool,
 }
 
 /// What the agent knows of a lease.
@@ -257,6 +321,8 @@ pub struct Lock {
     pub left_ms: Option<u64>,
     /// True when this agent holds it for the caller.
     pub mine: bool,
+    /// How many on this host wait for it.
+    pub waiters: u32,
 }
 
 /// What became of one lease that was to be released.
@@ -360,6 +426,7 @@ pub enum Level {
 }
 
 /// A change of one of the caller's leases.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are leases, and none is kept")]
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Event {
     /// The lease is now like this. The first events of a stream are the whole state.

@@ -13,8 +13,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
+use tokio::task::JoinHandle;
 
-use super::{Attempt, Backend, BackendError, Pending, RefusedKind, Standing};
+use super::proxy::{Fault, Proxy};
+use super::{Attempt, Backend, BackendError, Pending, RefusedKind, Standing, Stirred, Stirs};
 use crate::clock;
 use crate::lease::{BackendName, Claim, Grant, Holder, Nonce, Proof};
 
@@ -44,6 +46,12 @@ pub(crate) trait Others: Send + Sync {
 
     /// Everything that stands under a resource, to compare.
     fn dump<'a>(&'a self, on: &'a Resource) -> Pending<'a, String>;
+}
+
+/// A store that tells when something stirs, and whose other writers give back what they took.
+pub(crate) trait Telling: Site {
+    /// Gives back a lock as the Python tool does.
+    fn give_back<'a>(&'a self, on: &'a Resource, lease: LeaseId) -> Pending<'a, ()>;
 }
 
 /// Runs the whole suite on the stores that `$make` starts, one for each test.
@@ -93,6 +101,18 @@ macro_rules! contract_of_wide_ids {
     };
 }
 pub(crate) use contract_of_wide_ids;
+
+/// The part of the suite for stores that tell when something stirs.
+macro_rules! contract_of_notices {
+    ($make:expr) => {
+        $crate::backend::contract::contract!($make;
+            a_watch_tells_that_it_works_and_then_of_each_change_whoever_made_it
+            a_watch_tells_of_a_lock_that_was_taken_over
+            a_watch_tells_of_its_own_resource
+        );
+    };
+}
+pub(crate) use contract_of_notices;
 
 /// Contenders for one resource.
 const CONTENDERS: usize = 50;
@@ -567,6 +587,158 @@ pub(crate) async fn an_id_of_128_bits_is_kept_whole(site: &dyn Site) {
         agent.release(&proof(&claim)).await.expect("a release");
         cancel(&*agent, &claim).await;
         assert_eq!(agent.holder(&claim.resource).await.expect("a holder"), None);
+    }
+}
+
+pub(crate) async fn a_watch_tells_that_it_works_and_then_of_each_change_whoever_made_it(
+    site: &dyn Telling,
+) {
+    let (store, other) = (site.open(), site.open());
+    let on = resource("watched");
+    let mut watch = Watch::start(&store, &on);
+    watch.heard("that it works").await;
+    let claims = [claim(&on, LONG), claim(&on, LONG)];
+    for (agent, claim) in [&store, &other].into_iter().zip(&claims) {
+        granted(&**agent, claim).await;
+        watch.heard("of a grant").await;
+        agent.release(&proof(claim)).await.expect("a release");
+        watch.heard("of a release").await;
+    }
+    let theirs = lease();
+    let others = site.others().expect("other writers");
+    others.lock(&on, theirs, Some(ttl(LONG))).await.expect("a lock");
+    watch.heard("of another's lock").await;
+    site.give_back(&on, theirs).await.expect("a release");
+    watch.heard("of another's release").await;
+    assert!(watch.is_quiet().await, "it tells of nothing");
+}
+
+pub(crate) async fn a_watch_tells_of_a_lock_that_was_taken_over(site: &dyn Telling) {
+    let (store, other) = (site.open(), site.open());
+    let on = resource("taken");
+    let others = site.others().expect("other writers");
+    others.lock(&on, lease(), Some(ttl(1))).await.expect("a lock");
+    gone(&*other, &on).await;
+    let mut watch = Watch::start(&store, &on);
+    watch.heard("that it works").await;
+    let claim = claim(&on, LONG);
+    assert!(matches!(contend(&*other, &claim).await, Attempt::Granted(_)));
+    watch.heard("of a new holder").await;
+}
+
+pub(crate) async fn a_watch_tells_of_its_own_resource(site: &dyn Telling) {
+    let (store, other) = (site.open(), site.open());
+    let on = resource("one");
+    // A name that begins like the other.
+    let beside = Resource::new(format!("{on}/below")).expect("a resource");
+    let mut watches = [Watch::start(&store, &on), Watch::start(&store, &beside)];
+    for watch in &mut watches {
+        watch.heard("that it works").await;
+    }
+    granted(&*other, &claim(&beside, LONG)).await;
+    watches[1].heard("of a grant").await;
+    assert!(watches[0].is_quiet().await, "it tells of another resource");
+}
+
+/// On a line whose every request passes `proxy`: neither spoils the other's connection. What
+/// `needle` finds is the request that decides an acquire.
+pub(crate) async fn an_abandoned_call_and_a_watch_leave_each_other_alone(
+    store: Arc<dyn Backend>,
+    other: &dyn Backend,
+    proxy: &Proxy,
+    needle: impl Fn(&Claim) -> Vec<u8>,
+) {
+    granted(&*store, &claim(&resource("warm"), LONG)).await;
+    let connections = proxy.connections();
+    let on = resource("watched");
+    let mut watches = [Watch::start(&store, &on), Watch::start(&store, &resource("beside"))];
+    for watch in &mut watches {
+        watch.heard("that it works").await;
+    }
+    assert_eq!(proxy.connections(), connections + 1, "one for all watches");
+    let lost = claim(&resource("lost"), LONG);
+    proxy.when(needle(&lost), Fault::LoseAnswer);
+    let call = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.acquire(&lost).await.map(|_| ()) }
+    });
+    comes("the call under way", || proxy.hits() == 1).await;
+    call.abort();
+    comes("a reset of the call's connection", || proxy.resets() == 1).await;
+    granted(other, &claim(&on, LONG)).await;
+    watches[0].heard("of a grant, after a call was abandoned").await;
+    store.holder(&on).await.expect("a call");
+    let connections = connections + 2;
+    assert_eq!(proxy.connections(), connections, "the next call has a connection of its own");
+    let [first, last] = watches;
+    drop(first);
+    drop(last);
+    comes("an end of the watches' connection", || proxy.resets() == 2).await;
+    store.holder(&on).await.expect("a call");
+    assert_eq!(proxy.connections(), connections, "the calls' connection is as it was");
+}
+
+/// A server that dies, by `kill`, ends a watch.
+pub(crate) async fn a_watch_ends_with_its_server(store: Arc<dyn Backend>, kill: impl FnOnce()) {
+    let mut watch = Watch::start(&store, &resource("watched"));
+    watch.heard("that it works").await;
+    kill();
+    watch.ends().await;
+}
+
+/// A watch under way. It ends with this value.
+pub(crate) struct Watch {
+    stirred: Stirred,
+    task: JoinHandle<Result<(), BackendError>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Watch {
+    pub(crate) fn start(store: &Arc<dyn Backend>, on: &Resource) -> Watch {
+        let (stirs, stirred) = Stirs::new();
+        let (store, on) = (Arc::clone(store), on.clone());
+        let task =
+            tokio::spawn(async move { store.watch(&on, stirs).expect("a store that tells").await });
+        Watch { stirred, task }
+    }
+
+    /// Waits until it tells.
+    pub(crate) async fn heard(&mut self, what: &str) {
+        tokio::select! {
+            heard = tokio::time::timeout(PATIENCE, self.stirred.heard()) => {
+                assert!(heard.is_ok(), "not told: {what}");
+            }
+            ended = &mut self.task => panic!("not told: {what}; it ended: {ended:?}"),
+        }
+    }
+
+    /// Waits until it tells no more; why.
+    pub(crate) async fn ends(mut self) -> BackendError {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.task).await.expect("it ends");
+        ended.expect("no panic").expect_err("a reason")
+    }
+
+    /// True once it tells no more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// True when it has told nothing that was not heard.
+    pub(crate) async fn is_quiet(&mut self) -> bool {
+        tokio::time::timeout(Duration::ZERO, self.stirred.heard()).await.is_err()
+    }
+}
+
+async fn comes(what: &str, mut is_there: impl FnMut() -> bool) {
+    let until = clock::now() + PATIENCE;
+    while !is_there() {
+        assert!(clock::now() < until, "{what}: it does not come");
+        tokio::task::yield_now().await;
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -87,6 +88,20 @@ impl<D: Dial> Line<D> {
         connected.unwrap_or_else(|| Err(D::stopping()))
     }
 
+    /// The same for something that nobody waits for an answer of, as long as it lasts: the last one
+    /// that ends closes the connection.
+    pub(super) async fn used(&self) -> Result<Used<D>, D::Trouble> {
+        Ok(Used { link: self.link().await?, line: self.clone() })
+    }
+
+    fn give_up(&self, link: &Arc<D::Link>) {
+        let mut slot = self.0.slot();
+        if matches!(&*slot, Slot::Ready(ready) if Arc::ptr_eq(ready, link)) {
+            *slot = Slot::Idle;
+            self.0.dialler.given_up();
+        }
+    }
+
     /// To be held while a call is under way on `link`.
     pub(super) fn owed<'a>(&'a self, link: &'a Arc<D::Link>) -> Owed<'a, D> {
         Owed { line: self, link, is_answered: false }
@@ -110,13 +125,40 @@ impl<D: Dial> Owed<'_, D> {
 
 impl<D: Dial> Drop for Owed<'_, D> {
     fn drop(&mut self) {
-        if self.is_answered {
-            return;
+        if !self.is_answered {
+            self.line.give_up(self.link);
         }
+    }
+}
+
+/// A connection in use.
+pub(super) struct Used<D: Dial> {
+    line: Line<D>,
+    link: Arc<D::Link>,
+}
+
+impl<D: Dial> Used<D> {
+    /// Nobody else begins to use this connection.
+    pub(super) fn give_up(self) {
+        self.line.give_up(&self.link);
+    }
+}
+
+impl<D: Dial> Deref for Used<D> {
+    type Target = D::Link;
+
+    fn deref(&self) -> &D::Link {
+        &self.link
+    }
+}
+
+impl<D: Dial> Drop for Used<D> {
+    fn drop(&mut self) {
         let mut slot = self.line.0.slot();
-        if matches!(&*slot, Slot::Ready(link) if Arc::ptr_eq(link, self.link)) {
+        // The slot's and this one: clones are made under this lock only, or by who still connects.
+        let is_last = Arc::strong_count(&self.link) == 2;
+        if is_last && matches!(&*slot, Slot::Ready(ready) if Arc::ptr_eq(ready, &self.link)) {
             *slot = Slot::Idle;
-            self.line.0.dialler.given_up();
         }
     }
 }

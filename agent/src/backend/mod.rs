@@ -10,10 +10,11 @@
 //! 2. Here: its `mod`, a variant of [`Options`], and an arm in `kind`, `same` and [`open`].
 //! 3. `config/KIND.rs` reads and checks its table; `config/file.rs` (`KINDS`, `Kind`) and
 //!    `config/check.rs` know that; `config/stormlock.toml` shows each key.
-//! 4. Tests: `contract!` and, where others write into the store too, `contract_with_others!`
-//!    against a real server from `tests/support`, which `tests/run` installs. Then, of its own:
-//!    that a late copy of a cancelled acquire fails, on a line that holds it back; each error and
-//!    its kind; a server that is down, mute, or another; `tests/agent/stores_KIND.rs`.
+//! 4. Tests: `contract!` and, where others write into the store too, `contract_with_others!`, and
+//!    `contract_of_notices!` where it tells when something stirs, against a real server from
+//!    `tests/support`, which `tests/run` installs. Then, of its own: that a late copy of a
+//!    cancelled acquire fails, on a line that holds it back; each error and its kind; a server that
+//!    is down, mute, or another; `tests/agent/stores_KIND.rs`.
 //! 5. README: its row among the promises, its set-up with the least rights.
 
 #[cfg(feature = "dynamodb")]
@@ -48,6 +49,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl, is_invisible};
+use tokio::sync::Notify;
 
 pub use crate::lease::{Attempt, RefusedKind, Standing};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
@@ -140,6 +142,15 @@ pub trait Backend: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Tells on `stirs` when something may have changed at a resource, whoever changed it: once as
+    /// soon as it would tell, and then each time. These are hints, about which nothing is promised
+    /// but that they save waiting: whoever hears one asks. Runs until it cannot tell any more;
+    /// `None` for a store that tells nothing.
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        let _ = (resource, stirs);
+        None
+    }
+
     /// Which store it is, as it named itself when it was last connected to; `None` before that, or
     /// when it has no name. Cheap: it asks nobody. The driver looks after each call, and a name
     /// that changed means that this store may not be the one that gave the leases.
@@ -229,6 +240,35 @@ pub enum OpenError {
 
 /// A call under way.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
+
+/// How a store says that something stirred. Clones say the same.
+#[derive(Debug, Clone)]
+pub struct Stirs(Arc<Notify>);
+
+/// The other end of [`Stirs`].
+#[derive(Debug)]
+pub struct Stirred(Arc<Notify>);
+
+impl Stirs {
+    /// A pair of ends.
+    #[must_use]
+    pub fn new() -> (Stirs, Stirred) {
+        let bell = Arc::new(Notify::new());
+        (Stirs(Arc::clone(&bell)), Stirred(bell))
+    }
+
+    /// Something stirred; what nobody heard yet is heard once.
+    pub fn tell(&self) {
+        self.0.notify_one();
+    }
+}
+
+impl Stirred {
+    /// Waits until something stirs.
+    pub async fn heard(&mut self) {
+        self.0.notified().await;
+    }
+}
 
 /// What a store can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,11 +31,13 @@ const SOCKET: &str = "STORMLOCK_SOCKET";
 /// Where systemd puts the secrets of a unit.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// What `stormctl run` tells its command; it is about leases of another agent.
-const OF_ANOTHER_AGENT: [&str; 5] = [
+const OF_ANOTHER_AGENT: [&str; 7] = [
     "STORMLOCK_RESOURCE",
     "STORMLOCK_RESOURCES",
     "STORMLOCK_LEASE",
+    "STORMLOCK_LEASES",
     "STORMLOCK_FENCE",
+    "STORMLOCK_FENCES",
     "STORMLOCK_DEADLINE",
 ];
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use stormlock_protocol::duration::{format_secs, parse_secs};
+use stormlock_protocol::message::Hold;
 use stormlock_protocol::name::{RESOURCE_MAX, Ttl, is_resource_char};
 
 use super::file::{BackendTable, File, Kind, ResourceTable, RuleTable};
@@ -156,7 +157,15 @@ fn check_resource(
             )),
         });
     }
-    let of_resource = OfResource { names: names.clone(), backend, ttl: unasked };
+    let hold = table.hold.as_ref().map_or(Ok(Hold::No), check_usual_hold)?;
+    if let (Some(max), Some(spot)) = (max_hold_secs, table.hold.as_ref().map(|it| &it.spot))
+        && !matches!(hold, Hold::No)
+        && !matches!(hold, Hold::For(secs) if secs <= max)
+    {
+        let max = format_secs(max.into());
+        return Err(spot.wrong(format!("is longer than max_hold {max}, make them fit")));
+    }
+    let of_resource = OfResource { names: names.clone(), backend, ttl: unasked, hold };
     Ok((of_resource, Cap { names, max_ttl, max_hold_secs }))
 }
 
@@ -280,6 +289,15 @@ fn check_hold(text: &Placed<String>) -> Result<u32, Wrong> {
             text.value,
             format_secs(u32::MAX.into())
         ))),
+    }
+}
+
+/// `no`, `keep`, or how long.
+fn check_usual_hold(text: &Placed<String>) -> Result<Hold, Wrong> {
+    match text.value.as_str() {
+        "no" => Ok(Hold::No),
+        "keep" => Ok(Hold::Keep),
+        _ => check_hold(text).map(Hold::For),
     }
 }
 

@@ -86,6 +86,7 @@ pub(super) struct ResourceTable {
     pub(super) names: Texts,
     pub(super) backend: Text,
     pub(super) ttl: Text,
+    pub(super) hold: Text,
     pub(super) max_ttl: Text,
     pub(super) max_hold: Text,
 }
@@ -243,12 +244,13 @@ impl SecretKeys {
 
 impl ResourceTable {
     fn read(table: &Table<'_>) -> Result<ResourceTable, Wrong> {
-        table.only(&["names", "backend", "ttl", "max_ttl", "max_hold"])?;
+        table.only(&["names", "backend", "ttl", "hold", "max_ttl", "max_hold"])?;
         Ok(ResourceTable {
             spot: table.spot.clone(),
             names: table.texts("names")?,
             backend: table.text("backend")?,
             ttl: table.text("ttl")?,
+            hold: table.text("hold")?,
             max_ttl: table.text("max_ttl")?,
             max_hold: table.text("max_hold")?,
         })

@@ -27,6 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
+use stormlock_protocol::message::Hold;
 use stormlock_protocol::name::{Principal, Resource, Ttl};
 
 use self::principal::Template;
@@ -88,6 +89,7 @@ struct OfResource {
     names: Vec<Glob>,
     backend: BackendName,
     ttl: Ttl,
+    hold: Hold,
 }
 
 /// What a resource gets that its acquire does not say.
@@ -97,6 +99,9 @@ pub struct Defaults {
     pub backend: BackendName,
     /// Its ttl; a permit may allow less, see [`crate::policy::Permit::unasked_ttl`].
     pub ttl: Ttl,
+    /// How long it is renewed: not at all, for a while, or until it is released. A permit may allow
+    /// less.
+    pub hold: Hold,
 }
 
 /// What a configuration refers to beyond its own text.
@@ -252,8 +257,14 @@ impl Config {
     pub fn defaults(&self, on: &Resource) -> Defaults {
         let said = self.resources.iter().find(|it| it.names.iter().any(|glob| glob.matches(on)));
         match said {
-            Some(said) => Defaults { backend: said.backend.clone(), ttl: said.ttl },
-            None => Defaults { backend: self.default_backend.clone(), ttl: self.default_ttl },
+            Some(said) => {
+                Defaults { backend: said.backend.clone(), ttl: said.ttl, hold: said.hold }
+            }
+            None => Defaults {
+                backend: self.default_backend.clone(),
+                ttl: self.default_ttl,
+                hold: Hold::No,
+            },
         }
     }
 

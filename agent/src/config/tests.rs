@@ -78,12 +78,14 @@ kind = "local"
 [[resource]]
 names = ["prod/*", "live"]
 ttl = "30m"
+hold = "4h"
 max_ttl = "1d"
 max_hold = "12h"
 
 [[resource]]
 names = ["*"]
 backend = "here"
+hold = "keep"
 
 [[rule]]
 who = ["user:maria", "group:ops", "uid:1000", "root"]
@@ -119,12 +121,12 @@ fn a_full_configuration_means_what_it_says() {
     let maria = who(1234, "maria", &[]);
     assert_eq!(config.principal(&maria).as_str(), "maria.1234@b2.example");
     let defaults = |name: &str| {
-        let Defaults { backend, ttl } = config.defaults(&on(name));
-        (backend.to_string(), ttl.as_secs())
+        let Defaults { backend, ttl, hold } = config.defaults(&on(name));
+        (backend.to_string(), ttl.as_secs(), hold)
     };
-    assert_eq!(defaults("prod/db"), ("main".to_owned(), 1800));
-    assert_eq!(defaults("live"), ("main".to_owned(), 1800));
-    assert_eq!(defaults("test"), ("here".to_owned(), 1200));
+    assert_eq!(defaults("prod/db"), ("main".to_owned(), 1800, Hold::For(14_400)));
+    assert_eq!(defaults("live"), ("main".to_owned(), 1800, Hold::For(14_400)));
+    assert_eq!(defaults("test"), ("here".to_owned(), 1200, Hold::Keep));
 
     let permit = config.policy.judge(&maria, Act::Break, Some(&on("prod/db"))).unwrap();
     assert_eq!(permit.max_ttl.unwrap().as_secs(), 86_400, "the resource's, which is smaller");
@@ -133,7 +135,7 @@ fn a_full_configuration_means_what_it_says() {
     let denial = config.policy.judge(&maria, Act::Acquire, Some(&on("live"))).unwrap_err();
     assert_eq!(
         denial.0,
-        "maria may not acquire live: rule 2 (line 40 of the configuration) decides and allows read"
+        "maria may not acquire live: rule 2 (line 42 of the configuration) decides and allows read"
     );
 }
 
@@ -310,6 +312,10 @@ const COMPLAINTS: &[(&str, &str)] = &[
         "[[resource]]\nnames = [\"x\"]\nmax_ttl = \"10m\"",
         "3: key `resource.max_ttl`: 10m is shorter than default_ttl 15m, write a shorter ttl here \
          as well",
+    ),
+    (
+        "[[resource]]\nnames = [\"x\"]\nhold = \"keep\"\nmax_hold = \"1h\"",
+        "3: key `resource.hold`: is longer than max_hold 1h, make them fit",
     ),
     (
         "[[resource]]\nnames = [\"x\"]\nmax_hold = \"0s\"",

@@ -1,12 +1,17 @@
 //! How the rest of the agent talks to the driver.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Leaving;
-use crate::lease::{Answer, Attach, BackendName, Claim, Hold, SessionId, Uid, View};
+use super::stirs::On;
+use crate::lease::{
+    Answer, Attach, BackendName, Claim, Hold, Holder, Moment, SessionId, Uid, View,
+};
 use crate::stores::{NotOpened, Wanted};
 
 /// Commands that wait while the driver is at work; more callers than that wait their turn.
@@ -33,6 +38,46 @@ pub struct Wish {
     pub attach: Attach,
     /// Most leases that `owner` may have, these included.
     pub leases_max: usize,
+    /// Wait for what others hold, until then at most.
+    pub until: Option<Moment>,
+    /// `hold` is this long, from the grant on.
+    pub hold_for: Option<Duration>,
+}
+
+/// What an acquire waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// The store.
+    pub backend: BackendName,
+    /// The resource.
+    pub resource: Resource,
+    /// Who has it, as far as is known.
+    pub holder: Option<Box<Holder>>,
+    /// Its place among those who wait on this host: 1 is next.
+    pub place: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+/// Hears what stirs at a resource, for somebody who takes nothing.
+#[derive(Debug)]
+pub struct Looking {
+    on: On,
+    /// Whether the store tells; marked anew whenever something stirs.
+    pub stirs: watch::Receiver<bool>,
+    /// How many wait to take it.
+    pub waiters: u32,
+    handle: Handle,
+}
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        // A full queue of commands is as good as a watcher that is let go a little later.
+        let (commands, on) = (self.handle.commands.clone(), self.on.clone());
+        if let Err(TrySendError::Full(command)) = commands.try_send(Command::LookedAt(on)) {
+            tokio::spawn(async move { commands.send(command).await });
+        }
+    }
 }
 
 /// The driver in numbers.
@@ -55,7 +100,11 @@ pub struct Stopping;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Acquire { wish: Wish, answer: oneshot::Sender<Answer> },
+    Acquire { wish: Wish, waits: watch::Sender<Option<Waits>>, answer: oneshot::Sender<Answer> },
+    Attach { lease: LeaseId, attach: Attach, answer: oneshot::Sender<Answer> },
+    Look { on: On, answer: oneshot::Sender<(watch::Receiver<bool>, u32)> },
+    LookedAt(On),
+    Waiters { on: On, answer: oneshot::Sender<u32> },
     Release { lease: LeaseId, answer: oneshot::Sender<Answer> },
     Renew { lease: LeaseId, ttl: Option<Ttl>, hold: Option<Hold>, answer: oneshot::Sender<Answer> },
     Gone(SessionId),
@@ -74,12 +123,47 @@ impl Handle {
         (Handle { commands }, receiver)
     }
 
-    /// Takes resources, all or none.
+    /// Takes resources, all or none; `waits` hears what for, if it waits.
     ///
     /// # Errors
     /// [`Stopping`], also when the driver stopped before it answered.
-    pub async fn acquire(&self, wish: Wish) -> Result<Answer, Stopping> {
-        self.ask(|answer| Command::Acquire { wish, answer }).await
+    pub async fn acquire(
+        &self,
+        wish: Wish,
+        waits: watch::Sender<Option<Waits>>,
+    ) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Acquire { wish, waits, answer }).await
+    }
+
+    /// Lets another end than before end a lease.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn attach(&self, lease: LeaseId, attach: Attach) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Attach { lease, attach, answer }).await
+    }
+
+    /// How many on this host wait to take a resource.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn waiters(&self, backend: BackendName, resource: Resource) -> Result<u32, Stopping> {
+        self.ask(|answer| Command::Waiters { on: (backend, resource), answer }).await
+    }
+
+    /// Listens to what stirs at a resource.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn look(
+        &self,
+        backend: BackendName,
+        resource: Resource,
+    ) -> Result<Looking, Stopping> {
+        let on = (backend, resource);
+        let asked = on.clone();
+        let (stirs, waiters) = self.ask(|answer| Command::Look { on: asked, answer }).await?;
+        Ok(Looking { on, stirs, waiters, handle: self.clone() })
     }
 
     /// Gives leases back, all at once: a store that does not answer is waited for once, not for

@@ -3,7 +3,9 @@
 //!
 //! Not here: what a lease is (`lease`), what a request means (`server::service`).
 
+mod guard;
 mod handle;
+mod stirs;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -11,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::JoinSet;
 
-pub use handle::{Handle, Snapshot, Stopping, Wish};
+pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
 
 use crate::clock::{self, Alarm, JumpWatch};
 use crate::journal::{Journal, Said};
@@ -23,7 +25,9 @@ use crate::lease::{
 };
 use crate::stores::{NotOpened, Outcome, Stores, Wanted};
 use crate::systemd;
+use guard::Guards;
 use handle::Command;
+use stirs::{Stir, Watched};
 use watch::Watchers;
 
 /// Longest time that a stopping agent waits for the calls that are out, and for what it gives back.
@@ -49,6 +53,10 @@ pub struct Driver {
     commands: mpsc::Receiver<Command>,
     calls: JoinSet<(CallId, BackendName, Outcome)>,
     questions: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    /// What those hear who wait for the answer to an acquire.
+    waits: BTreeMap<Ticket, latest::Sender<Option<Waits>>>,
+    guards: Guards,
+    watched: Watched,
     last_ticket: u64,
     watchers: Watchers,
 }
@@ -62,6 +70,7 @@ impl Driver {
         memory: Memory,
     ) -> (Driver, Handle) {
         let (handle, commands) = Handle::new();
+        let watched = Watched::new(Arc::clone(&stores));
         let mut driver = Driver {
             table: LeaseTable::new(stores.in_journal(), die),
             stores,
@@ -70,6 +79,9 @@ impl Driver {
             commands,
             calls: JoinSet::new(),
             questions: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            guards: Guards::default(),
+            watched,
             last_ticket: 0,
             watchers: Watchers::default(),
         };
@@ -101,6 +113,12 @@ impl Driver {
                     self.settle(settled);
                 }
                 Some(said) = self.said.recv() => self.hear(said),
+                process = self.guards.ended() => self.input(Input::Ended(process)),
+                stir = self.watched.heard() => {
+                    self.watched.pass_on(&stir);
+                    let Stir { on: (backend, resource), tells } = stir;
+                    self.input(Input::Stirred { backend, resource, tells });
+                }
                 backend = self.stores.doubted() => self.input(Input::Suspect(backend)),
                 () = alarm.rings() => self.input(Input::Tick),
                 jump = jumps.jumps() => {
@@ -114,7 +132,20 @@ impl Driver {
 
     fn obey(&mut self, command: Command) -> Next {
         match command {
-            Command::Acquire { wish, answer } => self.acquire(wish, answer),
+            Command::Acquire { wish, waits, answer } => self.acquire(wish, waits, answer),
+            Command::Attach { lease, attach, answer } => {
+                let ticket = self.question(answer);
+                self.input(Input::Attach { ticket, lease, attach });
+            }
+            Command::Look { on, answer } => {
+                let waiters = self.table.waiters(&on.0, &on.1);
+                let stirs = self.watched.add(&on);
+                let _ = answer.send((stirs, waiters));
+            }
+            Command::LookedAt(on) => self.watched.remove(&on),
+            Command::Waiters { on, answer } => {
+                let _ = answer.send(self.table.waiters(&on.0, &on.1));
+            }
             Command::Release { lease, answer } => {
                 let ticket = self.question(answer);
                 self.input(Input::Release { ticket, lease });
@@ -165,10 +196,18 @@ impl Driver {
         Ok(())
     }
 
-    fn acquire(&mut self, wish: Wish, answer: oneshot::Sender<Answer>) {
+    fn acquire(
+        &mut self,
+        wish: Wish,
+        waits: latest::Sender<Option<Waits>>,
+        answer: oneshot::Sender<Answer>,
+    ) {
         let ticket = self.question(answer);
-        let Wish { session, claims, owner, hold, attach, leases_max } = wish;
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max };
+        let Wish { session, claims, owner, hold, attach, leases_max, until, hold_for } = wish;
+        if until.is_some() {
+            self.waits.insert(ticket, waits);
+        }
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
         self.input(Input::Acquire(Box::new(ask)));
     }
 
@@ -237,12 +276,24 @@ impl Driver {
                 });
             }
             Effect::Answer { ticket, answer } => {
+                self.waits.remove(&ticket);
                 if let Some(asker) = self.questions.remove(&ticket) {
                     // Whoever asked may be gone; the core hears of that as a session's end.
                     let _ = asker.send(answer);
                 }
             }
             Effect::Changed(view) => self.watchers.tell(&view),
+            Effect::Guard(process) => self.guards.watch(process),
+            Effect::Watch { backend, resource } => {
+                let _ = self.watched.add(&(backend, resource));
+            }
+            Effect::Unwatch { backend, resource } => self.watched.remove(&(backend, resource)),
+            Effect::Waiting { ticket, backend, resource, holder, place, of } => {
+                if let Some(asker) = self.waits.get(&ticket) {
+                    let waits = Waits { backend, resource, holder, place, of };
+                    asker.send_replace(Some(waits));
+                }
+            }
             Effect::Touched(view, touch) => watch::warn_of(&view, touch),
         }
     }

@@ -12,8 +12,8 @@ use stormlock_protocol::name::{Fence, UnixMs};
 
 use super::Place;
 use super::part::{
-    WrittenCeiling, WrittenEnding, WrittenIntent, WrittenLoss, WrittenPlace, WrittenRenewal,
-    boot_id, hex, lease_id, mark, nanos, nonce, ttl,
+    WrittenAttach, WrittenCeiling, WrittenEnding, WrittenIntent, WrittenLoss, WrittenPlace,
+    WrittenRenewal, boot_id, hex, lease_id, mark, nanos, nonce, ttl,
 };
 use crate::lease::{Ending, Moment, Record};
 
@@ -82,6 +82,10 @@ enum Written {
     Gone {
         lease: String,
     },
+    Attached {
+        lease: String,
+        attach: WrittenAttach,
+    },
     Floor {
         fence: u64,
     },
@@ -134,6 +138,9 @@ impl TryFrom<Written> for Line {
                 Record::Lost { lease: lease_id(&lease)?, loss: loss.into() }
             }
             Written::Gone { lease } => Record::Gone { lease: lease_id(&lease)? },
+            Written::Attached { lease, attach } => {
+                Record::Attached { lease: lease_id(&lease)?, attach: attach.into() }
+            }
             Written::Floor { fence } => Record::Floor(Fence(fence)),
         };
         Ok(Line::Record(record))
@@ -178,6 +185,9 @@ impl From<&Record> for Written {
                 Written::Lost { lease: lease.to_string(), loss: loss.into() }
             }
             Record::Gone { lease } => Written::Gone { lease: lease.to_string() },
+            Record::Attached { lease, attach } => {
+                Written::Attached { lease: lease.to_string(), attach: (*attach).into() }
+            }
             Record::Floor(fence) => Written::Floor { fence: fence.0 },
         }
     }

@@ -10,7 +10,8 @@ use stormlock_protocol::name::{LeaseId, Principal, Reason, Resource, Ttl, UnixMs
 use super::Place;
 use super::body::Unreadable;
 use crate::lease::{
-    Attach, BackendName, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, SessionId, Uid,
+    Attach, BackendName, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, ProcessId, SessionId,
+    Uid,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,6 +66,7 @@ pub(super) enum WrittenHold {
 pub(super) enum WrittenAttach {
     Detached,
     Session(u64),
+    Process { pid: u32, started: u64, group: bool },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -171,6 +173,9 @@ impl From<Attach> for WrittenAttach {
         match attach {
             Attach::Detached => WrittenAttach::Detached,
             Attach::Session(session) => WrittenAttach::Session(session.0),
+            Attach::Process(ProcessId { pid, started, group }) => {
+                WrittenAttach::Process { pid, started, group }
+            }
         }
     }
 }
@@ -180,6 +185,9 @@ impl From<WrittenAttach> for Attach {
         match written {
             WrittenAttach::Detached => Attach::Detached,
             WrittenAttach::Session(session) => Attach::Session(SessionId(session)),
+            WrittenAttach::Process { pid, started, group } => {
+                Attach::Process(ProcessId { pid, started, group })
+            }
         }
     }
 }

@@ -172,6 +172,7 @@ impl Replay {
             Record::Granted { .. }
             | Record::Renewed { .. }
             | Record::Marking { .. }
+            | Record::Attached { .. }
             | Record::Ending { .. }
             | Record::Lost { .. }
             | Record::Gone { .. }

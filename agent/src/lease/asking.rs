@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Resource};
+use stormlock_protocol::name::{Fence, LeaseId, Resource, UnixMs};
 
 use super::entry::{Asking, Busy, Entry, Phase};
 use super::law::Law;
 use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
+use super::queue::{On, Patience};
 use super::schedule::{self, length};
 use super::{
-    Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Holder, Intent,
-    LeaseTable, Loss, Moment, Record, SessionId,
+    Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Hold, Holder, Intent,
+    LeaseTable, Loss, Moment, Record, RefusedKind, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -24,14 +25,19 @@ const MOVED_MAX: u32 = 16;
 pub(super) struct Group {
     session: SessionId,
     attach: Attach,
-    members: Vec<LeaseId>,
+    pub(super) members: Vec<LeaseId>,
     /// The member whose turn it is.
-    at: usize,
+    pub(super) at: usize,
+    /// Some of its claims are not in the journal yet.
+    pub(super) is_fresh: bool,
+    /// It waits for what others hold.
+    pub(super) patience: Option<Patience>,
+    hold_for: Option<Duration>,
 }
 
 impl LeaseTable {
     pub(super) fn acquire(&mut self, now: Moment, ask: Ask) {
-        let Ask { ticket, session, claims, owner, hold, attach, leases_max } = ask;
+        let Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for } = ask;
         if self.stopping {
             return self.refuse(ticket, No::Stopping);
         }
@@ -56,7 +62,7 @@ impl LeaseTable {
             let holder = holder(&held.claim, held.fence, now.until(held.deadline));
             return self.refuse(ticket, No::Held(held.claim.resource, Some(Box::new(holder))));
         }
-        let in_journal = claims.iter().all(|claim| self.in_journal.contains(&claim.backend));
+        let created = claims.first().map_or(UnixMs(0), |claim| claim.created);
         let mut members = Vec::with_capacity(claims.len());
         for claim in claims {
             members.push(claim.lease);
@@ -64,42 +70,72 @@ impl LeaseTable {
             self.record(Record::Intent(Box::new(intent.clone())));
             self.insert(Entry::asked(intent, ticket));
         }
-        self.groups.insert(ticket, Group { session, attach, members, at: 0 });
-        if in_journal || !self.obeys(Law::IntentBeforeAction) {
-            // The store is the journal itself: the grant's own wait covers the intent.
+        let patience = until.map(|until| Patience::new(until, (now, created)));
+        self.patience.extend(until.map(|until| (until, ticket)));
+        let (at, is_fresh) = (0, true);
+        let group = Group { session, attach, members, at, is_fresh, patience, hold_for };
+        self.groups.insert(ticket, group);
+        self.guard(attach);
+        if !self.queues_up(now, ticket) {
+            self.begin(now, ticket);
+        }
+    }
+
+    /// Asks for the first of a group, once the next start would know of all of them (law 4).
+    pub(super) fn begin(&mut self, now: Moment, ticket: Ticket) {
+        let Some(group) = self.groups.get(&ticket) else { return };
+        let entries = group.members.iter().filter_map(|lease| self.entries.get(lease));
+        // Where the store is the journal itself the grant's own wait covers the intent.
+        let in_journal = entries.map(|entry| &entry.claim.backend);
+        let in_journal = in_journal.into_iter().all(|backend| self.in_journal.contains(backend));
+        if !group.is_fresh || in_journal || !self.obeys(Law::IntentBeforeAction) {
             self.take_turn(now, ticket);
         } else {
             self.sync(Awaiting::Intents(ticket));
         }
     }
 
-    pub(super) fn intents_durable(&mut self, now: Moment, group: Ticket, durable: bool) {
+    pub(super) fn intents_durable(&mut self, now: Moment, ticket: Ticket, durable: bool) {
+        let Some(group) = self.groups.get_mut(&ticket) else { return };
         if durable {
-            self.take_turn(now, group);
-        } else {
-            self.fail(now, group, No::Journal);
+            group.is_fresh = false;
+            return self.take_turn(now, ticket);
+        }
+        self.fail_or_wait(now, ticket, No::Journal);
+    }
+
+    /// What is wrong may be over before the time to wait is: it does not send away who waits.
+    fn fail_or_wait(&mut self, now: Moment, ticket: Ticket, no: No) {
+        match self.has_waited(ticket) {
+            Some(on) => self.park(now, ticket, on, None),
+            None => self.fail(now, ticket, no),
         }
     }
 
-    /// A session ended: nobody will read the answer to its acquires, and what is attached to it, or
-    /// would be, ends with it. While the agent stops, sessions end because of us and nothing is
-    /// concluded.
-    pub(super) fn gone(&mut self, now: Moment, session: SessionId) {
+    /// A session ended: nobody will read the answers to its acquires.
+    pub(super) fn unheard(&mut self, now: Moment, session: SessionId) {
+        self.fail_all(now, |group| group.session == session);
+    }
+
+    /// What these leases would have been attached to is gone.
+    pub(super) fn unattached(&mut self, now: Moment, attach: Attach) {
+        self.fail_all(now, |group| group.attach == attach);
+    }
+
+    /// While the agent stops, sessions end because of us and nothing is concluded.
+    fn fail_all(&mut self, now: Moment, which: impl Fn(&Group) -> bool) {
         if self.stopping {
             return;
         }
         let groups: Vec<Ticket> = self
             .groups
             .iter()
-            .filter(|(_, group)| {
-                group.session == session || group.attach == Attach::Session(session)
-            })
+            .filter(|(_, group)| which(group))
             .map(|(ticket, _)| *ticket)
             .collect();
         for group in groups {
             self.fail(now, group, No::NotHeld);
         }
-        self.release_attached(now, session);
     }
 
     /// Takes the next step of a claim, if it is its turn and nothing is under way.
@@ -109,13 +145,14 @@ impl LeaseTable {
         if !asking.turn || asking.granted || entry.busy != Busy::No || entry.retry_at > now {
             return;
         }
-        let claim = entry.claim.clone();
+        let (claim, group) = (entry.claim.clone(), asking.group);
         let clearing = self
             .leases_on(&claim.backend, &claim.resource)
             .any(|other| self.entries.get(&other).is_some_and(Entry::is_clearing));
-        if clearing {
+        if clearing || self.is_behind(now, &claim, group) {
             // An earlier lease of ours is about to leave the store: its end wakes this one, so
-            // that one command after the other never sees its own predecessor as a stranger.
+            // that one command after the other never sees its own predecessor as a stranger. Or
+            // somebody who has waited asks first.
             if let Some(entry) = self.entries.get_mut(&lease) {
                 entry.retry_at = Moment::NEVER;
             }
@@ -151,20 +188,25 @@ impl LeaseTable {
         match result {
             CallResult::Attempted(Attempt::Granted(grant)) => self.granted(now, lease, sent, grant),
             CallResult::Attempted(Attempt::Held(Some(holder))) => {
-                let on = entry.claim.resource.clone();
-                self.fail(now, group, No::Held(on, Some(holder)));
+                let on = (entry.claim.backend.clone(), entry.claim.resource.clone());
+                self.met_holder(now, group, on, Some(*holder));
             }
             CallResult::Attempted(Attempt::Held(None) | Attempt::Moved) => {
                 asking.moved += 1;
                 if asking.moved > MOVED_MAX {
-                    let on = entry.claim.resource.clone();
-                    self.fail(now, group, No::Held(on, None));
+                    let on = (entry.claim.backend.clone(), entry.claim.resource.clone());
+                    self.met_holder(now, group, on, None);
                 }
             }
             CallResult::Refused(kind) => {
                 let after = if asking.uncertain { After::Cancelling } else { After::Nothing };
                 let no = entry.store_no(Some(kind), after);
-                self.fail(now, group, no);
+                match kind {
+                    RefusedKind::Unreachable | RefusedKind::NotWritable => {
+                        self.fail_or_wait(now, group, no);
+                    }
+                    RefusedKind::Credentials | RefusedKind::Foreign => self.fail(now, group, no),
+                }
             }
             // Anything else is no answer to an acquire: whatever it was, it may have happened.
             CallResult::Unknown | CallResult::Done | CallResult::Stands(_) => {
@@ -173,10 +215,17 @@ impl LeaseTable {
                 entry.is_in_copies = cancels;
                 if entry.tries >= TRIES_MAX {
                     let no = entry.store_no(None, After::Cancelling);
-                    return self.fail(now, group, no);
+                    return self.fail_or_wait(now, group, no);
                 }
                 self.back_off(now, lease);
             }
+        }
+    }
+
+    fn met_holder(&mut self, now: Moment, ticket: Ticket, on: On, holder: Option<Holder>) {
+        match self.groups.get(&ticket) {
+            Some(group) if group.patience.is_some() => self.park(now, ticket, on, holder),
+            _ => self.fail(now, ticket, No::Held(on.1, holder.map(Box::new))),
         }
     }
 
@@ -210,18 +259,26 @@ impl LeaseTable {
         if waiting.at < waiting.members.len() {
             return self.take_turn(now, group);
         }
-        self.record_grants(lease, group);
+        self.record_grants(now, lease, group);
     }
 
     /// All or none also for the next start: the journal hears of the grants of a group when there
     /// are all of them, and a crash before that leaves intents, which are cancelled.
-    fn record_grants(&mut self, last: LeaseId, group: Ticket) {
+    fn record_grants(&mut self, now: Moment, last: LeaseId, group: Ticket) {
         let Some(group) = self.groups.get(&group) else { return };
+        let hold = group.hold_for.map(|length| Hold::Until(now + length));
         for lease in group.members.clone() {
-            if let Some(entry) = self.entries.get(&lease)
+            if let Some(entry) = self.entries.get_mut(&lease)
                 && let (Some(fence), Some((sent, remaining))) = (entry.fence, entry.proven)
             {
+                let ttl = entry.claim.ttl;
+                entry.hold = hold.unwrap_or(entry.hold);
+                entry.warn_later(now);
                 self.record(Record::Granted { lease, fence, sent, remaining });
+                if let Some(hold) = hold {
+                    let nonce = None;
+                    self.record(Record::Renewed { lease, nonce, ttl, hold, sent, remaining });
+                }
             }
         }
         let sync = self.sync(Awaiting::Grant(last));
@@ -270,7 +327,9 @@ impl LeaseTable {
             let no = No::TooLate(late.claim.resource.clone());
             return self.fail(now, ticket, no);
         }
-        self.groups.remove(&ticket);
+        if let Some(group) = self.groups.remove(&ticket) {
+            self.waits_no_more(now, ticket, &group);
+        }
         let mut views = Vec::with_capacity(members.len());
         for lease in members {
             let Some(entry) = self.entries.get_mut(&lease) else { continue };
@@ -290,6 +349,7 @@ impl LeaseTable {
     pub(super) fn fail(&mut self, now: Moment, ticket: Ticket, no: No) {
         let Some(group) = self.groups.remove(&ticket) else { return };
         self.refuse(ticket, no);
+        self.waits_no_more(now, ticket, &group);
         for (index, lease) in group.members.into_iter().enumerate() {
             let Some(entry) = self.entries.get(&lease) else { continue };
             let Phase::Asking(asking) = &entry.phase else { continue };

@@ -78,6 +78,22 @@ pub struct Grant {
     pub remaining: Duration,
 }
 
+/// A lease id of two random numbers. One with an empty upper half is for a store whose ids are
+/// narrow.
+#[must_use]
+pub fn mint(narrow: bool, high: u64, low: u64) -> LeaseId {
+    let number = match narrow {
+        true => u128::from(low & u64::MAX >> 1),
+        false => u128::from(high | 1 << 63) << 64 | u128::from(low),
+    };
+    LeaseId::from_bytes(number.to_be_bytes())
+}
+
+/// True for one that [`mint`] made for a store with narrow ids.
+pub(super) fn is_narrow(lease: LeaseId) -> bool {
+    u128::from_be_bytes(*lease.as_bytes()) >> 64 == 0
+}
+
 /// How a lease names itself to the store: law 10, every write compares.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
@@ -124,6 +140,17 @@ impl SessionId {
     pub const NOBODY: SessionId = SessionId(u64::MAX);
 }
 
+/// A process of this host. Numbers are used again; a number with its start is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in the kernel's clock ticks since boot.
+    pub started: u64,
+    /// True when its end is the end of the last process in the group that it leads.
+    pub group: bool,
+}
+
 /// How long the agent keeps renewing a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
@@ -143,6 +170,8 @@ pub enum Attach {
     /// It ends with this connection. After a restart of the agent no connection has this number
     /// any more, and the lease waits a while for its holder to come back.
     Session(SessionId),
+    /// It ends with this process, whoever is connected.
+    Process(ProcessId),
 }
 
 /// Why a lease was lost.

@@ -6,7 +6,7 @@ use super::entry::{Busy, Entry, Phase, Purpose, Wish};
 use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, No, Ticket};
 use super::schedule;
-use super::{Attach, Awaiting, Ending, LeaseTable, Loss, Moment, Record, SessionId, Standing, Uid};
+use super::{Attach, Awaiting, Ending, LeaseTable, Loss, Moment, Record, Standing, Uid};
 
 impl LeaseTable {
     pub(super) fn release(&mut self, now: Moment, ticket: Ticket, lease: LeaseId) {
@@ -210,7 +210,8 @@ impl LeaseTable {
         if entry.tries > 0 && now >= entry.kept_until {
             *sweeps = false;
             let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
-            return self.wake_askers(now, &backend, &on);
+            self.wake_askers(now, &backend, &on);
+            return self.stir(now, &(backend, on));
         }
         let call = if entry.is_swept {
             Call::Cancel(entry.claim.resource.clone(), lease)
@@ -253,16 +254,20 @@ impl LeaseTable {
             (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
         }
         self.wake_askers(now, &backend, &on);
+        self.stir(now, &(backend, on));
     }
 
-    pub(super) fn release_attached(&mut self, now: Moment, session: SessionId) {
-        if !self.obeys(Law::AttachedEnds) {
+    /// A session or a process ended: what is attached to it, or would be, ends with it (law 9).
+    /// While the agent stops, sessions end because of us and nothing is concluded.
+    pub(super) fn left(&mut self, now: Moment, attach: Attach) {
+        self.unattached(now, attach);
+        if self.stopping || !self.obeys(Law::AttachedEnds) {
             return;
         }
         let attached: Vec<LeaseId> = self
             .entries
             .values()
-            .filter(|entry| entry.attach == Attach::Session(session))
+            .filter(|entry| entry.attach == attach)
             .map(Entry::lease)
             .collect();
         for lease in attached {

@@ -74,8 +74,10 @@ pub(super) struct Entry {
     pub(super) kept_until: Moment,
     /// Recovered and attached: given back then unless its holder comes back.
     pub(super) orphan_at: Moment,
-    /// What subscribers were told last: the state and the end of belief.
-    pub(super) told: Option<(State, Moment)>,
+    /// When its end is near enough to be told.
+    pub(super) warn_at: Moment,
+    /// What subscribers were told last.
+    pub(super) told: Option<Told>,
     /// The wakeup that stands in the table's order for it.
     pub(super) wakeup: Moment,
 }
@@ -134,6 +136,16 @@ pub(super) enum Purpose {
     End,
 }
 
+/// What is worth telling of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) state: State,
+    /// The end of belief.
+    pub(super) end: Moment,
+    pub(super) waiters: u32,
+    pub(super) ends_soon: bool,
+}
+
 /// A change of a lease's end that somebody waits for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
@@ -182,7 +194,7 @@ impl Entry {
             let longest = if in_doubt { TTL_MAX } else { length(entry.claim.ttl) };
             entry.kept_until = now.max(sent + remaining) + longest;
         }
-        if attached {
+        if matches!(entry.attach, Attach::Session(_)) {
             entry.attach = Attach::Session(SessionId::NOBODY);
             entry.orphan_at = orphan_at;
         }
@@ -219,6 +231,7 @@ impl Entry {
             doubted_at: Moment::BOOT,
             kept_until: Moment::BOOT,
             orphan_at: Moment::NEVER,
+            warn_at: Moment::NEVER,
             told: None,
             wakeup: Moment::NEVER,
         }
@@ -251,12 +264,22 @@ impl Entry {
         }
     }
 
-    pub(super) fn view(&self, now: Moment, journal_works: bool, checks: bool) -> View {
+    pub(super) fn view(
+        &self,
+        now: Moment,
+        journal_works: bool,
+        checks: bool,
+        waiters: u32,
+    ) -> View {
+        let state = self.state(now, journal_works, checks);
+        let is_held = matches!(state, State::Held | State::AtRisk);
         View {
+            ends_soon: is_held && now >= self.warn_at,
+            state,
+            waiters,
             claim: self.claim.clone(),
             owner: self.owner,
             fence: self.fence,
-            state: self.state(now, journal_works, checks),
             deadline: self.end(),
             hold: self.hold,
             attach: self.attach,
@@ -290,6 +313,16 @@ impl Entry {
         // Nobody asked for a lease without a hold to be renewed: that it runs down is no news.
         let renewed = self.hold != Hold::No;
         self.suspect || !journal_works || renewed && (self.tries > 0 || now >= self.half())
+    }
+
+    /// Its end is another one since now: when to say that it comes near.
+    pub(super) fn warn_later(&mut self, now: Moment) {
+        let end = match self.hold {
+            Hold::Keep => return self.warn_at = Moment::NEVER,
+            Hold::Until(end) => end,
+            Hold::No => self.deadline,
+        };
+        self.warn_at = end - schedule::warning(now.until(end));
     }
 
     /// Schedules the next renewal after a grant or a renewal that left at `sent`.
@@ -335,8 +368,9 @@ impl Entry {
                 } else {
                     self.half()
                 };
+                let warning = if self.warn_at <= now { Moment::NEVER } else { self.warn_at };
                 let work = self.renew_at.min(self.verify_at).min(wish);
-                self.end().min(self.orphan_at).min(half).min(idle(work))
+                self.end().min(self.orphan_at).min(half).min(warning).min(idle(work))
             }
             Phase::Unproven => self.end().min(self.orphan_at).min(idle(self.retry_at)),
             Phase::Ending(..) | Phase::Lost(_, true) => idle(self.retry_at),

@@ -282,6 +282,7 @@ impl LeaseTable {
         if let Some(wish) = landing.wish {
             entry.claim.ttl = wish.ttl.unwrap_or(entry.claim.ttl);
             entry.hold = wish.hold.unwrap_or(entry.hold);
+            entry.warn_later(now);
         }
         self.take_proof(now, lease, landing.sent, landing.remaining);
         let Some(ticket) = ticket else { return };
@@ -294,6 +295,9 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         entry.phase = Phase::Held;
         entry.prove(sent, remaining);
+        if entry.hold == Hold::No || entry.warn_at == Moment::NEVER {
+            entry.warn_later(now);
+        }
         self.schedule(lease, sent);
         self.refresh(now, lease);
     }

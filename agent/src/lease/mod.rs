@@ -13,6 +13,7 @@ mod keeping;
 mod law;
 mod moment;
 mod port;
+mod queue;
 mod record;
 mod recovery;
 mod roll;
@@ -26,8 +27,8 @@ use std::fmt;
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
 pub use claim::{
-    Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, Proof, RefusedKind,
-    SessionId, Standing, Uid,
+    Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
+    RefusedKind, SessionId, Standing, Uid, mint,
 };
 pub use moment::Moment;
 pub use port::{
@@ -35,12 +36,13 @@ pub use port::{
     View,
 };
 pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
-pub use schedule::patience;
+pub use schedule::{look_alone, patience};
 
 use asking::Group;
-use entry::{Busy, Entry, Phase, Purpose};
+use entry::{Busy, Entry, Phase, Purpose, Told};
 use keeping::Landing;
 use law::Law;
+use queue::{On, Queue};
 
 /// How long a recovered, attached lease waits for its holder to come back.
 const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
@@ -61,6 +63,9 @@ pub struct LeaseTable {
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,
     fences: BTreeMap<(BackendName, Resource), Fence>,
+    queues: BTreeMap<On, Queue>,
+    /// When which of those who wait have waited long enough.
+    patience: BTreeSet<(Moment, Ticket)>,
     in_journal: BTreeSet<BackendName>,
     journal_works: bool,
     stopping: bool,
@@ -83,6 +88,8 @@ enum Awaiting {
     Landing(LeaseId, Landing),
     /// An end in a store that is the journal itself counts.
     End(LeaseId),
+    /// What a lease is attached to may be answered.
+    Attached(LeaseId, Ticket),
 }
 
 impl LeaseTable {
@@ -103,6 +110,8 @@ impl LeaseTable {
             wakeups: BTreeSet::new(),
             effects: VecDeque::new(),
             fences: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            patience: BTreeSet::new(),
             in_journal,
             journal_works: true,
             stopping: false,
@@ -130,12 +139,19 @@ impl LeaseTable {
             Input::Renew { ticket, lease, ttl, hold } => {
                 self.wish(now, lease, entry::Wish { ticket, ttl, hold });
             }
-            Input::Attach { ticket, lease, session } => self.attach(now, ticket, lease, session),
-            Input::Gone(session) => self.gone(now, session),
+            Input::Attach { ticket, lease, attach } => self.attach(now, ticket, lease, attach),
+            Input::Gone(session) => {
+                self.unheard(now, session);
+                self.left(now, Attach::Session(session));
+            }
+            Input::Ended(process) => self.left(now, Attach::Process(process)),
             Input::Settled { call, result } => self.settled(now, call, result),
             Input::Synced { sync, durable } => self.synced(now, sync, durable),
             Input::Journal { works } => self.journal(now, works),
             Input::Suspect(backend) => self.suspect(now, Some(&backend)),
+            Input::Stirred { backend, resource, tells } => {
+                self.stirred(now, &(backend, resource), tells);
+            }
             Input::ClockJumped => self.suspect(now, None),
             Input::Stop => self.stop(now),
             Input::Tick => {}
@@ -153,7 +169,8 @@ impl LeaseTable {
     /// When to hand in a [`Input::Tick`] if nothing else comes.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Moment> {
-        self.wakeups.first().map(|&(at, _)| at)
+        let lease = self.wakeups.first().map_or(Moment::NEVER, |&(at, _)| at);
+        Some(lease.min(self.queues_wakeup())).filter(|at| *at != Moment::NEVER)
     }
 
     fn catch_up(&mut self, now: Moment) {
@@ -162,6 +179,7 @@ impl LeaseTable {
         {
             self.advance(now, lease);
         }
+        self.mind_queues(now);
     }
 
     fn journal(&mut self, now: Moment, works: bool) {
@@ -244,7 +262,7 @@ impl LeaseTable {
     fn synced(&mut self, now: Moment, sync: SyncId, durable: bool) {
         let Some(awaiting) = self.syncs.remove(&sync) else { return };
         let lease = match &awaiting {
-            Awaiting::Intents(_) => None,
+            Awaiting::Intents(_) | Awaiting::Attached(..) => None,
             Awaiting::Grant(lease)
             | Awaiting::Mark(lease, _)
             | Awaiting::Landing(lease, _)
@@ -261,6 +279,7 @@ impl LeaseTable {
             Awaiting::Mark(lease, mark) => self.mark_durable(now, lease, mark, durable),
             Awaiting::Landing(lease, landing) => self.landed(now, lease, &landing, durable),
             Awaiting::End(lease) => self.end_durable(now, lease, durable),
+            Awaiting::Attached(lease, ticket) => self.attached(now, lease, ticket, durable),
         }
         if let Some(lease) = lease {
             self.advance(now, lease);
@@ -282,21 +301,24 @@ impl LeaseTable {
     /// Brings a lease's place in the order of wakeups, and what subscribers know, up to date.
     fn refresh(&mut self, now: Moment, lease: LeaseId) {
         let (works, checks) = (self.journal_works, self.obeys(Law::CheckAtUse));
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let waiters = self.waiters(&entry.claim.backend, &entry.claim.resource);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let state = entry.state(now, works, checks);
         let is_end = |state: &State| matches!(state, State::Lost(_) | State::Released);
         let is_over = is_end(&state);
         // An acquire is news once it is granted, and one that never was is none.
         let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
-        let news = (state, if is_over { now } else { entry.end() });
+        let view = entry.view(now, works, checks, waiters);
+        let news = Told { state, end: entry.end(), waiters, ends_soon: view.ends_soon };
         let is_known = match &entry.told {
             // That a lost lease is cleared away, once its holder knows, is no second end (law 7).
-            Some((told, _)) if is_over => is_end(told),
+            Some(told) if is_over => is_end(&told.state),
             told => told.as_ref() == Some(&news),
         };
         if !never_was && !is_known {
             entry.told = Some(news);
-            self.effects.push_back(Effect::Changed(Box::new(entry.view(now, works, checks))));
+            self.effects.push_back(Effect::Changed(Box::new(view)));
         }
         let wakeup = entry.next_wakeup(now).max(Moment::from_nanos(now.as_nanos() + 1));
         if wakeup != entry.wakeup {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use stormlock_protocol::name::{Fence, LeaseId, Resource, Ttl};
 
 use super::{
-    Attach, Attempt, BackendName, Claim, Hold, Holder, Loss, Memory, Moment, Nonce, Proof, Record,
-    RefusedKind, SessionId, Standing, Uid,
+    Attach, Attempt, BackendName, Claim, Hold, Holder, Loss, Memory, Moment, Nonce, ProcessId,
+    Proof, Record, RefusedKind, SessionId, Standing, Uid,
 };
 
 /// One question of a session; its answer names it again.
@@ -47,19 +47,20 @@ pub enum Input {
         /// A new hold; `None` keeps it.
         hold: Option<Hold>,
     },
-    /// The holder of an attached lease came back after a restart of the agent: from now on the
-    /// lease ends with this session. Answered by [`Answer::Renewed`] with the lease as it is;
-    /// [`No::NotHeld`] for one that waits for nobody.
+    /// From now on another end ends this lease; also how the holder of an attached one comes back
+    /// after a restart of the agent. Answered by [`Answer::Renewed`] with the lease as it is.
     Attach {
         /// The question.
         ticket: Ticket,
         /// Which lease.
         lease: LeaseId,
         /// Whose end ends it.
-        session: SessionId,
+        attach: Attach,
     },
     /// A session ended.
     Gone(SessionId),
+    /// A process ended that [`Effect::Guard`] named.
+    Ended(ProcessId),
     /// A call came back, or its patience ended.
     Settled {
         /// Which.
@@ -78,6 +79,16 @@ pub enum Input {
     Journal {
         /// It can be written.
         works: bool,
+    },
+    /// A store says that something stirred at a resource that is watched, or that it will say so
+    /// from now on, or will not.
+    Stirred {
+        /// The store.
+        backend: BackendName,
+        /// The resource.
+        resource: Resource,
+        /// It will say so.
+        tells: bool,
     },
     /// This store may not be the one it was (another identity after a reconnect).
     Suspect(BackendName),
@@ -106,6 +117,10 @@ pub struct Ask {
     pub attach: Attach,
     /// Most leases that `owner` may have, these included.
     pub leases_max: usize,
+    /// Wait for what others hold, until then at most.
+    pub until: Option<Moment>,
+    /// `hold` is this long, from the grant on.
+    pub hold_for: Option<Duration>,
 }
 
 /// What the core wants done, in this order.
@@ -136,8 +151,40 @@ pub enum Effect {
         /// The answer.
         answer: Answer,
     },
-    /// A lease changed its state, or the end of belief in it moved.
+    /// A lease changed its state, or the end of belief in it moved, or something else that a
+    /// [`View`] of it shows.
     Changed(Box<View>),
+    /// Say when this process has ended, at once if there is none any more.
+    Guard(ProcessId),
+    /// Somebody waits for a resource: say when something stirs there, as [`Input::Stirred`].
+    Watch {
+        /// The store.
+        backend: BackendName,
+        /// The resource.
+        resource: Resource,
+    },
+    /// Nobody waits for it any more.
+    Unwatch {
+        /// The store.
+        backend: BackendName,
+        /// The resource.
+        resource: Resource,
+    },
+    /// An acquire waits; its answer is still to come.
+    Waiting {
+        /// The question.
+        ticket: Ticket,
+        /// The store.
+        backend: BackendName,
+        /// What it waits for.
+        resource: Resource,
+        /// Who has it, as far as is known.
+        holder: Option<Box<Holder>>,
+        /// Its place among those who wait on this host: 1 is next.
+        place: u32,
+        /// How many there are.
+        of: u32,
+    },
     /// Reading back showed that somebody else moved the end of a lease in its store.
     Touched(Box<View>, Touch),
 }
@@ -206,6 +253,8 @@ pub enum Answer {
 pub enum No {
     /// Another has the resource; who, where the store could say.
     Held(Resource, Option<Box<Holder>>),
+    /// Another has it still, and the time to wait for it is over.
+    WaitedOut(Resource, Option<Box<Holder>>),
     /// The lease was lost.
     Lost(Loss),
     /// There is no such lease here.
@@ -261,6 +310,10 @@ pub struct View {
     pub hold: Hold,
     /// Whose end ends it.
     pub attach: Attach,
+    /// How many on this host wait for the resource.
+    pub waiters: u32,
+    /// Its hold, or its time if nobody renews it, is about to end.
+    pub ends_soon: bool,
 }
 
 /// What may be believed of a lease, at one Moment.

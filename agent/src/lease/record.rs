@@ -72,6 +72,13 @@ pub enum Record {
         /// Why.
         loss: Loss,
     },
+    /// Another end ends it from now on.
+    Attached {
+        /// Which.
+        lease: LeaseId,
+        /// Whose end ends it.
+        attach: Attach,
+    },
     /// Nothing is left to remember of it.
     Gone {
         /// Which.
@@ -182,6 +189,11 @@ impl Memory {
                     known.intent.claim.ttl = ttl;
                     known.intent.hold = hold;
                     known.proven = Some((sent, remaining));
+                }
+            }
+            Record::Attached { lease, attach } => {
+                if let Some(known) = self.leases.get_mut(&lease) {
+                    known.intent.attach = attach;
                 }
             }
             Record::Ending { lease, how } => self.stage(lease, Stage::Ending(how)),

@@ -7,9 +7,9 @@ use stormlock_protocol::name::{Fence, LeaseId};
 
 use super::entry::{Entry, Phase};
 use super::law::Law;
-use super::port::{Answer, No, Ticket};
+use super::port::{Answer, Effect, No, Ticket};
 use super::schedule::{self, length};
-use super::{Attach, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, SessionId};
+use super::{Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, Record};
 
 impl LeaseTable {
     /// Law 12: takes up what the journal remembers, believing none of it.
@@ -28,39 +28,52 @@ impl LeaseTable {
                 let claim = &entry.claim;
                 self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
             }
+            let attach = entry.attach;
             self.insert(entry);
+            self.guard(attach);
             self.advance(now, lease);
         }
     }
 
-    /// The holder of a recovered, attached lease came back. Nothing to write down: to the next
-    /// start every session is nobody's.
-    pub(super) fn attach(
-        &mut self,
-        now: Moment,
-        ticket: Ticket,
-        lease: LeaseId,
-        session: SessionId,
-    ) {
+    /// Another end ends a lease from now on. It is in the kernel's hands before it is answered:
+    /// after a crash of the agent the end of before must not end it.
+    pub(super) fn attach(&mut self, now: Moment, ticket: Ticket, lease: LeaseId, attach: Attach) {
+        let (stopping, works) = (self.stopping, self.journal_works);
         let Some(entry) = self.entries.get_mut(&lease) else {
             return self.refuse(ticket, No::NotHeld);
         };
         match &entry.phase {
-            Phase::Held | Phase::Unproven if entry.attach == Attach::Session(SessionId::NOBODY) => {
-                entry.attach = Attach::Session(session);
+            Phase::Held | Phase::Unproven if stopping => self.refuse(ticket, No::Stopping),
+            Phase::Held | Phase::Unproven if !works => self.refuse(ticket, No::Journal),
+            Phase::Held | Phase::Unproven => {
+                entry.attach = attach;
                 entry.orphan_at = Moment::NEVER;
+                self.record(Record::Attached { lease, attach });
+                self.guard(attach);
+                self.write(Awaiting::Attached(lease, ticket));
                 self.refresh(now, lease);
-                if let Some(view) = self.view(now, lease) {
-                    self.answer(ticket, Answer::Renewed(Box::new(view)));
-                }
             }
             Phase::Lost(loss, _) => {
                 let loss = loss.clone();
                 self.refuse(ticket, No::Lost(loss));
             }
-            Phase::Held | Phase::Unproven | Phase::Asking(_) | Phase::Ending(..) => {
-                self.refuse(ticket, No::NotHeld);
-            }
+            Phase::Asking(_) | Phase::Ending(..) => self.refuse(ticket, No::NotHeld),
+        }
+    }
+
+    /// What a lease is attached to stands in the journal, or cannot be brought there.
+    pub(super) fn attached(&mut self, now: Moment, lease: LeaseId, ticket: Ticket, durable: bool) {
+        match self.view(now, lease) {
+            Some(view) if durable => self.answer(ticket, Answer::Renewed(Box::new(view))),
+            Some(_) => self.refuse(ticket, No::Journal),
+            None => self.refuse(ticket, No::NotHeld),
+        }
+    }
+
+    /// Has the end of a process told, if that is what ends a lease.
+    pub(super) fn guard(&mut self, attach: Attach) {
+        if let Attach::Process(process) = attach {
+            self.effects.push_back(Effect::Guard(process));
         }
     }
 

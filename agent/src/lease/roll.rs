@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use stormlock_protocol::name::{LeaseId, Resource};
 
-use super::entry::{Busy, Entry};
+use super::entry::{Busy, Entry, Phase};
 use super::law::Law;
 use super::port::{State, View};
 use super::{BackendName, Claim, LeaseTable, Moment, Record, Uid};
@@ -15,7 +15,9 @@ impl LeaseTable {
     #[must_use]
     pub fn view(&self, now: Moment, lease: LeaseId) -> Option<View> {
         let checks = self.obeys(Law::CheckAtUse);
-        self.entries.get(&lease).map(|entry| entry.view(now, self.journal_works, checks))
+        let entry = self.entries.get(&lease)?;
+        let waiters = self.waiters(&entry.claim.backend, &entry.claim.resource);
+        Some(entry.view(now, self.journal_works, checks, waiters))
     }
 
     /// Every lease, in any state.
@@ -92,6 +94,7 @@ impl LeaseTable {
     /// Forgets a lease, here and in the journal, and lets those go on who waited for its resource.
     pub(super) fn forget(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.remove(&lease) else { return };
+        let was_there = !matches!(entry.phase, Phase::Asking(_));
         self.record(Record::Gone { lease });
         self.wakeups.remove(&(entry.wakeup, lease));
         if let Busy::Call { id, .. } = entry.busy {
@@ -106,6 +109,9 @@ impl LeaseTable {
         let Claim { backend, resource, .. } = entry.claim;
         self.resources.remove(&(resource.clone(), backend.clone(), lease));
         self.wake_askers(now, &backend, &resource);
+        if was_there {
+            self.stir(now, &(backend, resource));
+        }
     }
 
     pub(super) fn leases_on<'a>(

@@ -24,6 +24,20 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Shortest time one call is given, however short the ttl.
 const ATTEMPT_MIN: Duration = Duration::from_millis(200);
 
+/// How often the first of those who wait asks, where the store says when something stirs: in case
+/// it did not.
+const LOOK_TOLD: Duration = Duration::from_secs(30);
+/// The same where it does not.
+const LOOK_UNTOLD: Duration = Duration::from_secs(2);
+/// A lock with no more left than this is about to end.
+pub(super) const LOOK_DUE: Duration = Duration::from_millis(250);
+/// Shortest time between two questions of those who wait, whatever stirs.
+pub(super) const LOOK_GAP: Duration = Duration::from_millis(50);
+/// The part of a hold that is left when its end is near enough to be told.
+const WARNING_PART: u32 = 10;
+/// Longest time before the end of a hold that this is told.
+const WARNING_MAX: Duration = Duration::from_secs(600);
+
 /// Law 1: until when a proof is believed whose call left at `sent` and which said that so much
 /// remained.
 #[must_use]
@@ -49,6 +63,29 @@ pub(super) fn retry(tries: u32, ttl: Duration, roll: u64) -> Duration {
 #[must_use]
 pub(super) fn retry_ending(tries: u32, roll: u64) -> Duration {
     part(bound(tries), roll)
+}
+
+/// The same without chance, for one who looks alone.
+#[must_use]
+pub fn look_alone(remaining: Option<Duration>, tells: bool, late: u32) -> Duration {
+    look(remaining, tells, late, 0)
+}
+
+/// How long somebody who waits leaves the store in peace: until a lock that ends by itself has
+/// ended, and no longer than once in a while. Locks may outlast their end, by the store's leave or
+/// its margin: after `late` looks at one it is looked at less and less often.
+#[must_use]
+pub(super) fn look(remaining: Option<Duration>, tells: bool, late: u32, roll: u64) -> Duration {
+    let often = if tells { LOOK_TOLD } else { LOOK_UNTOLD };
+    let often = often - part(often / 4, roll);
+    let due = LOOK_DUE.saturating_mul(1 << late.min(10));
+    remaining.map_or(often, |left| often.min(left.max(due)))
+}
+
+/// How long before its end a lease that lasts so long is said to end soon.
+#[must_use]
+pub(super) fn warning(length: Duration) -> Duration {
+    (length / WARNING_PART).min(WARNING_MAX)
 }
 
 fn bound(tries: u32) -> Duration {

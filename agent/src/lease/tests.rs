@@ -6,6 +6,7 @@ mod play;
 mod scenarios;
 mod sequences;
 mod store;
+mod waiting;
 mod world;
 
 use std::collections::BTreeSet;
@@ -77,7 +78,18 @@ fn claim(number: u64, on: &str, ttl_secs: u64) -> Claim {
 fn ask(ticket: u64, session: u64, claims: Vec<Claim>, hold: Hold) -> Input {
     let attach = Attach::Detached;
     let (ticket, session, owner) = (Ticket(ticket), SessionId(session), Uid(1000));
-    Input::Acquire(Box::new(Ask { ticket, session, claims, owner, hold, attach, leases_max: 256 }))
+    let (leases_max, until, hold_for) = (256, None, None);
+    Input::Acquire(Box::new(Ask {
+        ticket,
+        session,
+        claims,
+        owner,
+        hold,
+        attach,
+        leases_max,
+        until,
+        hold_for,
+    }))
 }
 
 fn table(off: Option<Law>, seed: u64) -> LeaseTable {

@@ -3,10 +3,12 @@
 pub mod listen;
 mod overview;
 pub mod peer;
+mod release;
 pub mod service;
 mod session;
 mod terms;
 mod told;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

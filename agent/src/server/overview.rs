@@ -145,7 +145,9 @@ impl Service {
                 && glob.as_ref().is_none_or(|glob| glob.matches(&holder.resource));
             let may = config.policy.judge(&caller.who, Act::Read, Some(&holder.resource)).is_ok();
             if is_asked && may {
-                locks.push(told::lock(backend, this_host_only, holder, mine));
+                let waiters = known.map_or(0, |view| view.waiters);
+                let lock = told::lock(backend, this_host_only, holder);
+                locks.push(message::Lock { mine, waiters, ..lock });
             }
         }
         Ok(locks)

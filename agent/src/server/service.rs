@@ -6,20 +6,22 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message::{
-    self, Acquire, Code, IsHeld, Refusal, Release, Released, Renew, Reply, Request, Target,
+    self, Acquire, Code, IsHeld, Refusal, Renew, Reply, Request, Target,
 };
-use stormlock_protocol::name::{LeaseId, Resource, Ttl, UnixMs};
-use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
+use stormlock_protocol::name::{Resource, Ttl, UnixMs};
 use tokio::sync::watch;
 
-use super::terms::{check_hold, check_ttl, hold_from_now, mint, random};
+use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
 use super::told;
+use super::wait::{self, Tell};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
-    Answer, Attach, BackendName, Claim, Hold, Holder, Nonce, Proof, SessionId, Standing, View,
+    Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, ProcessId, Proof, SessionId,
+    Standing, View,
 };
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
@@ -72,10 +74,11 @@ impl Service {
         Service { config, stores, driver, about }
     }
 
-    /// Answers one request; [`Request::Subscribe`] is the session's own business.
-    pub async fn answer(&self, caller: &Caller, request: Request) -> Reply {
+    /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the
+    /// session's own business.
+    pub(super) async fn answer(&self, caller: &Caller, request: Request, tell: &Tell) -> Reply {
         let answered = match request {
-            Request::Acquire(ask) => self.acquire(caller, ask).await,
+            Request::Acquire(ask) => self.acquire(caller, ask, tell).await,
             Request::Release(ask) => self.release(caller, ask).await,
             Request::Renew(ask) => self.renew(caller, ask).await,
             Request::Current(on) => self.current(caller, &on).await,
@@ -83,15 +86,22 @@ impl Service {
             Request::List(ask) => self.list(caller, ask).await,
             Request::Status { after } => self.status(caller, after).await,
             Request::Doctor => self.doctor(caller).await,
+            Request::Wait { resource, wait } => self.wait(caller, &resource, wait, tell).await,
+            Request::Attach { leases, attach } => self.attach(caller, leases, attach).await,
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
         };
         answered.unwrap_or_else(Reply::Refused)
     }
 
-    async fn acquire(&self, caller: &Caller, ask: Acquire) -> Answered<Reply> {
+    async fn acquire(&self, caller: &Caller, ask: Acquire, tell: &Tell) -> Answered<Reply> {
         let config = self.config();
         let wish = self.wish(&config, caller, &ask)?;
-        match self.driver.acquire(wish).await? {
+        let (waits, told) = watch::channel(None);
+        let answer = tokio::select! {
+            answer = self.driver.acquire(wish, waits) => answer?,
+            never = self.tell_waits(caller, told, tell) => match never {},
+        };
+        match answer {
             Answer::Acquired(views) => {
                 let in_order = |on: &Resource| views.iter().find(|view| view.claim.resource == *on);
                 let taken = ask.resources.iter().filter_map(in_order);
@@ -114,6 +124,7 @@ impl Service {
         }
         let mut claims = Vec::with_capacity(sorted.len());
         let mut leases_max = usize::MAX;
+        let mut hold = None;
         for on in sorted {
             let permit = self.permit(config, caller, Act::Acquire, Some(on))?;
             leases_max = leases_max.min(permit.max_leases);
@@ -124,20 +135,60 @@ impl Service {
             let defaults = config.defaults(on);
             let ttl = ask.ttl.unwrap_or_else(|| permit.unasked_ttl(defaults.ttl));
             check_ttl(&permit, ttl, on)?;
-            check_hold(&permit, ask.hold, on)?;
+            let asked = match ask.hold {
+                message::Hold::Usual => unasked_hold(&permit, defaults.hold),
+                asked => check_hold(&permit, asked, on).map(|()| asked)?,
+            };
+            hold = Some(hold.map_or(asked, |before| shorter(before, asked)));
             claims.push(self.claim(config, caller, ask, on, (defaults.backend, ttl))?);
         }
+        let hold = hold.unwrap_or(message::Hold::No);
         Ok(Wish {
             session: caller.session,
             claims,
             owner: caller.who.uid,
-            hold: hold_from_now(ask.hold)?,
-            attach: match ask.attach {
-                message::Attach::Detached => Attach::Detached,
-                message::Attach::Session => Attach::Session(caller.session),
-            },
+            hold: hold_from_now(hold)?,
+            attach: attach(caller, ask.attach)?,
             leases_max,
+            until: wait::until(ask.wait),
+            hold_for: match hold {
+                message::Hold::For(secs) => Some(Duration::from_secs(secs.into())),
+                _ => None,
+            },
         })
+    }
+
+    async fn attach(
+        &self,
+        caller: &Caller,
+        leases: Vec<Target>,
+        to: message::Attach,
+    ) -> Answered<Reply> {
+        if leases.is_empty() || leases.len() > RESOURCES_MAX {
+            let why = format!("name 1 to {RESOURCES_MAX} leases, not {}", leases.len());
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
+        let to = attach(caller, to)?;
+        let mut found = Vec::with_capacity(leases.len());
+        for target in &leases {
+            match self.find(caller, target).await? {
+                Found::Here(view) if view.owner == caller.who.uid => found.push(view),
+                Found::Here(_) | Found::Elsewhere(..) => {
+                    return Err(told::not_yours(&target.resource));
+                }
+            }
+        }
+        let mut attached = Vec::with_capacity(found.len());
+        for view in found {
+            match self.driver.attach(view.claim.lease, to).await? {
+                Answer::Renewed(view) => attached.push(self.told(&view)),
+                Answer::No(no) => {
+                    return Err(self.refusal(caller, no).await.about(&view.claim.resource));
+                }
+                Answer::Acquired(_) | Answer::Released => return Err(told::bug("an attach")),
+            }
+        }
+        Ok(Reply::Acquired(attached))
     }
 
     fn claim(
@@ -163,84 +214,6 @@ impl Service {
             created: clock::wall(),
             nonce: Nonce(random()?),
         })
-    }
-
-    async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
-        let targets = match ask {
-            Release::These(targets) if targets.len() > RESOURCES_MAX => {
-                let why = format!("at most {RESOURCES_MAX} leases at once");
-                return Err(Refusal::new(Code::TooMany, why));
-            }
-            Release::These(targets) => targets,
-            Release::All => return self.release_all(caller).await,
-        };
-        let mut begun = Vec::with_capacity(targets.len());
-        for target in targets {
-            begun.push((self.begin_release(caller, &target).await, target));
-        }
-        let here = begun.iter().filter_map(|(begun, _)| begun.as_ref().ok()?.here()).collect();
-        let mut answers = self.driver.release_all(here).await?.into_iter();
-        let mut outcomes = Vec::with_capacity(begun.len());
-        for (begun, Target { resource, lease }) in begun {
-            let released = match begun {
-                Ok(Begun::Here(lease)) => {
-                    let answer = answers.next().ok_or_else(|| told::bug("a release"))?;
-                    self.released(caller, &resource, lease, answer).await
-                }
-                Ok(Begun::Done(lease)) => Ok(lease),
-                Err(refusal) => Err(refusal),
-            };
-            outcomes.push(match released {
-                Ok(lease) => Released { resource, lease: Some(lease), refusal: None },
-                Err(refusal) => Released { resource, lease, refusal: Some(refusal) },
-            });
-        }
-        Ok(Reply::Released(outcomes))
-    }
-
-    /// As many of the caller's leases as one reply has room for.
-    async fn release_all(&self, caller: &Caller) -> Answered<Reply> {
-        let mut owned = self.driver.owned(caller.who.uid, None, usize::MAX).await?;
-        owned.retain(told::is_current);
-        owned.truncate(RELEASED_MAX);
-        let leases = owned.iter().map(|view| view.claim.lease).collect();
-        let answers = self.driver.release_all(leases).await?;
-        let mut outcomes = Vec::with_capacity(owned.len());
-        for (view, answer) in owned.into_iter().zip(answers) {
-            let Claim { resource, lease, .. } = view.claim;
-            let refusal = self.released(caller, &resource, lease, answer).await.err();
-            outcomes.push(Released { resource, lease: Some(lease), refusal });
-        }
-        Ok(Reply::Released(outcomes))
-    }
-
-    /// Finds what is to be given back; what this agent did not take is given back at once.
-    async fn begin_release(&self, caller: &Caller, target: &Target) -> Answered<Begun> {
-        let on = &target.resource;
-        let (backend, holder) = match self.find(caller, target).await? {
-            Found::Here(view) => return Ok(Begun::Here(view.claim.lease)),
-            Found::Elsewhere(backend, holder) => (backend, holder),
-        };
-        let proof = foreign(&holder);
-        let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
-        let releasing = store.release(&proof);
-        let released = self.stores.within(&backend, QUESTION_PATIENCE, releasing).await;
-        released.map_err(|error| told::no_answer(&backend, on, &error))?;
-        Ok(Begun::Done(holder.lease))
-    }
-
-    async fn released(
-        &self,
-        caller: &Caller,
-        on: &Resource,
-        lease: LeaseId,
-        answer: Answer,
-    ) -> Answered<LeaseId> {
-        match answer {
-            Answer::Released => Ok(lease),
-            Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
-            Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
-        }
     }
 
     async fn renew(&self, caller: &Caller, ask: Renew) -> Answered<Reply> {
@@ -291,7 +264,7 @@ impl Service {
     }
 
     /// The lease that a caller means, if the caller may end or renew it.
-    async fn find(&self, caller: &Caller, target: &Target) -> Answered<Found> {
+    pub(super) async fn find(&self, caller: &Caller, target: &Target) -> Answered<Found> {
         let on = &target.resource;
         let config = self.config();
         let Some(lease) = target.lease else {
@@ -347,7 +320,7 @@ impl Service {
     }
 
     /// A lock for `caller`, who is told whether it is their own.
-    async fn lock(
+    pub(super) async fn lock(
         &self,
         caller: &Caller,
         backend: &BackendName,
@@ -356,13 +329,18 @@ impl Service {
         let Some(holder) = holder else { return Ok(None) };
         let view = self.driver.view(holder.lease).await?;
         let mine = view.is_some_and(|view| is_mine(caller, &view));
-        Ok(Some(told::lock(backend, self.this_host_only(backend), holder, mine)))
+        let waiters = self.driver.waiters(backend.clone(), holder.resource.clone()).await?;
+        let this_host_only = self.this_host_only(backend);
+        Ok(Some(message::Lock { mine, waiters, ..told::lock(backend, this_host_only, holder) }))
     }
 
     /// The words for a no of the core.
-    pub(super) async fn refusal(&self, caller: &Caller, no: crate::lease::No) -> Refusal {
-        let crate::lease::No::Held(on, Some(holder)) = no else {
-            return told::refusal(no);
+    pub(super) async fn refusal(&self, caller: &Caller, no: No) -> Refusal {
+        let (on, holder, words): (_, _, fn(&Resource, Option<message::Lock>) -> Refusal) = match no
+        {
+            No::Held(on, Some(holder)) => (on, holder, told::held),
+            No::WaitedOut(on, Some(holder)) => (on, holder, told::waited_out),
+            no => return told::refusal(no),
         };
         // One of ours may be held where the resource belonged before the configuration changed.
         let ours = match self.driver.view(holder.lease).await {
@@ -372,7 +350,7 @@ impl Service {
         let backend =
             ours.map_or_else(|| self.config().defaults(&on).backend, |it| it.claim.backend);
         match self.lock(caller, &backend, Some(*holder)).await {
-            Ok(lock) => told::held(&on, lock),
+            Ok(lock) => words(&on, lock),
             Err(stopping) => stopping,
         }
     }
@@ -418,27 +396,10 @@ impl Service {
 }
 
 /// Where the lease is that a caller means.
-enum Found {
+pub(super) enum Found {
     Here(Box<View>),
     /// In the store, taken by another writer; the caller may nevertheless.
     Elsewhere(BackendName, Box<Holder>),
-}
-
-/// How far a release has come.
-enum Begun {
-    /// The driver is to give this one back.
-    Here(LeaseId),
-    /// Its store let go.
-    Done(LeaseId),
-}
-
-impl Begun {
-    fn here(&self) -> Option<LeaseId> {
-        match self {
-            Begun::Here(lease) => Some(*lease),
-            Begun::Done(_) => None,
-        }
-    }
 }
 
 impl From<Stopping> for Refusal {
@@ -453,6 +414,26 @@ pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
 }
 
-fn foreign(holder: &Holder) -> Proof {
+/// Whose end a caller wants to end a lease.
+fn attach(caller: &Caller, asked: message::Attach) -> Answered<Attach> {
+    Ok(match asked {
+        message::Attach::Detached => Attach::Detached,
+        message::Attach::Session => Attach::Session(caller.session),
+        message::Attach::Process(process) => {
+            let message::Process { pid, started, group } = process;
+            if !process.is_there() {
+                let why = format!(
+                    "there is no process {pid} that began when you say, or this agent cannot see \
+                     it (another namespace, a hidden /proc)"
+                );
+                return Err(Refusal::new(Code::BadRequest, why));
+            }
+            Attach::Process(ProcessId { pid, started, group })
+        }
+    })
+}
+
+/// How a lease that another writer took names itself.
+pub(super) fn foreign(holder: &Holder) -> Proof {
     Proof { resource: holder.resource.clone(), lease: holder.lease, nonces: Vec::new() }
 }

@@ -126,11 +126,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let service = Arc::clone(&self.service);
         let caller = self.caller.clone();
         let is_acquire = matches!(request, Request::Acquire(_));
-        let answering = service.answer(&caller, request);
+        let (tell, mut waits) = watch::channel(None);
+        let answering = service.answer(&caller, request, &tell);
         tokio::pin!(answering);
         loop {
             tokio::select! {
                 reply = &mut answering => return Some(reply),
+                Ok(()) = waits.changed() => {
+                    let waiting = waits.borrow_and_update().clone();
+                    if let Some(waiting) = waiting
+                        && !self.send(Reply::Waiting(waiting)).await
+                    {
+                        break;
+                    }
+                }
                 next = self.frames.next(), if self.ahead.len() < AHEAD_MAX => match next {
                     Some(Ok(request)) => self.ahead.push(request),
                     Some(Err(_)) | None => break,

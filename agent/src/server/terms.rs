@@ -8,7 +8,7 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::service::Answered;
 use crate::clock;
-use crate::lease::Hold;
+use crate::lease::{self, Hold};
 use crate::policy::Permit;
 
 /// Whether the ttl is within what is allowed.
@@ -26,7 +26,7 @@ pub(super) fn check_ttl(permit: &Permit, ttl: Ttl, on: &Resource) -> Answered<()
 pub(super) fn check_hold(permit: &Permit, hold: message::Hold, on: &Resource) -> Answered<()> {
     let Some(max) = permit.max_hold_secs else { return Ok(()) };
     let asked = match hold {
-        message::Hold::No => return Ok(()),
+        message::Hold::No | message::Hold::Usual => return Ok(()),
         message::Hold::For(secs) => Some(i64::from(secs)),
         message::Hold::Until(end) => Some(end.0.saturating_sub(clock::wall().0) / 1000),
         message::Hold::Keep => None,
@@ -39,6 +39,21 @@ pub(super) fn check_hold(permit: &Permit, hold: message::Hold, on: &Resource) ->
     Err(Refusal::new(Code::Denied, why).about(on))
 }
 
+/// What a resource's usual hold is for somebody who may hold it for no longer than that.
+pub(super) fn unasked_hold(permit: &Permit, usual: message::Hold) -> message::Hold {
+    permit.max_hold_secs.map_or(usual, |max| shorter(usual, message::Hold::For(max)))
+}
+
+/// Of two holds, neither of them until a time of the day, the one that ends first.
+pub(super) fn shorter(one: message::Hold, other: message::Hold) -> message::Hold {
+    let length = |hold| match hold {
+        message::Hold::No | message::Hold::Usual => 0,
+        message::Hold::For(secs) => u64::from(secs),
+        message::Hold::Until(_) | message::Hold::Keep => u64::MAX,
+    };
+    if length(other) < length(one) { other } else { one }
+}
+
 fn secs(ttl: Ttl) -> u64 {
     ttl.as_secs().into()
 }
@@ -46,7 +61,7 @@ fn secs(ttl: Ttl) -> u64 {
 /// A person's hold on the boot clock.
 pub(super) fn hold_from_now(hold: message::Hold) -> Answered<Hold> {
     let left = match hold {
-        message::Hold::No => return Ok(Hold::No),
+        message::Hold::No | message::Hold::Usual => return Ok(Hold::No),
         message::Hold::Keep => return Ok(Hold::Keep),
         message::Hold::For(secs) => Duration::from_secs(secs.into()),
         message::Hold::Until(end) => {
@@ -60,15 +75,9 @@ pub(super) fn hold_from_now(hold: message::Hold) -> Answered<Hold> {
     Ok(Hold::Until(clock::now() + left))
 }
 
-/// A fresh lease id. Ids with an empty upper half are those of stores with narrow ones.
+/// A fresh lease id.
 pub(super) fn mint(narrow: bool) -> Answered<LeaseId> {
-    let mut number = u128::from(random()?) << 64 | u128::from(random()?);
-    if narrow {
-        number &= u128::from(u64::MAX >> 1);
-    } else {
-        number |= 1 << 127;
-    }
-    Ok(LeaseId::from_bytes(number.to_be_bytes()))
+    Ok(lease::mint(narrow, random()?, random()?))
 }
 
 pub(super) fn random() -> Answered<u64> {

@@ -7,7 +7,7 @@ use stormlock_protocol::name::{LeaseId, Principal, Resource, Ttl, UnixMs};
 
 use crate::clock;
 use crate::lease::{
-    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, RefusedKind, State, View,
+    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind, State, View,
 };
 use crate::stores::AskError;
 
@@ -38,7 +38,12 @@ pub(super) fn lease(view: &View, this_host_only: bool) -> message::Lease {
         attach: match view.attach {
             Attach::Detached => message::Attach::Detached,
             Attach::Session(_) => message::Attach::Session,
+            Attach::Process(ProcessId { pid, started, group }) => {
+                message::Attach::Process(message::Process { pid, started, group })
+            }
         },
+        waiters: view.waiters,
+        ends_soon: view.ends_soon,
     }
 }
 
@@ -63,16 +68,13 @@ pub(super) fn foreign_lease(
         ttl,
         hold: message::Hold::No,
         attach: message::Attach::Detached,
+        waiters: 0,
+        ends_soon: false,
     }
 }
 
-/// A lock as the store shows it.
-pub(super) fn lock(
-    backend: &BackendName,
-    this_host_only: bool,
-    holder: Holder,
-    mine: bool,
-) -> message::Lock {
+/// A lock as the store shows it; whose it is and who waits for it is not known here.
+pub(super) fn lock(backend: &BackendName, this_host_only: bool, holder: Holder) -> message::Lock {
     message::Lock {
         resource: holder.resource,
         backend: backend.to_string(),
@@ -84,7 +86,8 @@ pub(super) fn lock(
         reason: holder.reason,
         since: holder.since,
         left_ms: holder.remaining.map(millis),
-        mine,
+        mine: false,
+        waiters: 0,
     }
 }
 
@@ -105,10 +108,19 @@ pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
     refusal
 }
 
+/// Another has it still.
+pub(super) fn waited_out(on: &Resource, lock: Option<message::Lock>) -> Refusal {
+    let mut refusal = held(on, lock);
+    refusal.code = Code::Timeout;
+    refusal.message = format!("waited in vain: {}", refusal.message);
+    refusal
+}
+
 /// The words for a no of the core.
 pub(super) fn refusal(no: No) -> Refusal {
     match no {
         No::Held(on, _) => held(&on, None),
+        No::WaitedOut(on, _) => waited_out(&on, None),
         No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
         No::TooMany(max) => {

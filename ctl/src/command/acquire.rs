@@ -1,12 +1,14 @@
 //! `acquire`: take resources, all or none.
 
-use stormlock_protocol::message::{self, Attach, Code, Lease};
+use stormlock_protocol::cause::plain;
+use stormlock_protocol::message::{self, Attach, Code, Lease, Process};
 
 use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
 use crate::connect::{Link, if_about};
 use crate::exit::{Answer, Failure};
 use crate::render::json::{Document, LeaseJson, Line};
+use crate::render::progress::Progress;
 use crate::render::{Format, View, tsv};
 
 #[derive(serde::Serialize)]
@@ -19,19 +21,35 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     let doing = check(args)?;
     let ask = message::Acquire {
         resources: args.resources.clone(),
-        ttl: args.ttl,
-        hold: args.hold.hold(),
-        reason: args.reason.clone(),
-        attach: Attach::Detached,
+        ttl: args.take.ttl,
+        hold: args.take.hold.hold(),
+        reason: args.take.reason.clone(),
+        attach: attach(args)?,
+        wait: args.take.wait.wait(),
     };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
-    let leases = link
-        .change(&doing, |client| client.acquire(ask).and_then(|leases| if_about(leases, is_ours)))
-        .map_err(|failure| with_next(failure, args.resources.len()))?;
+    let progress = Progress::new(view);
+    let waits = |waiting| progress.show(waiting);
+    let taken = link.change(&doing, |client| {
+        client.acquire_waiting(ask, waits).and_then(|leases| if_about(leases, is_ours))
+    });
+    drop(progress);
+    let leases = taken.map_err(|failure| with_next(failure, args.resources.len()))?;
     proven(&doing, &leases)?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
     Ok(Answer { data: data(&leases, view)?, talk, warnings: scope(&leases, view), exit: None })
+}
+
+/// Whose end ends what is taken.
+fn attach(args: &args::Acquire) -> Result<Attach, Failure> {
+    let Some(pid) = args.bind else { return Ok(Attach::Detached) };
+    let process = Process::look(pid, false).map_err(|error| {
+        let why = plain(&error.to_string());
+        Failure::usage(format!("binding the lease to process {pid}: {why}"))
+            .advise("--bind takes the number of a running process: $$ is this shell")
+    })?;
+    Ok(Attach::Process(process))
 }
 
 /// Says what is done, if the arguments make sense together.
@@ -58,9 +76,9 @@ fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
 }
 
 /// What to type after a refusal.
-fn with_next(failure: Failure, asked: usize) -> Failure {
-    let Some(refusal) = failure.refusals.first().filter(|refusal| refusal.code == Code::Held)
-    else {
+pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
+    let is_held = |code| matches!(code, Code::Held | Code::Timeout);
+    let Some(refusal) = failure.refusals.first().filter(|refusal| is_held(refusal.code)) else {
         return failure;
     };
     let about = refusal.resource.as_ref().or(refusal.holder.as_ref().map(|lock| &lock.resource));
@@ -76,6 +94,6 @@ fn with_next(failure: Failure, asked: usize) -> Failure {
     } else {
         failure
             .then_type(format!("stormctl current {resource}"), "who holds it then")
-            .then_type(format!("stormctl is-held {resource}"), "exit code 1 when it is free")
+            .then_type(format!("stormctl acquire {resource} --wait"), "wait for your turn")
     }
 }

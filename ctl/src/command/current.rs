@@ -120,6 +120,7 @@ mod tests {
             since: UnixMs(now.timestamp().as_millisecond()),
             left_ms: None,
             mine: false,
+            waiters: 0,
         };
         let view = View {
             format: Format::Human,

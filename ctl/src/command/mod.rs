@@ -4,12 +4,16 @@ pub(crate) mod acquire;
 pub(crate) mod completions;
 pub(crate) mod current;
 pub(crate) mod doctor;
+pub(crate) mod hold;
 pub(crate) mod is_held;
 pub(crate) mod list;
 pub(crate) mod release;
 pub(crate) mod renew;
+pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod version;
+pub(crate) mod wait;
+pub(crate) mod watch;
 mod words;
 
 use std::collections::HashSet;
@@ -52,7 +56,7 @@ fn told_end(lease: &Lease, view: &View) -> String {
     let deadline = time::clock(time::end(lease.left_ms, &view.now), &view.now);
     let resource = &lease.resource;
     match lease.hold {
-        Hold::No => format!(
+        Hold::No | Hold::Usual => format!(
             "{resource} is yours until {deadline} ({}), not renewed",
             time::words(left_secs)
         ),
@@ -68,7 +72,7 @@ fn told_end(lease: &Lease, view: &View) -> String {
 }
 
 /// Refuses leases that ended while the answer was on its way: what is printed is held.
-fn proven(doing: &str, leases: &[Lease]) -> Result<(), Failure> {
+pub(crate) fn proven(doing: &str, leases: &[Lease]) -> Result<(), Failure> {
     let is_over =
         |lease: &&Lease| lease.left_ms == 0 || !matches!(lease.state, State::Held | State::AtRisk);
     match leases.iter().find(is_over) {

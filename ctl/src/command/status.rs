@@ -125,7 +125,7 @@ fn table(leases: &[Lease], view: &View) -> String {
     for lease in leases {
         table.row(vec![
             lease.resource.to_string(),
-            told_state(&lease.state),
+            told_state(lease),
             if lease.left_ms == 0 { "-".into() } else { time::short(lease.left_ms / 1_000) },
             told_hold(lease.hold, view),
             marked(&lease.backend, lease.this_host_only),
@@ -138,7 +138,19 @@ fn table(leases: &[Lease], view: &View) -> String {
     text + footnote(leases.iter().any(|lease| lease.this_host_only))
 }
 
-fn told_state(state: &State) -> String {
+fn told_state(lease: &Lease) -> String {
+    let mut told = state_words(&lease.state);
+    if lease.ends_soon {
+        told += ", ends soon";
+    }
+    match lease.waiters {
+        0 => told,
+        1 => told + ", 1 waits",
+        many => format!("{told}, {many} wait"),
+    }
+}
+
+fn state_words(state: &State) -> String {
     match state {
         State::Asking => "asking".to_owned(),
         State::Held => "held".to_owned(),
@@ -155,7 +167,8 @@ fn told_state(state: &State) -> String {
 
 /// The table paints text, so the mood is read from the words of [`told_state`].
 fn mood(told: &str) -> Mood {
-    match told.split(':').next() {
+    match told.split([':', ',']).next() {
+        Some("held") if told.contains("ends soon") => Mood::Worry,
         Some("held") => Mood::Good,
         Some("at risk" | "unknown" | "asking") => Mood::Worry,
         Some("lost") => Mood::Bad,
@@ -165,7 +178,7 @@ fn mood(told: &str) -> Mood {
 
 fn told_hold(hold: Hold, view: &View) -> String {
     match hold {
-        Hold::No => "not renewed".to_owned(),
+        Hold::No | Hold::Usual => "not renewed".to_owned(),
         Hold::Keep => "until released".to_owned(),
         Hold::For(secs) => format!("for {}", time::exact(u64::from(secs))),
         Hold::Until(at) => format!("until {}", time::clock(at, &view.now)),

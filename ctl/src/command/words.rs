@@ -85,6 +85,8 @@ mod tests {
             ttl: Ttl::from_secs(1).unwrap(),
             hold: Hold::No,
             attach: Attach::Detached,
+            waiters: 0,
+            ends_soon: false,
         }
     }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{
-    Acquire, Attach, Code, Hold, IsHeld, Lease, Release, Released, Renew, Target,
+    Acquire, Attach, Code, Hold, IsHeld, Lease, Release, Released, Renew, Target, Wait,
 };
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
@@ -92,7 +92,7 @@ fn acquire(resource: Resource, ttl: Option<Ttl>) -> Result<u8, u8> {
     let wanted = [resource.clone()];
     let resources = vec![resource];
     let (hold, attach) = (Hold::No, Attach::Detached);
-    let ask = Acquire { resources, ttl, hold, reason: None, attach };
+    let ask = Acquire { resources, ttl, hold, reason: None, attach, wait: Wait::No };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(wanted.iter());
     let taken = open()?

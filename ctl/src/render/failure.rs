@@ -126,8 +126,13 @@ fn particulars(lock: &Lock, now: &Zoned) -> Vec<String> {
         }
         None => "it is released: it has no end of its own".to_owned(),
     };
+    let waiters = match lock.waiters {
+        0 => None,
+        1 => Some("1 on this host".to_owned()),
+        many => Some(format!("{many} on this host")),
+    };
     let scope = if lock.this_host_only { " (this host only)" } else { "" };
-    [
+    let mut all = vec![
         ("host", lock.host.clone().unwrap_or_else(unknown)),
         ("why", lock.reason.as_ref().map_or_else(|| "no reason given".into(), |r| r.to_string())),
         ("since", format!("{ago} ago ({})", time::clock(lock.since, now))),
@@ -135,7 +140,7 @@ fn particulars(lock: &Lock, now: &Zoned) -> Vec<String> {
         ("fence", lock.fence.map_or_else(unknown, |fence| fence.to_string())),
         ("lease", lock.lease.to_string()),
         ("backend", format!("{}{scope}", lock.backend)),
-    ]
-    .map(|(label, text)| format!("  {label:<8}{text}"))
-    .to_vec()
+    ];
+    all.extend(waiters.map(|waiters| ("waiting", waiters)));
+    all.into_iter().map(|(label, text)| format!("  {label:<8}{text}")).collect()
 }

@@ -40,6 +40,8 @@ pub(crate) enum Line<'a> {
     Agent(AgentJson<'a>),
     Backend(BackendJson<'a>),
     Finding(FindingJson<'a>),
+    /// The whole state was told; what follows are changes.
+    Caught {},
 }
 
 impl Line<'_> {
@@ -68,6 +70,9 @@ pub(crate) struct LeaseJson<'a> {
     hold: &'static str,
     hold_until: Option<String>,
     attach: &'static str,
+    pid: Option<u32>,
+    waiters: u32,
+    ends_soon: bool,
 }
 
 impl<'a> LeaseJson<'a> {
@@ -79,7 +84,7 @@ impl<'a> LeaseJson<'a> {
             }
         };
         let (hold, hold_until) = match lease.hold {
-            Hold::No => ("no", None),
+            Hold::No | Hold::Usual => ("no", None),
             Hold::For(secs) => ("until", time::rfc3339(time::end(u64::from(secs) * 1_000, now))),
             Hold::Until(at) => ("until", time::rfc3339(at)),
             Hold::Keep => ("keep", None),
@@ -104,7 +109,14 @@ impl<'a> LeaseJson<'a> {
             attach: match lease.attach {
                 Attach::Detached => "detached",
                 Attach::Session => "session",
+                Attach::Process(_) => "process",
             },
+            pid: match lease.attach {
+                Attach::Process(process) => Some(process.pid),
+                Attach::Detached | Attach::Session => None,
+            },
+            waiters: lease.waiters,
+            ends_soon: lease.ends_soon,
         }
     }
 }
@@ -124,6 +136,7 @@ pub(crate) struct LockJson<'a> {
     until: Option<String>,
     left_secs: Option<u64>,
     mine: bool,
+    waiters: u32,
 }
 
 impl<'a> LockJson<'a> {
@@ -141,6 +154,7 @@ impl<'a> LockJson<'a> {
             until: lock.left_ms.and_then(|left| time::rfc3339(time::end(left, now))),
             left_secs: lock.left_ms.map(|left| left / 1_000),
             mine: lock.mine,
+            waiters: lock.waiters,
         }
     }
 }

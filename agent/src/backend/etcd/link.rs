@@ -6,7 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Channel, Client, ConnectOptions, ResponseHeader};
@@ -38,7 +38,7 @@ pub(super) type Line = line::Line<Members>;
 
 /// Whom to connect to, and what is known of them.
 pub(super) struct Members {
-    pub(super) target: Target,
+    pub(super) target: Arc<Target>,
     /// The endpoint to try first.
     first: AtomicUsize,
     cluster: Mutex<Option<Cluster>>,
@@ -55,7 +55,7 @@ struct Cluster {
 
 /// A connection that was greeted. The last clone of its `Arc` ends it.
 pub(super) struct Link {
-    client: Client,
+    pub(super) client: Client,
     hold: Hold,
     /// A login was configured, and the cluster has no users.
     pub(super) login_was_idle: bool,
@@ -151,7 +151,7 @@ impl Dial for Members {
 }
 
 impl Members {
-    pub(super) fn new(target: Target) -> Members {
+    pub(super) fn new(target: Arc<Target>) -> Members {
         Members {
             target,
             first: AtomicUsize::new(0),

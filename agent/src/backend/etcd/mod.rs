@@ -29,6 +29,7 @@ mod examine;
 mod keys;
 mod link;
 mod list;
+mod notices;
 mod place;
 mod refusal;
 mod socket;
@@ -36,6 +37,7 @@ mod verbs;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{LeaseGrantOptions, Txn, TxnOp, TxnResponse};
@@ -44,7 +46,8 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
+    Traits,
 };
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use keys::{Found, Keys, Lock, Seen};
@@ -92,6 +95,8 @@ impl Options {
 /// An etcd.
 pub struct Etcd {
     line: Line,
+    /// For what is told without being asked: an abandoned call does not end it.
+    ears: Line,
     prefix: String,
 }
 
@@ -127,8 +132,10 @@ impl Etcd {
         }
         let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
         let tls = is_tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
-        let line = Line::new(Members::new(Target { places, tls, login: options.login.clone() }));
-        Ok(Etcd { line, prefix: options.key_prefix.clone() })
+        let target = Arc::new(Target { places, tls, login: options.login.clone() });
+        let line = Line::new(Members::new(Arc::clone(&target)));
+        let ears = Line::new(Members::new(target));
+        Ok(Etcd { line, ears, prefix: options.key_prefix.clone() })
     }
 
     fn keys(&self, on: &Resource) -> Keys {
@@ -261,6 +268,10 @@ impl Backend for Etcd {
 
     fn examine(&self) -> Pending<'_, Vec<Remark>> {
         Box::pin(self.remarks())
+    }
+
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        Some(Box::pin(self.listen(resource, stirs)))
     }
 
     fn identity(&self) -> Option<String> {

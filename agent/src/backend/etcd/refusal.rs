@@ -57,6 +57,15 @@ impl Trouble {
         Trouble::NotSent(RefusedKind::Unreachable, why.into())
     }
 
+    /// A watch was ended by its member. The reason is a sentence, with or without more before it.
+    pub(super) fn refused(reason: &str) -> Trouble {
+        match reason.find(ETCD).and_then(|at| reason.get(at..)) {
+            Some(said) => Trouble::Answered(said.to_owned()),
+            None if reason.is_empty() => Trouble::Silence("etcd ended a watch".to_owned()),
+            None => Trouble::Silence(format!("etcd ended a watch: {reason}")),
+        }
+    }
+
     pub(super) fn is_no_lease(&self) -> bool {
         matches!(self, Trouble::Answered(said) if said.starts_with(NO_LEASE) || said == GONE)
     }

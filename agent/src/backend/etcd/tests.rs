@@ -5,9 +5,7 @@
 #[path = "../../../../tests/support/certs.rs"]
 mod certs;
 mod doctor;
-#[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
-#[path = "../../../../tests/support/proxy.rs"]
-mod proxy;
+mod notices;
 #[path = "../../../../tests/support/etcd.rs"]
 mod server;
 
@@ -19,11 +17,11 @@ use stormlock_protocol::message::Level;
 use stormlock_protocol::name::UnixMs;
 
 use super::super::contract::{self, Others, Site, claim, granted, proof, resource, ttl};
+use super::super::proxy::{Fault, Proxy};
 use super::keys::LOCK;
 use super::*;
 use crate::clock;
 use certs::Certificates;
-use proxy::{Fault, Proxy};
 use server::EtcdServer;
 
 struct Real {

@@ -18,7 +18,7 @@ use crate::lease::Moment;
 /// time, and a bound on what a mute program makes us keep.
 const OPEN_MAX: usize = 1024;
 /// Most answers that nobody waits for any more: a program that owes so many loses questions.
-const OWED_MAX: usize = 1024;
+const OWED_MAX: usize = 256;
 /// A program that says nothing for so long, with questions open, is taken for mute: twice the
 /// longest attempt, for one may meet a disk that is busy.
 const MUTE_AFTER: Duration = Duration::from_secs(10);

@@ -543,7 +543,7 @@ fn questions_and_owed_answers_are_bounded() {
             break;
         }
     }
-    assert!(open.fault(clock::now()).is_some_and(|why| why.contains("owes 1024 answers")));
+    assert!(open.fault(clock::now()).is_some_and(|why| why.contains("owes 256 answers")));
     open.end("it is over");
     assert!(ask().0.is_err());
 }

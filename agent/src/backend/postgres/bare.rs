@@ -247,7 +247,7 @@ fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
 }
 
 /// A lease id that nobody holds and nobody ever will.
-fn nobodys() -> Result<String, BackendError> {
+pub(super) fn nobodys() -> Result<String, BackendError> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|_| unknown("the kernel gives no random numbers"))?;
     Ok(uuid(LeaseId::from_bytes(bytes)))

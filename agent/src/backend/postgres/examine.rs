@@ -47,6 +47,7 @@ impl Postgres {
             remarks.extend(self.rights().await?);
             remarks.extend(self.columns_remark().await?);
             remarks.extend(self.side_table().await?);
+            remarks.push(self.notices().await?);
         }
         remarks.extend(self.durability(&settings).await?);
         if settings.get("server_encoding").is_some_and(|encoding| encoding != "UTF8") {
@@ -120,6 +121,24 @@ impl Postgres {
             "have the tables made (stormlockd setup BACKEND --print, without side_table = false), \
              then remove side_table = false on every host",
         )))
+    }
+
+    /// Whether those who wait are woken, by trying it.
+    async fn notices(&self) -> Result<Remark, BackendError> {
+        let mend = match self.ears.used().await {
+            Ok(_) => return Ok(good("those who wait are woken by its notices")),
+            Err(_) if !self.has_triggers().await? => {
+                "have them made: stormlockd setup BACKEND, or what its --print shows"
+            }
+            Err(trouble) => {
+                let text =
+                    format!("those who wait look every 2 s: {}", BackendError::from(trouble));
+                let mend = "connect past the pooler, if there is one, or let it keep sessions";
+                return Ok(remark(Level::Note, text, mend));
+            }
+        };
+        let text = "those who wait look every 2 s: its table has no triggers that wake them";
+        Ok(remark(Level::Note, text, mend))
     }
 
     /// Whether the main table's times mean the same all year.

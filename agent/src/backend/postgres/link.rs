@@ -16,7 +16,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, oneshot};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{DbError, Severity};
@@ -39,6 +39,8 @@ pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
 const CONNECTIONS_MAX: usize = 4;
 /// Connections kept while nothing is asked: renewals come one by one.
 const IDLE_MAX: usize = 2;
+/// Notices that one listener may be behind with; whoever is more so looks as if it had heard one.
+const NOTICES_MAX: usize = 256;
 /// Where the server warns that a commit may be on no standby; the words are in its language.
 const NO_STANDBY: &str = "SyncRepWaitForLSN";
 
@@ -76,6 +78,8 @@ pub(super) struct Link {
     pub(super) client: Client,
     driver: JoinHandle<()>,
     doubt: Arc<AtomicBool>,
+    /// What the server was asked to tell of; ends with the connection.
+    notices: broadcast::Receiver<String>,
 }
 
 /// A connection lent to one call. It goes back only if all its answers came.
@@ -127,6 +131,11 @@ impl Line {
     /// The server last connected to.
     pub(super) fn identity(&self) -> Option<String> {
         self.0.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A connection for no call, over and above theirs.
+    pub(super) async fn another(&self) -> Result<Link, Trouble> {
+        self.0.connect().await
     }
 
     /// A connection for one call.
@@ -291,11 +300,17 @@ impl Link {
         let connected = config.connect_raw(stream, tls).await;
         let (client, connection) = connected.map_err(|error| Trouble::before_any_call(&error))?;
         let doubt = Arc::new(AtomicBool::new(false));
-        let driver = tokio::spawn(drive(connection, Arc::clone(&doubt)));
-        Ok(Link { client, driver, doubt })
+        let (tell, notices) = broadcast::channel(NOTICES_MAX);
+        let driver = tokio::spawn(drive(connection, Arc::clone(&doubt), tell));
+        Ok(Link { client, driver, doubt, notices })
     }
 
-    fn is_open(&self) -> bool {
+    /// What the server tells from now on.
+    pub(super) fn notices(&self) -> broadcast::Receiver<String> {
+        self.notices.resubscribe()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
         !self.driver.is_finished() && !self.client.is_closed()
     }
 
@@ -306,17 +321,24 @@ impl Link {
     }
 }
 
-async fn drive<S, T>(mut connection: Connection<S, T>, doubt: Arc<AtomicBool>)
-where
+async fn drive<S, T>(
+    mut connection: Connection<S, T>,
+    doubt: Arc<AtomicBool>,
+    tell: broadcast::Sender<String>,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
     T: AsyncRead + AsyncWrite + Unpin,
 {
     // The calls on it learn of its end by themselves.
     while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
-        if let AsyncMessage::Notice(notice) = message
-            && is_doubtful(&notice)
-        {
-            doubt.store(true, Ordering::SeqCst);
+        match message {
+            AsyncMessage::Notice(notice) if is_doubtful(&notice) => {
+                doubt.store(true, Ordering::SeqCst);
+            }
+            AsyncMessage::Notification(told) => {
+                let _ = tell.send(told.payload().to_owned());
+            }
+            _ => {}
         }
     }
 }

@@ -28,6 +28,7 @@
 mod bare;
 mod examine;
 mod link;
+mod notices;
 mod passfile;
 mod place;
 mod refusal;
@@ -43,11 +44,13 @@ use tokio_postgres::types::Type;
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
+    Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
 use bare::Bare;
 use link::{Line, Target};
+use notices::{Ears, Listener};
 use passfile::Passfile;
 use place::Url;
 use sql::{Extras, Record, Sql, State, Table};
@@ -121,6 +124,8 @@ pub fn check_table(table: &str) -> Result<(), String> {
 #[derive(Debug)]
 pub struct Postgres {
     line: Line,
+    /// For what is told without being asked: an abandoned call does not end it.
+    ears: Ears,
     sql: Sql,
     /// The way without a side table, where that is configured.
     bare: Option<Bare>,
@@ -160,7 +165,8 @@ impl Postgres {
         let username = options.username.clone();
         let extras = if options.side_table { Extras::SideTable } else { Extras::None };
         let bare = (extras == Extras::None).then(|| Bare::new(&table));
-        Ok(Postgres { line, sql: Sql::new(&table, extras), bare, table, username })
+        let ears = Ears::new(Listener::new(line.clone(), &table));
+        Ok(Postgres { line, ears, sql: Sql::new(&table, extras), bare, table, username })
     }
 
     /// Looks how a resource stands, outside of any transaction.
@@ -355,6 +361,10 @@ impl Backend for Postgres {
 
     fn migrate(&self) -> Option<Pending<'_, Vec<String>>> {
         Some(Box::pin(self.make(true)))
+    }
+
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        Some(Box::pin(self.listen(resource, stirs)))
     }
 
     fn identity(&self) -> Option<String> {

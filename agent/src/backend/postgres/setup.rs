@@ -1,5 +1,5 @@
-//! `stormlockd setup`: makes the two tables, and converts what the Python tool's instructions made.
-//! It does what is missing and says so; what is there it never empties.
+//! `stormlockd setup`: makes the two tables and the triggers of one, and converts what the Python
+//! tool's instructions made. It does what is missing and says so; what is there it never empties.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use tokio_postgres::types::Type;
 
 use super::super::{BackendError, RefusedKind};
 use super::Postgres;
+use super::notices::make_triggers;
 use super::sql::Table;
 
 /// What the main table has, and of what types it may be; the first is what `setup` makes.
@@ -41,15 +42,20 @@ impl Postgres {
     /// The statements that make what is missing and give the agent's user its rights, for an
     /// administrator to run.
     pub(super) fn by_hand(&self) -> String {
-        let Table { main, ext } = &self.table;
+        let Table { main, ext, .. } = &self.table;
         let user = self.username.replace('"', "\"\"");
+        let make_main = make_main(&self.table);
+        let triggers = make_triggers(&self.table);
+        let triggers =
+            format!("-- Not needed for a lock: wakes those who wait at once.\n{triggers}");
         if self.bare.is_some() {
-            let make_main = make_main(&self.table);
-            return format!("{make_main}\nGRANT SELECT, INSERT, UPDATE ON {main} TO \"{user}\";\n");
+            return format!(
+                "{make_main}\n{triggers}\nGRANT SELECT, INSERT, UPDATE ON {main} TO \"{user}\";\n"
+            );
         }
-        let (make_main, make_ext) = (make_main(&self.table), make_ext(&self.table));
+        let make_ext = make_ext(&self.table);
         format!(
-            "{make_main}\n{make_ext}\n\
+            "{make_main}\n{make_ext}\n{triggers}\n\
              GRANT SELECT, INSERT, UPDATE, DELETE ON {main} TO \"{user}\";\n\
              GRANT SELECT, INSERT, UPDATE ON {ext} TO \"{user}\";\n"
         )
@@ -67,7 +73,7 @@ impl Postgres {
     async fn make_all(&self, migrates: bool) -> Result<Vec<String>, BackendError> {
         let mut said = Vec::new();
         let mut act = vec![BEGIN.to_owned()];
-        let Table { main, ext } = &self.table;
+        let Table { main, ext, .. } = &self.table;
         let columns = self.columns(main).await?;
         if columns.is_empty() {
             act.push(make_main(&self.table));
@@ -106,7 +112,28 @@ impl Postgres {
             let made = self.line.script(&act.join("; ")).await;
             made.map_err(|trouble| told(trouble.into()))?;
         }
+        said.push(self.make_triggers().await?);
         Ok(said)
+    }
+
+    /// Makes the triggers if they are missing. They are no part of a lock: where they may not be
+    /// made, the rest stays.
+    async fn make_triggers(&self) -> Result<String, BackendError> {
+        let main = &self.table.main;
+        if self.has_triggers().await? {
+            return Ok(format!("the triggers of {main} are there"));
+        }
+        let make = format!("{BEGIN}; {} COMMIT", make_triggers(&self.table));
+        match self.line.script(&make).await.map_err(BackendError::from) {
+            Ok(()) => Ok(format!("made the triggers of {main} that wake those who wait")),
+            Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
+                Ok(format!(
+                    "made no triggers of {main}, so those who wait look every 2 s: {why} (they \
+                     need CREATE on its schema and the table's owner; --print shows them)"
+                ))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The columns of a table, none if it is not there.

@@ -151,11 +151,13 @@ pub(super) enum Extras {
     None,
 }
 
-/// The names of the two tables, quoted.
+/// The names of the two tables and of the triggers' function, quoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) main: String,
     pub(super) ext: String,
+    /// The function of its triggers; tables of one schema share it.
+    pub(super) tell: String,
 }
 
 /// Longest name of a table, in bytes: PostgreSQL's limit, less `_ext`.
@@ -181,7 +183,11 @@ impl Table {
             ));
         }
         let schema = schema.map_or(String::new(), |schema| format!("\"{schema}\"."));
-        Ok(Table { main: format!("{schema}\"{name}\""), ext: format!("{schema}\"{name}_ext\"") })
+        Ok(Table {
+            main: format!("{schema}\"{name}\""),
+            ext: format!("{schema}\"{name}_ext\""),
+            tell: format!("{schema}\"stormlock_tell\""),
+        })
     }
 }
 

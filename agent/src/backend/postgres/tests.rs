@@ -5,6 +5,7 @@ mod access;
 mod bare;
 mod doctor;
 mod network;
+mod notices;
 #[path = "../../../../tests/support/postgres.rs"]
 mod server;
 mod tables;

@@ -39,6 +39,7 @@ impl Redis {
             save: self.setting("save").await?,
         };
         remarks.extend(settings.remarks());
+        remarks.push(self.notices().await);
         remarks.extend(self.skew().await?);
         Ok(remarks)
     }
@@ -61,6 +62,18 @@ impl Redis {
                 ))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether those who wait are woken, by trying it.
+    async fn notices(&self) -> Remark {
+        match self.ears.used().await {
+            Ok(_) => good("those who wait are woken by its notices"),
+            Err(trouble) => {
+                let text =
+                    format!("those who wait look every 2 s: {}", BackendError::from(trouble));
+                remark(Level::Note, text, "give the user +client|tracking")
+            }
         }
     }
 

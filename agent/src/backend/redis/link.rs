@@ -3,13 +3,14 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, RedisConnectionInfo, Value};
+use redis::{AsyncConnectionConfig, Cmd, ProtocolVersion, PushInfo, RedisConnectionInfo, Value};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::UnixStream;
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
 use super::super::RefusedKind;
@@ -38,10 +39,22 @@ pub(super) struct Target {
 /// The connection of one store.
 pub(super) type Line = line::Line<Server>;
 
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Calls,
+    /// To be told of what changes: by RESP3, since only that has messages that nobody asked for.
+    Notices,
+}
+
+/// Notices that one listener may be behind with; whoever is more so looks as if it had heard one.
+const NOTICES_MAX: usize = 256;
+
 /// Whom to connect to, and whom that was last time.
 #[derive(Debug)]
 pub(super) struct Server {
-    target: Target,
+    target: Arc<Target>,
+    purpose: Purpose,
     identity: Mutex<Option<String>>,
 }
 
@@ -49,6 +62,8 @@ pub(super) struct Server {
 pub(super) struct Link {
     connection: MultiplexedConnection,
     driver: JoinHandle<()>,
+    /// Ends with the connection; none ever come on one for calls.
+    notices: broadcast::Receiver<PushInfo>,
 }
 
 impl fmt::Debug for Link {
@@ -65,8 +80,8 @@ impl Drop for Link {
 }
 
 impl Server {
-    pub(super) fn new(target: Target) -> Server {
-        Server { target, identity: Mutex::default() }
+    pub(super) fn new(target: Arc<Target>, purpose: Purpose) -> Server {
+        Server { target, purpose, identity: Mutex::default() }
     }
 }
 
@@ -80,7 +95,7 @@ impl Dial for Server {
             Some(sentinels) => format!("connecting to the primary {}", sentinels.service),
         };
         let secs = CONNECT_MAX.as_secs();
-        let connected = tokio::time::timeout(CONNECT_MAX, self.target.connect()).await;
+        let connected = tokio::time::timeout(CONNECT_MAX, self.target.connect(self.purpose)).await;
         let connected = connected
             .unwrap_or_else(|_| Err(Trouble::unreachable(format!("no greeting within {secs} s"))));
         let (link, greeting) = connected.map_err(|trouble| trouble.before_any_call(&doing))?;
@@ -134,24 +149,56 @@ pub(super) struct Greeting {
 
 impl Target {
     /// Connects, logs in and looks whom it met.
-    async fn connect(&self) -> Result<(Link, Greeting), Trouble> {
+    async fn connect(&self, purpose: Purpose) -> Result<(Link, Greeting), Trouble> {
         match &self.sentinels {
-            None => self.connect_to(&self.place).await,
-            Some(sentinels) => sentinels.connect(self).await,
+            None => self.connect_to(&self.place, purpose).await,
+            Some(sentinels) => sentinels.connect(self, purpose).await,
         }
     }
 
     /// The same with a place that may not be the configured one.
-    pub(super) async fn connect_to(&self, place: &Place) -> Result<(Link, Greeting), Trouble> {
-        let link = self.raw(place).await?;
+    pub(super) async fn connect_to(
+        &self,
+        place: &Place,
+        purpose: Purpose,
+    ) -> Result<(Link, Greeting), Trouble> {
+        let link = match purpose {
+            Purpose::Calls => self.raw(place).await?,
+            Purpose::Notices => self.hearing(place).await?,
+        };
         let greeting = self.greet(&link).await?;
+        if purpose == Purpose::Notices {
+            link.say(redis::cmd("CLIENT").arg("TRACKING").arg("ON")).await?;
+        }
         Ok((link, greeting))
     }
 
     /// A connection that said nothing yet.
     pub(super) async fn raw(&self, place: &Place) -> Result<Link, Trouble> {
+        // Without a user, a password and a database the crate sends nothing of its own.
+        let silent = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2);
+        let (_, notices) = broadcast::channel(1);
+        Link::over(self.stream(place).await?, silent, AsyncConnectionConfig::new(), notices).await
+    }
+
+    /// A connection over which the server may say what nobody asked for. It logs in with its first
+    /// word: that is not understood from somebody unknown.
+    async fn hearing(&self, place: &Place) -> Result<Link, Trouble> {
+        let mut info = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        if let Some(password) = &self.password {
+            info = info.set_password(password.expose_secret());
+            if let Some(username) = &self.username {
+                info = info.set_username(username);
+            }
+        }
+        let (tell, notices) = broadcast::channel(NOTICES_MAX);
+        let config = AsyncConnectionConfig::new().set_push_sender(tell);
+        Link::over(self.stream(place).await?, info, config, notices).await
+    }
+
+    async fn stream(&self, place: &Place) -> Result<Box<dyn Stream>, Trouble> {
         let stream = place.stream(self.tls.as_ref()).await;
-        Link::over(stream.map_err(|error| Trouble::unreachable(error.to_string()))?).await
+        stream.map_err(|error| Trouble::unreachable(error.to_string()))
     }
 
     async fn greet(&self, link: &Link) -> Result<Greeting, Trouble> {
@@ -169,6 +216,7 @@ impl Target {
         for section in ["server", "replication"] {
             match link.say(redis::cmd("INFO").arg(section)).await {
                 Ok(Value::BulkString(text)) => info.push_str(&String::from_utf8_lossy(&text)),
+                Ok(Value::VerbatimString { text, .. }) => info.push_str(&text),
                 Ok(_) => {}
                 // A user who may not read it may still lock; the server then has no name for us.
                 Err(Trouble::Answered { code, .. }) if code == "NOPERM" => {}
@@ -195,16 +243,23 @@ pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 }
 
 impl Link {
-    async fn over(stream: Box<dyn Stream>) -> Result<Link, Trouble> {
-        // Without a user, a password and a database the crate sends nothing of its own.
-        let silent = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
+    async fn over(
+        stream: Box<dyn Stream>,
+        info: RedisConnectionInfo,
+        config: AsyncConnectionConfig,
+        notices: broadcast::Receiver<PushInfo>,
+    ) -> Result<Link, Trouble> {
+        let info = info.set_skip_set_lib_name();
         // The caller's patience is the only one: the crate's own would be half a second.
-        let config = AsyncConnectionConfig::new().set_response_timeout(None);
-        let made = MultiplexedConnection::new_with_config(&silent, stream, config).await;
+        let config = config.set_response_timeout(None);
+        let made = MultiplexedConnection::new_with_config(&info, stream, config).await;
         let (connection, driver) = made?;
-        Ok(Link { connection, driver: tokio::spawn(driver) })
+        Ok(Link { connection, driver: tokio::spawn(driver), notices })
+    }
+
+    /// What the server says from now on without being asked.
+    pub(super) fn notices(&self) -> broadcast::Receiver<PushInfo> {
+        self.notices.resubscribe()
     }
 
     /// Sends a command and waits for its answer.

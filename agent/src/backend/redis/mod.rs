@@ -16,18 +16,21 @@
 //! A lock is a hash at `prefix + resource`: `id` (16 raw bytes), `p` principal, `c` created (unix
 //! seconds as text), as the Python tool writes it, and `f` fence, `h` host, `r` reason, `n` mark,
 //! which it does not read. Names outside our alphabet are no resources of ours: lists leave their
-//! locks out. An ACL user needs `~PREFIX* ~stormlock:fences +@read +@write +@scripting +time`, and
-//! `+info` so that another server under the same address is noticed.
+//! locks out. An ACL user needs `~PREFIX* ~stormlock:fences +@read +@write +@scripting +time`,
+//! `+info` so that another server under the same address is noticed, and `+client|tracking` so that
+//! those who wait are woken.
 
 mod examine;
 mod link;
 mod list;
+mod notices;
 mod place;
 mod refusal;
 mod script;
 mod sentinel;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use redis::Value;
 use secrecy::{ExposeSecret, SecretString};
@@ -35,10 +38,11 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
+    Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
-use link::{Line, Server, Target};
+use link::{Line, Purpose, Server, Target};
 use place::{Place, Url};
 use script::{Said, Script};
 use sentinel::Sentinels;
@@ -98,6 +102,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Redis {
     line: Line,
+    /// For what is told without being asked: an abandoned call does not end it.
+    ears: Line,
     prefix: String,
 }
 
@@ -128,9 +134,10 @@ impl Redis {
         let (ca_file, client_cert) = (options.ca_file.clone(), options.client_cert.clone());
         let tls = tls.then(|| Tls::new(ca_file, client_cert)).transpose()?;
         let (username, password) = (options.username.clone(), options.password.clone());
-        let target = Target { place, tls, sentinels, db, username, password };
-        let line = Line::new(Server::new(target));
-        Ok(Redis { line, prefix: options.key_prefix.clone() })
+        let target = Arc::new(Target { place, tls, sentinels, db, username, password });
+        let line = Line::new(Server::new(Arc::clone(&target), Purpose::Calls));
+        let ears = Line::new(Server::new(target, Purpose::Notices));
+        Ok(Redis { line, ears, prefix: options.key_prefix.clone() })
     }
 
     fn key(&self, on: &Resource) -> String {
@@ -255,6 +262,10 @@ impl Backend for Redis {
 
     fn examine(&self) -> Pending<'_, Vec<Remark>> {
         Box::pin(self.remarks())
+    }
+
+    fn watch<'a>(&'a self, resource: &'a Resource, stirs: Stirs) -> Option<Pending<'a, ()>> {
+        Some(Box::pin(self.listen(resource, stirs)))
     }
 
     fn identity(&self) -> Option<String> {

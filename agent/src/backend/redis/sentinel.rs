@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::Value;
 
 use super::super::{OpenError, RefusedKind};
-use super::link::{CONNECT_MAX, Greeting, Link, Target};
+use super::link::{CONNECT_MAX, Greeting, Link, Purpose, Target};
 use super::place::Place;
 use super::refusal::Trouble;
 use super::{Sentinel, setting};
@@ -41,7 +41,11 @@ impl Sentinels {
 
     /// Connects to the first that a sentinel calls the primary and that is one. A sentinel that is
     /// behind may name a replica, so the others are asked then.
-    pub(super) async fn connect(&self, target: &Target) -> Result<(Link, Greeting), Trouble> {
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        purpose: Purpose,
+    ) -> Result<(Link, Greeting), Trouble> {
         let last = self.last.load(Ordering::Relaxed);
         let mut kind = RefusedKind::Unreachable;
         let mut whys = Vec::new();
@@ -50,7 +54,7 @@ impl Sentinels {
             let Some(node) = self.nodes.get(at) else { continue };
             let share = CONNECT_MAX / u32::try_from(self.nodes.len() + 1).unwrap_or(u32::MAX);
             let trouble = match self.ask(target, node, share).await {
-                Ok(primary) => match target.connect_to(&primary).await {
+                Ok(primary) => match target.connect_to(&primary, purpose).await {
                     Ok(connected) => {
                         self.last.store(at, Ordering::Relaxed);
                         return Ok(connected);

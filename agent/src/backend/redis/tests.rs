@@ -2,6 +2,7 @@
 //! errors, and a network that loses, holds and cuts.
 
 mod doctor;
+mod notices;
 #[path = "../../../../tests/support/redis.rs"]
 mod server;
 

@@ -40,8 +40,38 @@ impl LeaseTable {
                 Phase::Unproven | Phase::Lost(..) => {}
             }
         }
+        self.check_queues(now);
         let told = self.wakeups.iter().all(|(at, lease)| self.entries[lease].wakeup == *at);
         assert!(told && self.wakeups.len() <= self.entries.len());
         assert!(self.calls.len() <= self.entries.len());
+    }
+
+    fn check_queues(&self, now: Moment) {
+        for (ticket, group) in &self.groups {
+            let why = || format!("{ticket:?} at {now:?}: {group:?}");
+            for lease in &group.members {
+                let entry = &self.entries[lease];
+                let asks = matches!(&entry.phase, Phase::Asking(asking) if asking.group == *ticket);
+                assert!(asks, "{}: {entry:?}", why());
+            }
+            let Some(patience) = &group.patience else { continue };
+            // Whoever has everything already waits for the disk only.
+            if group.at < group.members.len() {
+                assert!(patience.until > now, "{}", why());
+                assert!(self.patience.contains(&(patience.until, *ticket)), "{}", why());
+            }
+            match &patience.queued {
+                Some(on) => assert!(self.queues[on].has(*ticket), "{}", why()),
+                None => assert!(!patience.parked, "{}", why()),
+            }
+        }
+        for (on, queue) in &self.queues {
+            queue.check(now, |ticket| {
+                let group = self.groups.get(&ticket)?;
+                let patience = group.patience.as_ref()?;
+                (patience.queued.as_ref() == Some(on)).then_some(patience.parked)
+            });
+        }
+        assert!(self.patience.len() <= self.groups.len());
     }
 }

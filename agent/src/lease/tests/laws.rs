@@ -200,7 +200,8 @@ fn law_9_whose_end_ends_what_is_written_down() {
     for (number, attach) in [(1, Attach::Session(SessionId(5))), (2, Attach::Detached)] {
         let (ticket, session, owner) = (Ticket(number), SessionId(5), Uid(1000));
         let claims = vec![claim(number, &format!("res{number}"), 60)];
-        let ask = Ask { ticket, session, claims, owner, hold: Hold::No, attach, leases_max: 9 };
+        let (leases_max, until, hold_for, hold) = (9, None, None, Hold::No);
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
         play.input(Input::Acquire(Box::new(ask)));
         play.synced(true);
         play.settle(granted(1, 60));

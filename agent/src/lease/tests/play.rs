@@ -18,6 +18,10 @@ pub(super) struct Play {
     pub(super) calls: Vec<(CallId, Call)>,
     pub(super) answers: Vec<Answer>,
     pub(super) changes: Vec<View>,
+    /// Tickets that were told to wait, with their place and of how many.
+    pub(super) waits: Vec<(u64, u32, u32)>,
+    pub(super) guarded: Vec<ProcessId>,
+    pub(super) watched: Vec<Resource>,
     pub(super) touches: Vec<Touch>,
 }
 
@@ -25,9 +29,22 @@ impl Play {
     pub(super) fn new() -> Play {
         let table = table(None, 7);
         let (records, syncs, writes) = (Vec::new(), Vec::new(), Vec::new());
-        let (calls, answers) = (Vec::new(), Vec::new());
-        let (changes, touches) = (Vec::new(), Vec::new());
-        Play { table, now: T0, records, syncs, writes, calls, answers, changes, touches }
+        let (calls, answers, changes) = (Vec::new(), Vec::new(), Vec::new());
+        let (waits, guarded, watched) = (Vec::new(), Vec::new(), Vec::new());
+        Play {
+            table,
+            now: T0,
+            records,
+            syncs,
+            writes,
+            calls,
+            answers,
+            changes,
+            waits,
+            guarded,
+            watched,
+            touches: Vec::new(),
+        }
     }
 
     /// A play in which lease 1 on `infra` is held: its call left at [`T0`], with fence 10.
@@ -61,6 +78,12 @@ impl Play {
                 Effect::Call { id, call, .. } => self.calls.push((id, call)),
                 Effect::Answer { answer, .. } => self.answers.push(answer),
                 Effect::Changed(view) => self.changes.push(*view),
+                Effect::Guard(process) => self.guarded.push(process),
+                Effect::Watch { resource, .. } => self.watched.push(resource),
+                Effect::Unwatch { resource, .. } => self.watched.retain(|on| *on != resource),
+                Effect::Waiting { ticket, place, of, .. } => {
+                    self.waits.push((ticket.0, place, of));
+                }
                 Effect::Touched(_, touch) => self.touches.push(touch),
             }
         }

@@ -19,6 +19,8 @@ enum Step {
         ttl: u8,
         hold: u8,
         attached: bool,
+        /// For how long; 0 for ever.
+        waits: Option<u8>,
     },
     Release(u8),
     Renew {
@@ -27,6 +29,12 @@ enum Step {
         hold: Option<u8>,
     },
     Gone(u8),
+    Ended(u8),
+    /// Something stirs at a resource, says the store.
+    Stirred {
+        which: u8,
+        tells: bool,
+    },
     Attach(u8),
     Settle {
         which: u8,
@@ -53,13 +61,14 @@ impl Step {
         let mut dice = Dice(number);
         let mut small = || u8::try_from(dice.below(256)).expect("a byte");
         let (which, how, secs) = (small(), small(), small() % 90);
-        match number % 35 {
+        match number % 38 {
             0..=3 => Step::Pass(u32::from(which) * 120 + u32::from(how) / 2),
             4..=7 => Step::Acquire {
                 resources: (0..1 + how % 3).map(|_| small() % 3).collect(),
                 ttl: secs.max(1),
                 hold: which % 3,
                 attached: small() % 2 == 1,
+                waits: (small() % 2 == 1).then(|| small() % 100),
             },
             8 | 9 => Step::Release(which),
             10 | 11 => Step::Renew {
@@ -75,12 +84,18 @@ impl Step {
             31 => Step::Suspect,
             32 => Step::Jump,
             33 => Step::Restart,
+            34 => Step::Ended(which),
+            35 | 36 => Step::Stirred { which, tells: how % 2 == 1 },
             _ if how % 4 == 1 => Step::Attach(which),
             // Nothing much happens after it.
             _ if how % 4 == 0 => Step::Stop,
             _ => Step::Pass(1),
         }
     }
+}
+
+fn process(which: u8) -> ProcessId {
+    ProcessId { pid: u32::from(which % 3), started: 1, group: false }
 }
 
 /// A table with everything that it waits for.
@@ -141,6 +156,11 @@ impl Run {
                     assert_eq!(*times, 1, "{ticket:?} was answered twice");
                 }
                 Effect::Changed(view) => self.changed(&view),
+                Effect::Waiting { ticket, place, of, .. } => {
+                    assert_eq!(self.answers[&ticket], 0, "{ticket:?} waits and was answered");
+                    assert!((1..=of).contains(&place), "place {place} of {of}");
+                }
+                Effect::Guard(_) | Effect::Watch { .. } | Effect::Unwatch { .. } => {}
                 Effect::Touched(..) => {}
             }
         }
@@ -167,10 +187,10 @@ impl Run {
                 self.now = self.now + Duration::from_millis(u64::from(millis));
                 self.input(Input::Tick);
             }
-            Step::Acquire { mut resources, ttl, hold, attached } => {
+            Step::Acquire { mut resources, ttl, hold, attached, waits } => {
                 resources.sort_unstable();
                 resources.dedup();
-                self.acquire(&resources, ttl, hold, attached);
+                self.acquire(&resources, ttl, hold, attached, waits);
             }
             Step::Release(which) => {
                 let ticket = self.question();
@@ -187,9 +207,19 @@ impl Run {
             Step::Attach(which) => {
                 let (ticket, session) = (self.question(), SessionId(u64::from(which % 4)));
                 let lease = self.lease(which);
-                self.input(Input::Attach { ticket, lease, session });
+                let attach = match which % 3 {
+                    0 => Attach::Detached,
+                    1 => Attach::Session(session),
+                    _ => Attach::Process(process(which)),
+                };
+                self.input(Input::Attach { ticket, lease, attach });
             }
             Step::Gone(session) => self.input(Input::Gone(SessionId(u64::from(session % 4)))),
+            Step::Ended(which) => self.input(Input::Ended(process(which))),
+            Step::Stirred { which, tells } => {
+                let (backend, resource) = (backend(), resource(&format!("res{}", which % 4)));
+                self.input(Input::Stirred { backend, resource, tells });
+            }
             Step::Settle { which, how, secs } => {
                 if let Some((call, _)) = take(&mut self.calls, which) {
                     self.input(Input::Settled { call, result: self.result(how, secs) });
@@ -216,7 +246,7 @@ impl Run {
         }
     }
 
-    fn acquire(&mut self, resources: &[u8], ttl: u8, hold: u8, attached: bool) {
+    fn acquire(&mut self, resources: &[u8], ttl: u8, hold: u8, attached: bool, waits: Option<u8>) {
         let ticket = self.question();
         let session = SessionId(u64::from(ttl % 4));
         let attach = if attached { Attach::Session(session) } else { Attach::Detached };
@@ -228,7 +258,13 @@ impl Run {
             claims.push(claim);
         }
         let (owner, leases_max) = (Uid(1000), 16);
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max };
+        let hold_for =
+            (hold != Hold::No && ttl.is_multiple_of(5)).then_some(Duration::from_secs(9));
+        let until = waits.map(|secs| match secs {
+            0 => Moment::NEVER,
+            secs => self.now + Duration::from_secs(u64::from(secs)),
+        });
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
         self.input(Input::Acquire(Box::new(ask)));
     }
 
@@ -303,10 +339,13 @@ impl Run {
     /// of reach, and nothing but losses stays once it is back and has none of our leases any more.
     fn settle_all(&mut self) {
         self.input(Input::Journal { works: true });
-        self.rounds(
-            |run| run.answers.values().all(|times| *times == 1),
-            |_| CallResult::Refused(RefusedKind::Unreachable),
-        );
+        self.rounds(Run::all_are_answered_who_do_not_wait, |_| {
+            CallResult::Refused(RefusedKind::Unreachable)
+        });
+        for session in 0..4 {
+            self.input(Input::Gone(SessionId(session)));
+        }
+        assert!(self.answers.values().all(|times| *times == 1), "{:?}", self.table);
         self.rounds(
             |run| run.table.calls.is_empty() && run.only_losses_stay(),
             |call| match call {
@@ -337,6 +376,11 @@ impl Run {
         }
         let open: Vec<_> = self.answers.iter().filter(|(_, times)| **times == 0).collect();
         panic!("it never ends; not answered: {open:?}; {:?}", self.table);
+    }
+
+    fn all_are_answered_who_do_not_wait(&self) -> bool {
+        let waits = |ticket| self.table.has_waited(ticket).is_some();
+        self.answers.iter().all(|(ticket, times)| *times == 1 || waits(*ticket))
     }
 
     fn only_losses_stay(&self) -> bool {

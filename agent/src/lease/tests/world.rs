@@ -15,7 +15,9 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource, UnixMs};
 use super::super::law::Law;
 use super::super::*;
 use super::store::{Promise, Store};
-use super::{Dice, claim, resource, ttl};
+use super::{Dice, backend, claim, resource, ttl};
+
+mod people;
 
 const SECOND: u64 = 1_000_000_000;
 const AGENTS: usize = 3;
@@ -37,6 +39,8 @@ pub(super) enum Off {
     Store(Promise),
     /// Law 2: the agent's clock stops while the host sleeps.
     BootClock,
+    /// Law 7: a command dies when its agent says so, and not by a clock of its own.
+    OwnDeadline,
 }
 
 /// Something that happens at an instant of the true time.
@@ -79,6 +83,12 @@ enum Happening {
     Wake {
         agent: usize,
         life: u64,
+    },
+    /// The store tells an agent that something stirred.
+    Stirs {
+        agent: usize,
+        life: u64,
+        on: Resource,
     },
     Person {
         agent: usize,
@@ -132,6 +142,10 @@ struct Agent {
     /// Who took what through which session.
     taken: Vec<(LeaseId, SessionId, Attach)>,
     sessions: BTreeMap<Ticket, (SessionId, Attach)>,
+    /// Who waits for one resource alone, in the order in which they came.
+    waiting_for: BTreeMap<Ticket, Resource>,
+    /// What the store tells it about.
+    watching: BTreeSet<Resource>,
 }
 
 pub(super) struct World {
@@ -149,6 +163,8 @@ pub(super) struct World {
     /// Leases that somebody took away behind our back, and when.
     broken: BTreeMap<LeaseId, u64>,
     gone_sessions: BTreeSet<SessionId>,
+    gone_processes: BTreeSet<ProcessId>,
+    waits: u64,
     python: Vec<(Resource, LeaseId)>,
     pub(super) grants: u64,
     tells: bool,
@@ -181,6 +197,8 @@ impl World {
                 fences: BTreeMap::new(),
                 taken: Vec::new(),
                 sessions: BTreeMap::new(),
+                waiting_for: BTreeMap::new(),
+                watching: BTreeSet::new(),
             })
             .collect();
         let mut world = World {
@@ -197,6 +215,8 @@ impl World {
             outage: [0; AGENTS],
             broken: BTreeMap::new(),
             gone_sessions: BTreeSet::new(),
+            gone_processes: BTreeSet::new(),
+            waits: 0,
             python: Vec::new(),
             grants: 0,
             tells: std::env::var_os("STORMLOCK_SEED").is_some(),
@@ -225,6 +245,7 @@ impl World {
         }
         self.play_until(SECOND + STORM + CALM);
         self.look_for_orphans();
+        self.look_for_sleepers();
         self.probe();
     }
 
@@ -271,6 +292,9 @@ impl World {
             Happening::Arrives { agent, life, id, call } => {
                 let now = self.store_now();
                 let result = self.store.does(now, &call);
+                if let Call::Release(Proof { resource, .. }) | Call::Cancel(resource, _) = &call {
+                    self.stirs(&resource.clone());
+                }
                 if let Call::Renew { proof, .. } = &call {
                     self.look_at_expiry(&proof.resource);
                 }
@@ -286,6 +310,10 @@ impl World {
                     }
                     self.tell_in_time(agent, life, Input::Synced { sync, durable });
                 }
+            }
+            Happening::Stirs { agent, life, on } => {
+                let input = Input::Stirred { backend: backend(), resource: on, tells: true };
+                self.tell_in_time(agent, life, input);
             }
             Happening::Wake { agent, life } => self.tell_in_time(agent, life, Input::Tick),
             Happening::Person { agent } if self.storm => self.person(agent),
@@ -404,12 +432,22 @@ impl World {
             }
             Effect::Answer { ticket, answer } => self.hears(agent, ticket, answer),
             Effect::Changed(view) => self.learns(agent, &view),
+            Effect::Guard(process) => self.guards(agent, process),
+            Effect::Watch { resource, .. } => self.watches(agent, resource),
+            Effect::Unwatch { resource, .. } => {
+                self.agents[agent].watching.remove(&resource);
+            }
+            Effect::Waiting { ticket, .. } => {
+                let known = self.agents[agent].sessions.contains_key(&ticket);
+                assert!(known, "{ticket:?} waits and asked nothing");
+            }
             Effect::Touched(..) => {}
         }
     }
 
     /// A person gets an answer.
     fn hears(&mut self, agent: usize, ticket: Ticket, answer: Answer) {
+        self.served(agent, ticket, &answer);
         let session = self.agents[agent].sessions.remove(&ticket);
         match answer {
             Answer::Acquired(views) => {
@@ -430,6 +468,56 @@ impl World {
                 }
             }
             Answer::Released | Answer::No(_) => {}
+        }
+    }
+
+    /// Of those on one host who wait for one resource, whoever came first is served first.
+    fn served(&mut self, agent: usize, ticket: Ticket, answer: &Answer) {
+        let Some(on) = self.agents[agent].waiting_for.remove(&ticket) else { return };
+        if !matches!(answer, Answer::Acquired(_)) {
+            return;
+        }
+        self.waits += 1;
+        let earlier = self.agents[agent].waiting_for.range(..ticket);
+        let passed: Vec<_> = earlier.filter(|(_, waits_for)| **waits_for == on).collect();
+        assert!(passed.is_empty(), "{ticket:?} was served before {passed:?} on {on}");
+    }
+
+    fn guards(&mut self, agent: usize, process: ProcessId) {
+        if self.gone_processes.contains(&process) {
+            let life = self.agents[agent].life;
+            let input = Input::Ended(process);
+            self.later(1, Happening::Tell { agent, life, input });
+        }
+    }
+
+    /// Some stores tell, and some do not.
+    fn watches(&mut self, agent: usize, on: Resource) {
+        if self.dice.chance(500) {
+            self.agents[agent].watching.insert(on.clone());
+            let life = self.agents[agent].life;
+            self.later(SECOND / 20, Happening::Stirs { agent, life, on });
+        }
+    }
+
+    /// Whoever listens hears of it, if nothing is lost on the way.
+    fn stirs(&mut self, on: &Resource) {
+        for agent in 0..AGENTS {
+            if self.agents[agent].watching.contains(on) {
+                let life = self.agents[agent].life;
+                self.sends(agent, Happening::Stirs { agent, life, on: on.clone() }, false);
+            }
+        }
+    }
+
+    /// In the mended world nobody waits for what nobody has.
+    fn look_for_sleepers(&self) {
+        for (number, agent) in self.agents.iter().enumerate() {
+            for (ticket, on) in &agent.waiting_for {
+                let row = self.store.row(self.store_now(), on);
+                let table = &agent.table;
+                assert!(row.is_some(), "agent {number}: {ticket:?} sleeps beside {on}: {table:?}");
+            }
         }
     }
 
@@ -479,7 +567,8 @@ impl World {
     fn look(&self) {
         for (number, agent) in self.agents.iter().enumerate() {
             for (lease, (on, deadline)) in &agent.beliefs {
-                if self.moment(number) >= *deadline {
+                // Whoever holds a lease counts for themselves (`run`): agents sleep and crash.
+                if self.moment(number) >= *deadline && self.off != Off::OwnDeadline {
                     continue;
                 }
                 if let Some(at) = self.broken.get(lease) {
@@ -516,8 +605,11 @@ impl World {
             let attached = self.agents.iter().flat_map(|agent| &agent.taken).any(
                 |(lease, session, attach)| {
                     *lease == row.lease
-                        && *attach != Attach::Detached
-                        && self.gone_sessions.contains(session)
+                        && match attach {
+                            Attach::Detached => false,
+                            Attach::Session(_) => self.gone_sessions.contains(session),
+                            Attach::Process(process) => self.gone_processes.contains(process),
+                        }
                 },
             );
             assert!(!attached, "attached to nobody on {on}: {row:?}");
@@ -528,145 +620,11 @@ impl World {
     fn probe(&mut self) {
         let lease = self.fresh_claim(0, "probe", 5).lease;
         let claim = Claim { lease, ..self.fresh_claim(0, "probe", 5) };
-        let ask = self.ask(0, vec![claim], Hold::Keep, false);
+        let ask = self.ask(0, vec![claim], Hold::Keep, 0);
         self.tell(0, ask);
         self.play_until(self.now + PROBE);
         assert!(self.agents[0].beliefs.contains_key(&lease), "a kept lease was not kept");
         self.tell(0, Input::Release { ticket: Ticket(u64::MAX), lease });
-    }
-
-    /// A person at one host does something.
-    fn person(&mut self, agent: usize) {
-        let delay = self.dice.below(4 * SECOND);
-        self.later(delay, Happening::Person { agent });
-        let known = &self.agents[agent];
-        if known.table.is_none() || known.asleep_until > self.now {
-            return;
-        }
-        let leases: Vec<LeaseId> = known.beliefs.keys().copied().collect();
-        let ticket = Ticket(self.fresh());
-        match self.dice.below(10) {
-            0..=4 => self.person_acquires(agent),
-            5 if !leases.is_empty() => {
-                let lease = *self.dice.pick(&leases);
-                self.agents[agent].beliefs.remove(&lease);
-                self.tell(agent, Input::Release { ticket, lease });
-            }
-            6 | 7 if !leases.is_empty() => {
-                let lease = *self.dice.pick(&leases);
-                let new = *self.dice.pick(&[1, 2, 5, 20, 60, 3600]);
-                let ttl = self.dice.chance(500).then(|| ttl(new));
-                let hold = self.dice.chance(300).then_some(Hold::Keep);
-                self.tell(agent, Input::Renew { ticket, lease, ttl, hold });
-            }
-            8 => self.person_leaves(agent),
-            _ => self.person_polls(agent),
-        }
-    }
-
-    fn person_acquires(&mut self, agent: usize) {
-        let secs = *self.dice.pick(&[1, 2, 5, 20, 60, 3600]);
-        let mut claims = Vec::new();
-        for name in NAMES {
-            if self.dice.chance(400) {
-                claims.push(self.fresh_claim(agent, name, secs));
-            }
-        }
-        if claims.is_empty() {
-            return;
-        }
-        let end = self.moment(agent) + Duration::from_nanos(self.dice.below(90 * SECOND));
-        let hold = *self.dice.pick(&[Hold::No, Hold::Keep, Hold::Until(end)]);
-        let attached = self.dice.chance(300);
-        let ask = self.ask(agent, claims, hold, attached);
-        self.tell(agent, ask);
-    }
-
-    /// Somebody's connection ends, perhaps while an answer is out.
-    fn person_leaves(&mut self, agent: usize) {
-        let asking = self.agents[agent].sessions.values().map(|(session, _)| *session);
-        let holding = self.agents[agent].taken.iter().map(|(_, session, _)| *session);
-        let sessions: Vec<SessionId> = asking.chain(holding).collect();
-        if sessions.is_empty() {
-            return;
-        }
-        let gone = *self.dice.pick(&sessions);
-        self.gone_sessions.insert(gone);
-        let known = &mut self.agents[agent];
-        known.sessions.retain(|_, (session, _)| *session != gone);
-        let taken = known.taken.iter().filter(|(_, session, _)| *session == gone);
-        for (lease, _, attach) in taken {
-            if *attach != Attach::Detached {
-                known.beliefs.remove(lease);
-            }
-        }
-        self.tell(agent, Input::Gone(gone));
-    }
-
-    fn person_polls(&mut self, agent: usize) {
-        let moment = self.moment(agent);
-        let table = self.agents[agent].table.as_ref().expect("it runs");
-        for view in table.owned(moment, Uid(1000), None) {
-            self.holds_now(agent, &view);
-        }
-    }
-
-    fn python(&mut self) {
-        let delay = self.dice.below(3 * SECOND);
-        self.later(delay, Happening::Python);
-        let now = self.store_now();
-        let on = resource(self.dice.pick::<&str>(&NAMES));
-        let lease = LeaseId::from_bytes([u8::try_from(self.dice.below(256)).expect("small"); 16]);
-        if self.dice.chance(500) {
-            let ttl = Duration::from_secs(1 + self.dice.below(8));
-            self.store.python_acquire(now, &on, lease, ttl);
-            self.python.push((on, lease));
-        } else if let Some((on, lease)) = self.python.pop() {
-            let proof = Proof { resource: on, lease, nonces: Vec::new() };
-            self.store.does(now, &Call::Release(proof));
-        }
-    }
-
-    /// Somebody deletes a lock by hand, or restores the store from a backup.
-    fn admin(&mut self) {
-        let delay = 30 * SECOND + self.dice.below(120 * SECOND);
-        self.later(delay, Happening::Admin);
-        let now = self.store_now();
-        if self.dice.chance(300) {
-            self.broken.extend(self.store.rows(now).map(|(_, row)| (row.lease, self.now)));
-            let by_us = self.dice.below(600 * 1_000_000);
-            self.store.restore(by_us);
-        } else {
-            let on = resource(self.dice.pick::<&str>(&NAMES));
-            if let Some(row) = self.store.row(now, &on) {
-                self.broken.insert(row.lease, self.now);
-            }
-            self.store.delete(&on);
-        }
-    }
-
-    fn fate(&mut self, agent: usize) {
-        let delay = self.dice.below(30 * SECOND);
-        self.later(delay, Happening::Fate { agent });
-        match self.dice.below(6) {
-            0 => self.crash(agent, false),
-            1 => self.crash(agent, true),
-            2 => self.outage[agent] = self.now + self.dice.below(20 * SECOND),
-            3 | 4 => {
-                let asleep = self.dice.below(30 * SECOND);
-                self.agents[agent].asleep_until = self.now + asleep;
-                if self.off == Off::BootClock {
-                    self.agents[agent].missed += asleep;
-                }
-            }
-            _ => {
-                let works = self.agents[agent].journal_breaks;
-                self.agents[agent].journal_breaks = !works;
-                if self.agents[agent].asleep_until <= self.now {
-                    self.tell(agent, Input::Journal { works });
-                }
-            }
-        }
     }
 
     /// The agent dies; of what it did not sync, any beginning survives. With a reboot its people
@@ -691,9 +649,13 @@ impl World {
         self.gone_sessions.extend(known.sessions.values().map(|(session, _)| *session));
         self.gone_sessions.extend(known.taken.iter().map(|(_, session, _)| *session));
         known.sessions.clear();
+        known.waiting_for.clear();
+        known.watching.clear();
         known.fences.clear();
         known.over.retain(|_, lost| *lost);
         if reboot {
+            let processes = known.taken.iter().map(|(_, session, _)| process(*session));
+            self.gone_processes.extend(processes);
             known.beliefs.clear();
             known.boot += 1;
             // The clock shows some small time after boot.
@@ -729,12 +691,25 @@ impl World {
         self.tell(agent, Input::Recover(Box::new(memory)));
     }
 
-    fn ask(&mut self, agent: usize, claims: Vec<Claim>, hold: Hold, attached: bool) -> Input {
+    fn ask(&mut self, agent: usize, claims: Vec<Claim>, hold: Hold, attached: u64) -> Input {
         let (ticket, session) = (Ticket(self.fresh()), SessionId(self.fresh()));
-        let attach = if attached { Attach::Session(session) } else { Attach::Detached };
+        let attach = match attached {
+            8 => Attach::Session(session),
+            9 => Attach::Process(process(session)),
+            _ => Attach::Detached,
+        };
         self.agents[agent].sessions.insert(ticket, (session, attach));
         let owner = Uid(1000);
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max: 256 };
+        let (leases_max, hold_for) = (256, None);
+        let waits = self.storm && self.dice.chance(400);
+        let until = waits.then(|| match self.dice.below(60) {
+            0 => Moment::NEVER,
+            secs => self.moment(agent) + Duration::from_secs(secs),
+        });
+        if let ([claim], Some(_)) = (claims.as_slice(), until) {
+            self.agents[agent].waiting_for.insert(ticket, claim.resource.clone());
+        }
+        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
         Input::Acquire(Box::new(ask))
     }
 
@@ -771,6 +746,11 @@ impl World {
     }
 }
 
+/// The process that whoever has this session would have its leases follow.
+fn process(of: SessionId) -> ProcessId {
+    ProcessId { pid: u32::try_from(of.0).expect("small"), started: 1, group: false }
+}
+
 fn drifted(nanos: u64, fast_ppm: i64) -> u64 {
     let part = nanos / 1_000_000 * fast_ppm.unsigned_abs();
     if fast_ppm < 0 { nanos - part } else { nanos + part }
@@ -796,23 +776,29 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn the_world_never_has_two_believers() {
-    let mut grants = 0;
+    let (mut grants, mut waits) = (0, 0);
     for seed in seeds(1000) {
         let played = std::panic::catch_unwind(|| {
             let mut world = World::new(seed, Off::Nothing);
             world.run();
-            world.grants
+            (world.grants, world.waits)
         });
         match played {
-            Ok(more) => grants += more,
+            Ok((more, waited)) => {
+                grants += more;
+                waits += waited;
+            }
             Err(why) => {
                 eprintln!("play it again with STORMLOCK_SEED={seed}");
                 std::panic::resume_unwind(why);
             }
         }
     }
-    println!("{grants} grants");
-    assert!(grants > 1000, "a world in which hardly anything is granted shows nothing");
+    println!("{grants} grants, {waits} of them after a wait");
+    assert!(
+        grants > 1000 && waits > 100,
+        "a world in which hardly anything is granted shows nothing"
+    );
 }
 
 /// The first seed that notices that something is off.
@@ -836,7 +822,8 @@ fn every_law_that_is_turned_off_is_noticed() {
         Law::RestartRenews,
     ];
     let store = [Promise::CancelIsDefinitive, Promise::Compare].map(Off::Store);
-    let switches = core.map(Off::Core).into_iter().chain(store).chain([Off::BootClock]);
+    let switches = core.map(Off::Core).into_iter().chain(store);
+    let switches = switches.chain([Off::BootClock, Off::OwnDeadline]);
     std::panic::set_hook(Box::new(|_| {}));
     let results: Vec<(Off, Option<u64>)> = switches.map(|off| (off, detected(off))).collect();
     let _ = std::panic::take_hook();

@@ -69,9 +69,11 @@ async fn the_rights_in_the_readme_are_enough() {
         server.run(&words.replace("user add stormlock", "user add stormlock:hunter2"));
     }
     server.run("auth enable");
-    let store = as_user(&server, "stormlock", "hunter2", "/");
+    let store = Arc::new(as_user(&server, "stormlock", "hunter2", "/"));
     let taken = claim(&resource("rights"), 60);
-    granted(&store, &taken).await;
+    let telling: Arc<dyn Backend> = store.clone();
+    contract::Watch::start(&telling, &taken.resource).heard("that it works").await;
+    granted(&*store, &taken).await;
     store.renew(&proof(&taken), ttl(60), taken.nonce).await.unwrap();
     store.verify(&proof(&taken)).await.unwrap();
     assert_eq!(store.list(None, 10).await.unwrap().len(), 1);

@@ -103,11 +103,20 @@ async fn setup_makes_what_is_missing_and_says_what_it_did() {
     let server = PostgresServer::start();
     let options = options(&server.url());
     let said = setup(&options, false).await.unwrap();
-    assert_eq!(said, ["made the table \"stormlock\"", "made the table \"stormlock_ext\""]);
+    let made = [
+        "made the table \"stormlock\"",
+        "made the table \"stormlock_ext\"",
+        "made the triggers of \"stormlock\" that wake those who wait",
+    ];
+    assert_eq!(said, made);
     let claim = claim(&resource("setup"), 60);
     granted(&open(&server.url()), &claim).await;
     let said = setup(&options, true).await.unwrap();
-    let there = ["the table \"stormlock\" is there", "the table \"stormlock_ext\" is there"];
+    let there = [
+        "the table \"stormlock\" is there",
+        "the table \"stormlock_ext\" is there",
+        "the triggers of \"stormlock\" are there",
+    ];
     assert_eq!(said, there);
     assert!(open(&server.url()).holder(&claim.resource).await.unwrap().is_some());
     // A user without the right to make tables finds them there.

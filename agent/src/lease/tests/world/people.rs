@@ -1,0 +1,156 @@
+//! What the people of the world do, those with other tools, and fate.
+
+use super::*;
+
+impl World {
+    /// A person at one host does something.
+    pub(super) fn person(&mut self, agent: usize) {
+        let delay = self.dice.below(4 * SECOND);
+        self.later(delay, Happening::Person { agent });
+        let known = &self.agents[agent];
+        if known.table.is_none() || known.asleep_until > self.now {
+            return;
+        }
+        let leases: Vec<LeaseId> = known.beliefs.keys().copied().collect();
+        let ticket = Ticket(self.fresh());
+        match self.dice.below(10) {
+            0..=4 => self.person_acquires(agent),
+            5 if !leases.is_empty() => {
+                let lease = *self.dice.pick(&leases);
+                self.agents[agent].beliefs.remove(&lease);
+                self.tell(agent, Input::Release { ticket, lease });
+            }
+            6 | 7 if !leases.is_empty() => {
+                let lease = *self.dice.pick(&leases);
+                let new = *self.dice.pick(&[1, 2, 5, 20, 60, 3600]);
+                let ttl = self.dice.chance(500).then(|| ttl(new));
+                let hold = self.dice.chance(300).then_some(Hold::Keep);
+                self.tell(agent, Input::Renew { ticket, lease, ttl, hold });
+            }
+            8 => self.person_leaves(agent),
+            _ => self.person_polls(agent),
+        }
+    }
+
+    fn person_acquires(&mut self, agent: usize) {
+        let secs = *self.dice.pick(&[1, 2, 5, 20, 60, 3600]);
+        let mut claims = Vec::new();
+        for name in NAMES {
+            if self.dice.chance(400) {
+                claims.push(self.fresh_claim(agent, name, secs));
+            }
+        }
+        if claims.is_empty() {
+            return;
+        }
+        let end = self.moment(agent) + Duration::from_nanos(self.dice.below(90 * SECOND));
+        let hold = *self.dice.pick(&[Hold::No, Hold::Keep, Hold::Until(end)]);
+        let attached = self.dice.below(10);
+        let ask = self.ask(agent, claims, hold, attached);
+        self.tell(agent, ask);
+    }
+
+    /// Somebody's connection ends, perhaps while an answer is out.
+    fn person_leaves(&mut self, agent: usize) {
+        let asking = self.agents[agent].sessions.values().map(|(session, _)| *session);
+        let holding = self.agents[agent].taken.iter().map(|(_, session, _)| *session);
+        let sessions: Vec<SessionId> = asking.chain(holding).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let gone = *self.dice.pick(&sessions);
+        if self.dice.chance(500) {
+            return self.process_ends(agent, gone);
+        }
+        self.gone_sessions.insert(gone);
+        let known = &mut self.agents[agent];
+        known.sessions.retain(|_, (session, _)| *session != gone);
+        let taken = known.taken.iter().filter(|(_, session, _)| *session == gone);
+        for (lease, _, attach) in taken {
+            if matches!(attach, Attach::Session(_)) {
+                known.beliefs.remove(lease);
+            }
+        }
+        known.waiting_for.retain(|ticket, _| known.sessions.contains_key(ticket));
+        self.tell(agent, Input::Gone(gone));
+    }
+
+    /// The process ends that whoever has this session would have its leases follow.
+    fn process_ends(&mut self, agent: usize, of: SessionId) {
+        let process = process(of);
+        self.gone_processes.insert(process);
+        let known = &mut self.agents[agent];
+        for (lease, _, attach) in &known.taken {
+            if *attach == Attach::Process(process) {
+                known.beliefs.remove(lease);
+            }
+        }
+        self.tell(agent, Input::Ended(process));
+    }
+
+    fn person_polls(&mut self, agent: usize) {
+        let moment = self.moment(agent);
+        let table = self.agents[agent].table.as_ref().expect("it runs");
+        for view in table.owned(moment, Uid(1000), None) {
+            self.holds_now(agent, &view);
+        }
+    }
+
+    pub(super) fn python(&mut self) {
+        let delay = self.dice.below(3 * SECOND);
+        self.later(delay, Happening::Python);
+        let now = self.store_now();
+        let on = resource(self.dice.pick::<&str>(&NAMES));
+        let lease = LeaseId::from_bytes([u8::try_from(self.dice.below(256)).expect("small"); 16]);
+        if self.dice.chance(500) {
+            let ttl = Duration::from_secs(1 + self.dice.below(8));
+            self.store.python_acquire(now, &on, lease, ttl);
+            self.python.push((on, lease));
+        } else if let Some((on, lease)) = self.python.pop() {
+            let proof = Proof { resource: on, lease, nonces: Vec::new() };
+            self.store.does(now, &Call::Release(proof));
+        }
+    }
+
+    /// Somebody deletes a lock by hand, or restores the store from a backup.
+    pub(super) fn admin(&mut self) {
+        let delay = 30 * SECOND + self.dice.below(120 * SECOND);
+        self.later(delay, Happening::Admin);
+        let now = self.store_now();
+        if self.dice.chance(300) {
+            self.broken.extend(self.store.rows(now).map(|(_, row)| (row.lease, self.now)));
+            let by_us = self.dice.below(600 * 1_000_000);
+            self.store.restore(by_us);
+        } else {
+            let on = resource(self.dice.pick::<&str>(&NAMES));
+            if let Some(row) = self.store.row(now, &on) {
+                self.broken.insert(row.lease, self.now);
+            }
+            self.store.delete(&on);
+        }
+    }
+
+    pub(super) fn fate(&mut self, agent: usize) {
+        let delay = self.dice.below(30 * SECOND);
+        self.later(delay, Happening::Fate { agent });
+        match self.dice.below(6) {
+            0 => self.crash(agent, false),
+            1 => self.crash(agent, true),
+            2 => self.outage[agent] = self.now + self.dice.below(20 * SECOND),
+            3 | 4 => {
+                let asleep = self.dice.below(30 * SECOND);
+                self.agents[agent].asleep_until = self.now + asleep;
+                if self.off == Off::BootClock {
+                    self.agents[agent].missed += asleep;
+                }
+            }
+            _ => {
+                let works = self.agents[agent].journal_breaks;
+                self.agents[agent].journal_breaks = !works;
+                if self.agents[agent].asleep_until <= self.now {
+                    self.tell(agent, Input::Journal { works });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Giving back: what this agent took is the driver's to end, what another writer took is ended in
+//! its store at once.
+
+use stormlock_protocol::message::{Code, Refusal, Release, Released, Reply, Target};
+use stormlock_protocol::name::{LeaseId, Resource};
+use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
+
+use super::service::{Answered, Caller, Found, QUESTION_PATIENCE, Service, foreign};
+use super::told;
+use crate::lease::{Answer, Claim};
+
+impl Service {
+    pub(super) async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
+        let targets = match ask {
+            Release::These(targets) if targets.len() > RESOURCES_MAX => {
+                let why = format!("at most {RESOURCES_MAX} leases at once");
+                return Err(Refusal::new(Code::TooMany, why));
+            }
+            Release::These(targets) => targets,
+            Release::All => return self.release_all(caller).await,
+        };
+        let mut begun = Vec::with_capacity(targets.len());
+        for target in targets {
+            begun.push((self.begin_release(caller, &target).await, target));
+        }
+        let here = begun.iter().filter_map(|(begun, _)| begun.as_ref().ok()?.here()).collect();
+        let mut answers = self.driver.release_all(here).await?.into_iter();
+        let mut outcomes = Vec::with_capacity(begun.len());
+        for (begun, Target { resource, lease }) in begun {
+            let released = match begun {
+                Ok(Begun::Here(lease)) => {
+                    let answer = answers.next().ok_or_else(|| told::bug("a release"))?;
+                    self.released(caller, &resource, lease, answer).await
+                }
+                Ok(Begun::Done(lease)) => Ok(lease),
+                Err(refusal) => Err(refusal),
+            };
+            outcomes.push(match released {
+                Ok(lease) => Released { resource, lease: Some(lease), refusal: None },
+                Err(refusal) => Released { resource, lease, refusal: Some(refusal) },
+            });
+        }
+        Ok(Reply::Released(outcomes))
+    }
+
+    /// As many of the caller's leases as one reply has room for.
+    async fn release_all(&self, caller: &Caller) -> Answered<Reply> {
+        let mut owned = self.driver.owned(caller.who.uid, None, usize::MAX).await?;
+        owned.retain(told::is_current);
+        owned.truncate(RELEASED_MAX);
+        let leases = owned.iter().map(|view| view.claim.lease).collect();
+        let answers = self.driver.release_all(leases).await?;
+        let mut outcomes = Vec::with_capacity(owned.len());
+        for (view, answer) in owned.into_iter().zip(answers) {
+            let Claim { resource, lease, .. } = view.claim;
+            let refusal = self.released(caller, &resource, lease, answer).await.err();
+            outcomes.push(Released { resource, lease: Some(lease), refusal });
+        }
+        Ok(Reply::Released(outcomes))
+    }
+
+    /// Finds what is to be given back; what this agent did not take is given back at once.
+    async fn begin_release(&self, caller: &Caller, target: &Target) -> Answered<Begun> {
+        let on = &target.resource;
+        let (backend, holder) = match self.find(caller, target).await? {
+            Found::Here(view) => return Ok(Begun::Here(view.claim.lease)),
+            Found::Elsewhere(backend, holder) => (backend, holder),
+        };
+        let proof = foreign(&holder);
+        let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
+        let releasing = store.release(&proof);
+        let released = self.stores.within(&backend, QUESTION_PATIENCE, releasing).await;
+        released.map_err(|error| told::no_answer(&backend, on, &error))?;
+        Ok(Begun::Done(holder.lease))
+    }
+
+    async fn released(
+        &self,
+        caller: &Caller,
+        on: &Resource,
+        lease: LeaseId,
+        answer: Answer,
+    ) -> Answered<LeaseId> {
+        match answer {
+            Answer::Released => Ok(lease),
+            Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
+            Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
+        }
+    }
+}
+
+/// How far a release has come.
+enum Begun {
+    /// The driver is to give this one back.
+    Here(LeaseId),
+    /// Its store let go.
+    Done(LeaseId),
+}
+
+impl Begun {
+    fn here(&self) -> Option<LeaseId> {
+        match self {
+            Begun::Here(lease) => Some(*lease),
+            Begun::Done(_) => None,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `run`: hold resources while a command runs; the command never outlives them.
+
+use std::env;
+use std::ffi::OsString;
+use std::time::Duration;
+
+use stormlock_protocol::message::{self, Hold, Lease};
+use stormlock_protocol::name::Ttl;
+
+use super::{each_once, scope};
+use crate::args::{self, OnLost};
+use crate::clock::Moment;
+use crate::connect::Link;
+use crate::exit::{Exit, Failure};
+use crate::render::{View, failure, say};
+use crate::run::deadline::{grace_max, usual_grace};
+use crate::run::take::{Taken, inherited, take, to_this_process};
+use crate::run::{self, Under, Work};
+use crate::time;
+
+/// What a command is given between the two signals, where the ttl leaves room for so much.
+const GRACE: Duration = Duration::from_secs(30);
+/// The shortest ttl that leaves a command time to end and a renewal time to be late.
+const TTL_MIN: Duration = Duration::from_secs(5);
+/// The shell of a line, and of people without one of their own.
+const SHELL: &str = "/bin/sh";
+
+/// Runs the command and says with what code.
+pub(crate) fn run(
+    args: &args::Run,
+    open: impl FnOnce() -> Result<Link, Failure>,
+    view: &View,
+) -> Result<u8, Failure> {
+    match prepare(args, open, view) {
+        Ok((work, under)) => run::run(&work, under),
+        Err(failed) => match args.conflict_exit_code {
+            Some(code) if failed.exit == Exit::TempFail => {
+                failure::failure(&failed, view);
+                Ok(code)
+            }
+            _ => Err(failed),
+        },
+    }
+}
+
+fn prepare(
+    args: &args::Run,
+    open: impl FnOnce() -> Result<Link, Failure>,
+    view: &View,
+) -> Result<(Work, Under), Failure> {
+    each_once(&args.resources)?;
+    if let Some(ttl) = args.take.ttl {
+        grace(args, ttl)?;
+    }
+    let attach = to_this_process()?;
+    let mut link = open()?;
+    let socket = std::path::absolute(&link.socket).unwrap_or_else(|_| link.socket.clone());
+    link.socket = socket.clone();
+    let asked = Moment::now();
+    let known = inherited(&mut link.client);
+    let is_known = |on: &&_| known.iter().any(|lease| lease.resource == **on);
+    let resources: Vec<_> = args.resources.iter().filter(|on| !is_known(on)).cloned().collect();
+    let taken = if resources.is_empty() {
+        Taken { leases: Vec::new(), asked, socket }
+    } else {
+        let hold = match args.take.hold.hold() {
+            Hold::Usual => Hold::Keep,
+            said => said,
+        };
+        let (ttl, reason) = (args.take.ttl, args.take.reason.clone());
+        let wait = args.take.wait.wait();
+        take(&message::Acquire { resources, ttl, hold, reason, attach, wait }, link, view)?
+    };
+    scope(&taken.leases, view).iter().for_each(|told| say(told));
+    let under = under(args, taken, &known, asked);
+    let mut ttls = under.own.iter().chain(&under.shared).map(|lease| lease.ttl);
+    let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
+    let grace = shortest.map_or(Ok(GRACE), |ttl| grace(args, ttl))?;
+    let argv = argv(args);
+    if args.command.is_empty() && args.line.is_none() && !view.is_quiet {
+        let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
+        say(&format!("{} is yours until you leave this shell", names.join(", ")));
+    }
+    Ok((Work { argv, grace, on_lost: args.on_lost.signal() }, under))
+}
+
+/// What is told to the command first is what it was asked to run under, in that order; then what it
+/// was started under already.
+fn under(args: &args::Run, taken: Taken, known: &[Lease], asked: Moment) -> Under {
+    let Taken { leases: own, asked: own_asked, socket } = taken;
+    let is_asked = |lease: &&Lease| args.resources.contains(&lease.resource);
+    let shared: Vec<Lease> = known.iter().filter(is_asked).cloned().collect();
+    let mut told: Vec<Lease> = own.iter().chain(&shared).cloned().collect();
+    let place = |lease: &Lease| args.resources.iter().position(|on| *on == lease.resource);
+    told.sort_by_key(place);
+    told.extend(known.iter().filter(|lease| !is_asked(lease)).cloned());
+    Under { own, shared, told, asked: asked.min(own_asked), socket }
+}
+
+/// From the first signal to the last. What was asked for and does not fit is refused: the lease
+/// would have to be given up again and again.
+fn grace(args: &args::Run, ttl: Ttl) -> Result<Duration, Failure> {
+    let length = Duration::from_secs(ttl.as_secs().into());
+    if length < TTL_MIN {
+        let min = time::exact(TTL_MIN.as_secs());
+        let told = format!("a ttl of {} is too short to run under", time::exact(length.as_secs()));
+        return Err(Failure::usage(told).advise(format!("--ttl {min} is the shortest")));
+    }
+    let Some(asked) = args.kill_after else { return Ok(usual_grace(GRACE, length)) };
+    if asked > grace_max(length) {
+        let (asked, ttl) = (asked.as_secs(), length.as_secs());
+        let told = format!(
+            "--kill-after {} does not fit into a ttl of {}, of which it may be a third",
+            time::exact(asked),
+            time::exact(ttl)
+        );
+        return Err(Failure::usage(told)
+            .advise(format!("say --ttl {}, or less than that", time::exact(asked * 3))));
+    }
+    Ok(asked)
+}
+
+fn argv(args: &args::Run) -> Vec<OsString> {
+    if let Some(line) = &args.line {
+        return vec![SHELL.into(), "-c".into(), line.clone()];
+    }
+    if args.command.is_empty() {
+        let own = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        return vec![own.unwrap_or_else(|| SHELL.into())];
+    }
+    args.command.clone()
+}
+
+impl OnLost {
+    fn signal(self) -> Option<rustix::process::Signal> {
+        use rustix::process::Signal;
+        match self {
+            OnLost::Term => Some(Signal::TERM),
+            OnLost::Int => Some(Signal::INT),
+            OnLost::Hup => Some(Signal::HUP),
+            OnLost::Warn => None,
+        }
+    }
+}

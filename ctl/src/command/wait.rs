@@ -1,0 +1,37 @@
+//! `wait`: until nobody holds a resource; takes nothing.
+
+use stormlock_protocol::message::Wait;
+
+use crate::args;
+use crate::connect::Link;
+use crate::exit::{Answer, Failure};
+use crate::render::View;
+use crate::render::json::Document;
+use crate::render::progress::Progress;
+use crate::render::{Format, tsv};
+
+#[derive(serde::Serialize)]
+struct Free<'a> {
+    resource: &'a str,
+    held: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &args::Wait, link: &mut Link, view: &View) -> Result<Answer, Failure> {
+    let on = args.resource.as_str();
+    let doing = format!("waiting for {on}");
+    let wait = args.timeout.map_or(Wait::Forever, Wait::For);
+    let progress = Progress::new(view);
+    let waits = |waiting| progress.show(waiting);
+    let waited = link.read(&doing, |client| client.wait(args.resource.clone(), wait, waits));
+    drop(progress);
+    waited?;
+    let data = match view.format {
+        Format::Human | Format::Id => String::new(),
+        Format::Tsv => tsv([[on.to_owned(), false.to_string()]]),
+        Format::Json | Format::Jsonl => {
+            view.document(&Document::new(Free { resource: on, held: false }))?
+        }
+    };
+    Ok(Answer { data, talk: vec![format!("nobody holds {on}")], ..Answer::default() })
+}

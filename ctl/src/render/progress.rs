@@ -1,0 +1,110 @@
+//! What somebody sees who waits: on a terminal one line that is drawn anew each second, elsewhere
+//! one sentence for each change.
+
+use std::io::{IsTerminal, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::termios::tcgetwinsize;
+use stormlock_protocol::message::{Lock, Waiting};
+
+use super::text::{cut, visible};
+use super::{View, say};
+use crate::time;
+
+/// How often the line is drawn: it shows seconds.
+const EVERY: Duration = Duration::from_secs(1);
+/// The width of a terminal that does not tell its own.
+const USUAL_COLUMNS: u16 = 80;
+/// Goes to the beginning of the line and clears it.
+const AGAIN: &str = "\r\x1b[K";
+
+/// Shows a wait until it is dropped.
+pub(crate) struct Progress {
+    news: Option<Sender<Waiting>>,
+    drawing: Option<JoinHandle<()>>,
+    is_quiet: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(view: &View) -> Progress {
+        let (sender, news) = channel();
+        let is_drawn = !view.is_quiet && std::io::stderr().is_terminal();
+        let drawing = is_drawn.then(|| thread::spawn(move || draw(&news)));
+        let news = drawing.is_some().then_some(sender);
+        Progress { news, drawing, is_quiet: view.is_quiet }
+    }
+
+    pub(crate) fn show(&self, waiting: Waiting) {
+        match &self.news {
+            // A thread that cannot draw is no reason to stop waiting.
+            Some(news) => drop(news.send(waiting)),
+            None if self.is_quiet => {}
+            None => say(&sentence(&waiting)),
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.news = None;
+        if let Some(drawing) = self.drawing.take() {
+            let _ = drawing.join();
+        }
+    }
+}
+
+fn draw(news: &Receiver<Waiting>) {
+    let mut shown: Option<(Waiting, jiff::Zoned)> = None;
+    loop {
+        match news.recv_timeout(EVERY) {
+            Ok(waiting) => shown = Some((waiting, time::now())),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if let Some((waiting, since)) = &shown {
+            let columns = tcgetwinsize(std::io::stderr()).map_or(USUAL_COLUMNS, |size| size.ws_col);
+            let text = cut(&visible(&line(waiting, since)), usize::from(columns.max(2)) - 1);
+            let _ = write!(std::io::stderr(), "{AGAIN}{text}");
+        }
+    }
+    if shown.is_some() {
+        let _ = write!(std::io::stderr(), "{AGAIN}");
+    }
+}
+
+/// The line now; what the agent said is `since` old.
+fn line(waiting: &Waiting, since: &jiff::Zoned) -> String {
+    let now = time::now();
+    let passed = now.duration_since(since).as_millis();
+    let passed = u64::try_from(passed).unwrap_or(0);
+    let mut text = format!("waiting for {}", waiting.resource);
+    if let Some(lock) = &waiting.holder {
+        text += &format!(": {}", holder(lock));
+        if let Some(left) = lock.left_ms {
+            text += &format!(", {} left", time::short(left.saturating_sub(passed) / 1_000));
+        }
+    }
+    text + &place(waiting)
+}
+
+/// The same for a log.
+fn sentence(waiting: &Waiting) -> String {
+    let held = waiting.holder.as_deref().map(|lock| format!(", held by {}", lock.principal));
+    let held = held.unwrap_or_default();
+    format!("waiting for {}{held}{}", waiting.resource, place(waiting))
+}
+
+fn holder(lock: &Lock) -> String {
+    let why = lock.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    format!("{}{why}", lock.principal)
+}
+
+fn place(waiting: &Waiting) -> String {
+    match (waiting.place, waiting.of) {
+        (_, ..=1) => String::new(),
+        (1, of) => format!(", you are next of {of}"),
+        (place, of) => format!(", you are number {place} of {of}"),
+    }
+}

@@ -1,0 +1,309 @@
+//! When a command has to end: arithmetic on the deadlines that the agent told. No clock is read
+//! here and nothing is done.
+
+use std::time::Duration;
+
+use stormlock_protocol::name::{LeaseId, Resource};
+
+use crate::clock::Moment;
+
+/// Between the last signal and the deadline: a busy host delivers late, and a process that is being
+/// killed needs a moment to die.
+pub(crate) const LAST: Duration = Duration::from_secs(1);
+/// How long before the command is asked to end its user is told that the hold does.
+const TELL_BEFORE: Duration = Duration::from_secs(60);
+/// A lease that is renewed as it should be has this much left at least, of a thousand parts of its
+/// ttl: it is renewed after a third and a tenth of that, and believed for two thousandths less.
+const SURE_PER_MILLE: u32 = 631;
+/// The agent's own margin.
+const MARGIN: Duration = Duration::from_millis(250);
+
+/// The longest time between the two signals that a lease of this ttl leaves room for, so that a
+/// renewal may fail and the next one still come in time.
+pub(crate) fn grace_max(ttl: Duration) -> Duration {
+    ttl / 3
+}
+
+/// How long a command is given that nobody gave a time: the usual, but no more than leaves half of
+/// what a renewal on time finds for one that is late.
+pub(crate) fn usual_grace(usual: Duration, ttl: Duration) -> Duration {
+    let sure = (ttl / 1000 * SURE_PER_MILLE).saturating_sub(MARGIN);
+    usual.min(grace_max(ttl)).min((sure / 2).saturating_sub(LAST))
+}
+
+/// A lease that the command runs under.
+#[derive(Debug, Clone)]
+pub(crate) struct Kept {
+    pub(crate) lease: LeaseId,
+    pub(crate) resource: Resource,
+    pub(crate) ttl: Duration,
+    pub(crate) until: Proof,
+}
+
+/// Until when a lease may be counted on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Proof {
+    /// The deadline that the agent told; the hold's own end is not counted here.
+    pub(crate) proven: Moment,
+    /// When nobody renews it any more, and it is given back.
+    pub(crate) hold_end: Moment,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Due {
+    Nothing,
+    /// Say that this one was not renewed for half its ttl.
+    Late(Resource),
+    /// Say that a hold is about to end.
+    EndsSoon(Resource),
+    /// Send the first signal.
+    Ask(Why),
+    /// Send the last one.
+    Kill(Why),
+}
+
+/// Why a command has to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The agent said so, in words.
+    Lost(String),
+    /// There was no proof in time.
+    Unproven(Resource),
+    /// What `--for` or `--until` said.
+    HoldOver(Resource),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    Runs,
+    Asked(Moment, Why),
+    Killed,
+}
+
+/// The leases of one command and how far its end has come.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    kept: Vec<Kept>,
+    grace: Duration,
+    lost: Option<String>,
+    stage: Stage,
+    told_late: bool,
+    told_end: bool,
+}
+
+impl Deadline {
+    pub(crate) fn new(kept: Vec<Kept>, grace: Duration) -> Deadline {
+        let (told_late, told_end) = (false, false);
+        Deadline { kept, grace, lost: None, stage: Stage::Runs, told_late, told_end }
+    }
+
+    /// The agent proved a lease anew. True when its lateness was told before, and is no more.
+    pub(crate) fn prove(&mut self, now: Moment, lease: LeaseId, until: Proof) -> bool {
+        let Some(kept) = self.kept.iter_mut().find(|kept| kept.lease == lease) else {
+            return false;
+        };
+        kept.until = until;
+        let is_mended = self.told_late && self.kept.iter().all(|kept| half(kept) > now);
+        self.told_late &= !is_mended;
+        is_mended
+    }
+
+    /// The agent said that a lease is over; the first such word counts.
+    pub(crate) fn lose(&mut self, lease: LeaseId, told: String) {
+        if self.kept.iter().any(|kept| kept.lease == lease) {
+            self.lost.get_or_insert(told);
+        }
+    }
+
+    /// When the first signal leaves, as far as is known.
+    pub(crate) fn asks_at(&self) -> Moment {
+        self.end().0 - (self.grace + LAST)
+    }
+
+    /// What is due, each thing once.
+    pub(crate) fn due(&mut self, now: Moment) -> Due {
+        let (end, why) = self.end();
+        match &self.stage {
+            Stage::Killed => Due::Nothing,
+            Stage::Asked(at, why) => {
+                if now < (*at + self.grace).min(end - LAST) {
+                    return Due::Nothing;
+                }
+                let why = why.clone();
+                self.stage = Stage::Killed;
+                Due::Kill(why)
+            }
+            Stage::Runs => {
+                let why = self.lost.clone().map_or(why, Why::Lost);
+                if now >= end - LAST {
+                    self.stage = Stage::Killed;
+                    Due::Kill(why)
+                } else if self.lost.is_some() || now >= self.asks_at() {
+                    self.stage = Stage::Asked(now, why.clone());
+                    Due::Ask(why)
+                } else {
+                    self.notice(now)
+                }
+            }
+        }
+    }
+
+    fn notice(&mut self, now: Moment) -> Due {
+        let ends = self.kept.iter().min_by_key(|kept| kept.until.hold_end);
+        if let Some(kept) = ends.filter(|kept| !self.told_end && self.tells_at(kept) <= now) {
+            self.told_end = true;
+            return Due::EndsSoon(kept.resource.clone());
+        }
+        match self.kept.iter().find(|kept| half(kept) <= now) {
+            Some(kept) if !self.told_late => {
+                self.told_late = true;
+                Due::Late(kept.resource.clone())
+            }
+            _ => Due::Nothing,
+        }
+    }
+
+    fn tells_at(&self, kept: &Kept) -> Moment {
+        kept.until.hold_end - (self.grace + LAST + TELL_BEFORE)
+    }
+
+    /// When to ask again what is due.
+    pub(crate) fn next(&self) -> Moment {
+        let end = self.end().0;
+        match &self.stage {
+            Stage::Killed => Moment::NEVER,
+            Stage::Asked(at, _) => (*at + self.grace).min(end - LAST),
+            Stage::Runs => {
+                let ends = self.kept.iter().map(|kept| self.tells_at(kept));
+                let late = self.kept.iter().map(half);
+                let ends = ends.min().filter(|_| !self.told_end);
+                let late = late.min().filter(|_| !self.told_late);
+                ends.into_iter().chain(late).fold(self.asks_at(), Moment::min)
+            }
+        }
+    }
+
+    /// When the first of the leases is over, and what ends it.
+    fn end(&self) -> (Moment, Why) {
+        let end = |kept: &Kept| {
+            let Proof { proven, hold_end } = kept.until;
+            let why = if hold_end <= proven { Why::HoldOver } else { Why::Unproven };
+            (hold_end.min(proven), why(kept.resource.clone()))
+        };
+        let never = (Moment::NEVER, Why::Lost(String::new()));
+        self.kept.iter().map(end).min_by_key(|(end, _)| *end).unwrap_or(never)
+    }
+}
+
+/// When half of its ttl has gone by without a renewal.
+fn half(kept: &Kept) -> Moment {
+    kept.until.proven - kept.ttl / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn at(secs: u64) -> Moment {
+        Moment::BOOT + Duration::from_secs(secs)
+    }
+
+    fn until(proven: u64, hold_end: Option<u64>) -> Proof {
+        Proof { proven: at(proven), hold_end: hold_end.map_or(Moment::NEVER, at) }
+    }
+
+    fn kept(proven: u64, hold_end: Option<u64>) -> Kept {
+        Kept {
+            lease: "1".parse().unwrap(),
+            resource: Resource::new("prod/db").unwrap(),
+            ttl: secs(90),
+            until: until(proven, hold_end),
+        }
+    }
+
+    fn on() -> Resource {
+        Resource::new("prod/db").unwrap()
+    }
+
+    #[test]
+    fn without_a_renewal_it_is_told_then_asked_then_killed_before_the_deadline() {
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        assert_eq!(deadline.next(), at(55));
+        assert_eq!(deadline.due(at(54)), Due::Nothing);
+        assert_eq!(deadline.due(at(55)), Due::Late(on()));
+        assert_eq!(deadline.next(), at(69));
+        assert_eq!(deadline.due(at(68)), Due::Nothing);
+        assert_eq!(deadline.due(at(69)), Due::Ask(Why::Unproven(on())));
+        assert_eq!(deadline.next(), at(99));
+        assert_eq!(deadline.due(at(98)), Due::Nothing);
+        assert_eq!(deadline.due(at(99)), Due::Kill(Why::Unproven(on())));
+        assert_eq!(deadline.due(at(200)), Due::Nothing);
+    }
+
+    #[test]
+    fn one_that_wakes_late_is_killed_at_once() {
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        assert_eq!(deadline.due(at(99)), Due::Kill(Why::Unproven(on())));
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        assert!(matches!(deadline.due(at(90)), Due::Ask(_)));
+        assert!(matches!(deadline.due(at(98)), Due::Nothing));
+        assert!(matches!(deadline.due(at(99)), Due::Kill(_)), "never later than the deadline");
+    }
+
+    #[test]
+    fn a_loss_is_acted_upon_at_once_and_gives_the_grace_that_is_left() {
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        deadline.lose("1".parse().unwrap(), "taken".to_owned());
+        let why = Why::Lost("taken".to_owned());
+        assert_eq!(deadline.due(at(20)), Due::Ask(why.clone()));
+        assert_eq!(deadline.due(at(49)), Due::Nothing);
+        assert_eq!(deadline.due(at(50)), Due::Kill(why));
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        deadline.lose("2".parse().unwrap(), "of somebody else".to_owned());
+        assert_eq!(deadline.due(at(20)), Due::Nothing);
+    }
+
+    #[test]
+    fn a_renewal_moves_everything_and_is_told_if_its_lateness_was() {
+        let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
+        assert!(!deadline.prove(at(43), "1".parse().unwrap(), until(110, None)));
+        assert_eq!(deadline.due(at(64)), Due::Nothing);
+        assert_eq!(deadline.due(at(65)), Due::Late(on()));
+        assert!(deadline.prove(at(66), "1".parse().unwrap(), until(160, None)));
+        assert_eq!(deadline.due(at(80)), Due::Nothing);
+        assert_eq!(deadline.next(), at(115));
+    }
+
+    #[test]
+    fn the_end_of_a_hold_is_told_before_and_ends_the_command_in_time() {
+        let mut deadline = Deadline::new(vec![kept(1000, Some(300))], secs(30));
+        assert_eq!(deadline.next(), at(209));
+        assert_eq!(deadline.due(at(209)), Due::EndsSoon(on()));
+        assert_eq!(deadline.next(), at(269));
+        assert_eq!(deadline.due(at(269)), Due::Ask(Why::HoldOver(on())));
+        assert_eq!(deadline.due(at(299)), Due::Kill(Why::HoldOver(on())));
+    }
+
+    #[test]
+    fn the_first_of_several_leases_decides() {
+        let other = Kept { lease: "2".parse().unwrap(), ..kept(90, None) };
+        let deadline = Deadline::new(vec![kept(100, None), other], secs(30));
+        assert_eq!(deadline.asks_at(), at(59));
+    }
+
+    #[test]
+    fn a_short_lease_has_a_short_grace_that_no_renewal_on_time_comes_near() {
+        assert_eq!(usual_grace(secs(30), secs(900)), secs(30));
+        assert_eq!(usual_grace(secs(30), secs(60)), Duration::from_millis(17_805));
+        for ttl in 5..900 {
+            let grace = usual_grace(secs(30), secs(ttl));
+            let left_at_renewal = secs(ttl) / 1000 * SURE_PER_MILLE - MARGIN;
+            assert!(!grace.is_zero() && grace + LAST <= left_at_renewal / 2, "{ttl}: {grace:?}");
+        }
+    }
+}

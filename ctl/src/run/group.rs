@@ -1,0 +1,305 @@
+//! The command's process group and whatever it started: signals to it, its end, and the killing of
+//! all of it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::process::Child;
+use std::time::Duration;
+
+use rustix::event::poll;
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, kill_process_group,
+    pidfd_open, pidfd_send_signal, set_child_subreaper, test_kill_process_group, wait,
+};
+
+use crate::clock::Moment;
+
+/// How long what is being killed is waited for between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long processes are tried to be killed that do not die: in the hands of a disk, or another
+/// user's.
+const KILL_MAX: Duration = Duration::from_secs(10);
+/// How often at most is looked whether others came before those that were found are killed.
+const STOPS: u32 = 200;
+/// How often in a row nothing must be found: a process whose parent dies while the list is read can
+/// be missed in it once.
+const LOOKS: u32 = 2;
+
+/// The command, its group, and its descendants.
+#[derive(Debug)]
+pub(crate) struct Group {
+    leader: Pid,
+    /// How the leader ended.
+    ended: Option<WaitStatus>,
+    is_gone: bool,
+    /// Children that this process had before: they are not the command's.
+    others: BTreeSet<Named>,
+}
+
+/// A process, by its number and when it started.
+type Named = (i32, u64);
+
+impl Group {
+    /// What others of ours there are, before the command is started: orphans of the command become
+    /// ours from now on.
+    pub(crate) fn prepare() -> io::Result<BTreeSet<Named>> {
+        if ignores_children() {
+            return Err(io::Error::other(
+                "SIGCHLD is ignored here, so its end could not be seen (whoever started stormctl \
+                 ignores it: `env --default-signal=CHLD stormctl run ...`)",
+            ));
+        }
+        set_child_subreaper(Some(getpid()))?;
+        Ok(descendants(&BTreeSet::new()).into_iter().map(|found| found.named()).collect())
+    }
+
+    pub(crate) fn new(leader: &Child, others: BTreeSet<Named>) -> Group {
+        Group { leader: Pid::from_child(leader), ended: None, is_gone: false, others }
+    }
+
+    pub(crate) fn leader(&self) -> Pid {
+        self.leader
+    }
+
+    /// How the command ended.
+    pub(crate) fn ended(&self) -> Option<WaitStatus> {
+        self.ended
+    }
+
+    /// Takes note of all that ended; the signal that stopped the command, if one did.
+    pub(crate) fn reap(&mut self) -> Option<i32> {
+        let mut stopped = None;
+        loop {
+            match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+                Ok(Some((pid, status))) if pid == self.leader => match status.stopping_signal() {
+                    Some(signal) => stopped = Some(signal),
+                    None => self.ended = Some(status),
+                },
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        // The number of a group that has gone may become another's.
+        if self.ended.is_some() {
+            self.is_gone |= test_kill_process_group(self.leader) == Err(Errno::SRCH);
+        }
+        stopped
+    }
+
+    /// True when nothing of the group is left.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
+    /// Sends the whole group a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if !self.is_gone {
+            // What may not be told is another user's by now; there is nobody to tell that.
+            let _ = kill_process_group(self.leader, signal);
+        }
+    }
+
+    /// Sends the whole group and every descendant outside of it a signal.
+    pub(crate) fn signal_all(&self, signal: Signal) {
+        self.signal(signal);
+        for one in descendants(&self.others) {
+            let is_in_group = getpgid(Pid::from_raw(one.pid)).is_ok_and(|it| it == self.leader);
+            if !is_in_group {
+                one.signal(signal);
+            }
+        }
+    }
+
+    /// True when nothing is left of all that it started.
+    pub(crate) fn is_alone(&self) -> bool {
+        descendants(&self.others).is_empty()
+    }
+
+    /// Kills the group and every descendant, wherever it went, until none is left. Those that
+    /// cannot be killed are given back.
+    pub(crate) fn kill(&mut self) -> Vec<i32> {
+        let began = Moment::now();
+        let mut empty = 0;
+        loop {
+            self.signal(Signal::KILL);
+            self.stop_all();
+            // The list that the kernel keeps of children may miss one while others go; this does
+            // not, but takes longer.
+            let found = descendants(&self.others);
+            for one in &found {
+                one.signal(Signal::KILL);
+            }
+            self.reap();
+            empty = if found.is_empty() { empty + 1 } else { 0 };
+            if empty >= LOOKS {
+                return Vec::new();
+            }
+            if began.until(Moment::now()) > KILL_MAX {
+                return found.iter().map(|one| one.pid).collect();
+            }
+            if !found.is_empty() {
+                pause(LOOK_EVERY);
+            }
+        }
+    }
+
+    /// A process that stands still starts no other: all stand still before any is waited for. One
+    /// that always is another process is caught only by whoever looks again at once.
+    fn stop_all(&mut self) {
+        let mut stopped = BTreeSet::new();
+        for _ in 0..STOPS {
+            let found = children_of_children(&self.others);
+            let mut is_fresh = false;
+            for one in found {
+                // Named before it is signalled: a number that comes again is another process.
+                if stopped.insert(one) {
+                    is_fresh = true;
+                    named_signal(one, Signal::STOP);
+                }
+            }
+            if !is_fresh {
+                break;
+            }
+        }
+        for one in stopped {
+            named_signal(one, Signal::KILL);
+        }
+        self.reap();
+    }
+}
+
+/// How a command that ended is told as an exit code: its own, or 128 and its signal.
+pub(crate) fn code(status: WaitStatus) -> u8 {
+    const OF_SIGNALS: i32 = 128;
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => OF_SIGNALS + signal,
+        (None, None) => OF_SIGNALS,
+    };
+    u8::try_from(code).unwrap_or(u8::MAX)
+}
+
+/// True when the kernel was told to forget children that end; that is inherited.
+fn ignores_children() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (Signal::CHILD.as_raw() - 1) & 1 == 1)
+}
+
+fn pause(length: Duration) {
+    if let Ok(length) = length.try_into() {
+        let _ = poll(&mut [], Some(&length));
+    }
+}
+
+/// A process that is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Found {
+    pid: i32,
+    parent: i32,
+    started: u64,
+    is_dead: bool,
+}
+
+impl Found {
+    fn named(&self) -> Named {
+        (self.pid, self.started)
+    }
+
+    fn signal(&self, signal: Signal) {
+        named_signal(self.named(), signal);
+    }
+}
+
+/// Signals this very process, whoever has its number now.
+fn named_signal((pid, started): Named, signal: Signal) {
+    let Some(number) = Pid::from_raw(pid) else { return };
+    let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
+    if look(pid).is_some_and(|now| now.started == started) {
+        let _ = pidfd_send_signal(&pidfd, signal);
+    }
+}
+
+/// What the kernel says at once of the children of this process, and theirs; nothing where it was
+/// built without that.
+fn children_of_children(others: &BTreeSet<Named>) -> Vec<Named> {
+    let mut found = Vec::new();
+    let mut parents = vec![getpid().as_raw_nonzero().get()];
+    while let Some(parent) = parents.pop() {
+        let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for thread in threads.flatten() {
+            let Ok(text) = fs::read_to_string(thread.path().join("children")) else { continue };
+            let pids = text.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+            let alive = pids.filter_map(look).filter(|one| !one.is_dead);
+            let named = alive.map(|one| one.named()).filter(|one| !others.contains(one));
+            for one in named {
+                parents.push(one.0);
+                found.push(one);
+            }
+        }
+    }
+    found
+}
+
+/// Everything alive below this process but for `others` and what is below them.
+fn descendants(others: &BTreeSet<Named>) -> Vec<Found> {
+    let mut rest = processes();
+    rest.retain(|one| !others.contains(&one.named()));
+    let mut known = vec![getpid().as_raw_nonzero().get()];
+    let mut found = Vec::new();
+    while let Some(parent) = known.pop() {
+        let (below, others): (Vec<Found>, _) =
+            rest.into_iter().partition(|one| one.parent == parent);
+        rest = others;
+        known.extend(below.iter().map(|one| one.pid));
+        found.extend(below);
+    }
+    found.retain(|one| !one.is_dead);
+    found
+}
+
+fn processes() -> Vec<Found> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter_map(look).collect()
+}
+
+fn look(pid: i32) -> Option<Found> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    read(pid, &String::from_utf8_lossy(&text))
+}
+
+/// The name may hold anything, also parentheses and white space; nothing after it does.
+fn read(pid: i32, stat: &str) -> Option<Found> {
+    /// Fields 4 and 22; the first after the name is field 3.
+    const PARENT: usize = 4 - 3;
+    const STARTED: usize = 22 - 3;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    Some(Found {
+        pid,
+        parent: fields.get(PARENT)?.parse().ok()?,
+        started: fields.get(STARTED)?.parse().ok()?,
+        is_dead: matches!(*fields.first()?, "Z" | "X"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_whatever_it_is_called() {
+        let fields = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        for name in ["sh", "a b", "x) R 9 9 (", ")"] {
+            let found = read(42, &format!("42 ({name}) S {fields}"));
+            let is_dead = false;
+            assert_eq!(found, Some(Found { pid: 42, parent: 1, started: 4711, is_dead }), "{name}");
+        }
+        assert!(read(42, &format!("42 (sh) Z {fields}")).unwrap().is_dead);
+        assert_eq!(read(42, "42 (sh) S 1 2"), None);
+    }
+}

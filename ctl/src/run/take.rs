@@ -1,0 +1,332 @@
+//! Taking what is to be held, attached to this very process: whatever happens to it or to the
+//! agent, nothing stays behind.
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::poll;
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process_group};
+use stormlock_protocol::client::{Client, ClientError};
+use stormlock_protocol::message::{
+    Acquire, Attach, Code, Lease, Process, Refusal, Release, State, Target, Wait,
+};
+use stormlock_protocol::name::{LeaseId, Resource};
+
+use crate::clock::Moment;
+use crate::command::acquire::with_next;
+use crate::command::proven;
+use crate::connect::{Link, explain_change, if_about};
+use crate::exit::Failure;
+use crate::render::View;
+use crate::render::progress::Progress;
+
+/// How long an agent that was there is waited for when it went away in the midst of a question: as
+/// long as a restart takes.
+pub(super) const RETURN_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long the lease of a command that is gone is waited for: the agent looks four times a second
+/// whether it is, and then tells the store.
+const LEFTOVER_SECS: u32 = 10;
+
+/// What is taken.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// In the order asked for.
+    pub(crate) leases: Vec<Lease>,
+    /// When the question left that they answer.
+    pub(crate) asked: Moment,
+    pub(crate) socket: PathBuf,
+}
+
+/// Takes what `ask` says, whose attachment is this process's.
+pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Failure> {
+    let names: Vec<&str> = ask.resources.iter().map(|resource| resource.as_str()).collect();
+    let doing = format!("acquiring {}", names.join(", "));
+    let Link { client, socket, patience } = link;
+    let progress = Progress::new(view);
+    let mut taking = Taking { ask, socket: &socket, patience, until: end(ask.wait) };
+    let taken = taking.take(client, &progress);
+    drop(progress);
+    let (leases, asked) =
+        taken.map_err(|error| with_next(explain_change(error, &doing), ask.resources.len()))?;
+    proven(&doing, &leases)?;
+    Ok(Taken { leases, asked, socket })
+}
+
+/// When a wait is over.
+fn end(wait: Wait) -> Option<Moment> {
+    match wait {
+        Wait::No => None,
+        Wait::For(secs) => Some(Moment::now() + Duration::from_secs(secs.into())),
+        Wait::Forever => Some(Moment::NEVER),
+    }
+}
+
+struct Taking<'a> {
+    ask: &'a Acquire,
+    socket: &'a Path,
+    patience: Duration,
+    until: Option<Moment>,
+}
+
+impl Taking<'_> {
+    fn take(
+        &mut self,
+        first: Client,
+        progress: &Progress,
+    ) -> Result<(Vec<Lease>, Moment), ClientError> {
+        let mut client = first;
+        let mut is_leftover_waited_for = false;
+        loop {
+            let asked = Moment::now();
+            let tried = self.try_once(&mut client, progress);
+            let error = match (tried, self.until) {
+                (Ok(leases), None) => return Ok((leases, asked)),
+                // How long it waited is no part of what is left.
+                (Ok(leases), Some(_)) => match as_they_are(&mut client, &leases) {
+                    Ok(fresh) => return Ok(fresh),
+                    Err(error) => error,
+                },
+                (Err(error), _) => error,
+            };
+            if self.until.is_none()
+                && !is_leftover_waited_for
+                && let ClientError::Refused(refusal) = &error
+                && is_leftover(&mut client, refusal)
+            {
+                is_leftover_waited_for = true;
+                self.until = end(Wait::For(LEFTOVER_SECS));
+            } else if may_pass(&error) {
+                client = self.come_back(error)?;
+            } else {
+                return Err(error);
+            }
+        }
+    }
+
+    fn try_once(
+        &self,
+        client: &mut Client,
+        progress: &Progress,
+    ) -> Result<Vec<Lease>, ClientError> {
+        let ask = Acquire { wait: self.wait(), ..self.ask.clone() };
+        let leases = client.acquire_waiting(ask, |waiting| progress.show(waiting))?;
+        let wanted = &self.ask.resources;
+        if_about(leases, |leases| leases.iter().map(|lease| &lease.resource).eq(wanted))
+    }
+
+    /// What is left of the wait. One that is over is still tried once.
+    fn wait(&self) -> Wait {
+        match self.until {
+            None => Wait::No,
+            Some(Moment::NEVER) => Wait::Forever,
+            Some(until) => {
+                let left = Moment::now().until(until).as_millis().div_ceil(1_000);
+                u32::try_from(left.max(1)).map_or(Wait::Forever, Wait::For)
+            }
+        }
+    }
+
+    /// An agent that came back, and holds nothing for us of an earlier try: its answer may have
+    /// been lost after the grant.
+    fn come_back(&self, error: ClientError) -> Result<Client, ClientError> {
+        let now = Moment::now();
+        let until = self.until.map_or(now, |until| until.min(now + RETURN_MAX));
+        let until = until.max(now + RETURN_MAX.min(self.patience));
+        let mut error = error;
+        loop {
+            let back = Client::connect(self.socket, self.patience).and_then(|mut client| {
+                self.give_back(&mut client)?;
+                Ok(client)
+            });
+            match back {
+                Ok(client) => return Ok(client),
+                Err(again) if may_pass(&again) || is_away(&again) => {
+                    if Moment::now() >= until {
+                        return Err(error);
+                    }
+                    error = again;
+                }
+                Err(other) => return Err(other),
+            }
+            pause(LOOK_EVERY);
+        }
+    }
+
+    fn give_back(&self, client: &mut Client) -> Result<(), ClientError> {
+        let is_ours = |lease: &Lease| {
+            let is_open = matches!(lease.state, State::Held | State::AtRisk | State::Unknown);
+            is_open && lease.attach == self.ask.attach
+        };
+        let mine = leases(client)?.into_iter().filter(is_ours);
+        let targets: Vec<Target> = mine.map(|lease| target(&lease)).collect();
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let outcomes = client.release(Release::These(targets))?;
+        let is_gone = |code| matches!(code, Code::NotHeld | Code::Lost);
+        match outcomes.into_iter().find_map(|one| one.refusal.filter(|no| !is_gone(no.code))) {
+            Some(refusal) => Err(ClientError::Refused(refusal)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// All leases of the caller.
+pub(crate) fn leases(client: &mut Client) -> Result<Vec<Lease>, ClientError> {
+    let mut all = Vec::new();
+    let mut after = None;
+    loop {
+        let page = client.status(after)?;
+        all.extend(page.leases);
+        match page.next {
+            // A page that leads back would never end.
+            Some(next) if Some(next) > after => after = Some(next),
+            Some(_) | None => return Ok(all),
+        }
+    }
+}
+
+/// These leases as they are now, and when that was asked.
+fn as_they_are(
+    client: &mut Client,
+    granted: &[Lease],
+) -> Result<(Vec<Lease>, Moment), ClientError> {
+    let until = Moment::now() + RETURN_MAX;
+    loop {
+        let asked = Moment::now();
+        let all = leases(client)?;
+        let fresh = |lease: &Lease| {
+            let fresh = all.iter().find(|fresh| fresh.lease == lease.lease).cloned();
+            fresh.unwrap_or_else(|| Lease { left_ms: 0, ..lease.clone() })
+        };
+        let fresh: Vec<Lease> = granted.iter().map(fresh).collect();
+        // An agent that restarted just now proves them anew.
+        let is_open = fresh.iter().any(|lease| lease.state == State::Unknown);
+        if !is_open || asked > until {
+            return Ok((fresh, asked));
+        }
+        pause(LOOK_EVERY);
+    }
+}
+
+/// A lease as what a request is about.
+pub(crate) fn target(lease: &Lease) -> Target {
+    Target { resource: lease.resource.clone(), lease: Some(lease.lease) }
+}
+
+/// True for a refusal because of a lease of ours whose process is gone already: it is being given
+/// back, so the agent does not call it ours any more.
+fn is_leftover(client: &mut Client, refusal: &Refusal) -> bool {
+    let Some(holder) = &refusal.holder else { return false };
+    let Ok(status) = client.status(None) else { return false };
+    let Ok(leases) = leases(client) else { return false };
+    match leases.iter().find(|lease| lease.lease == holder.lease).map(|lease| lease.attach) {
+        Some(Attach::Process(process)) => has_ended(&process),
+        Some(Attach::Detached | Attach::Session) => false,
+        // Given back between the two questions, if it was this agent's at all.
+        None => {
+            holder.principal == status.agent.you
+                && holder.host.as_deref() == Some(status.agent.host.as_str())
+        }
+    }
+}
+
+fn has_ended(process: &Process) -> bool {
+    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
+    !process.is_there() && (!process.group || !has_group())
+}
+
+/// The agent went away in the midst of it, or is about to.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Closed | ClientError::Io(_) => true,
+        ClientError::Refused(refusal) => refusal.code == Code::Stopping,
+        ClientError::NoAgent { .. }
+        | ClientError::NoAccess { .. }
+        | ClientError::LongPath(_)
+        | ClientError::Mute(_)
+        | ClientError::Greeting(_)
+        | ClientError::Frame(_)
+        | ClientError::WrongReply => false,
+    }
+}
+
+/// It has not come back yet.
+fn is_away(error: &ClientError) -> bool {
+    let is_starting = |refusal: &Refusal| refusal.code == Code::Unavailable;
+    matches!(error, ClientError::NoAgent { .. } | ClientError::Greeting(_))
+        || matches!(error, ClientError::Refused(refusal) if is_starting(refusal))
+}
+
+/// Asks a question that may be asked twice, until it is answered: an agent may restart meanwhile.
+pub(super) fn again<T>(
+    socket: &Path,
+    patience: Duration,
+    return_max: Duration,
+    mut ask: impl FnMut(&mut Client) -> Result<T, ClientError>,
+) -> Result<T, ClientError> {
+    let until = Moment::now() + return_max;
+    loop {
+        match Client::connect(socket, patience).and_then(|mut client| ask(&mut client)) {
+            Err(error) if (may_pass(&error) || is_away(&error)) && Moment::now() < until => {
+                pause(LOOK_EVERY);
+            }
+            answered => return answered,
+        }
+    }
+}
+
+fn pause(length: Duration) {
+    if let Ok(length) = length.try_into() {
+        let _ = poll(&mut [], Some(&length));
+    }
+}
+
+/// The attachment to this process.
+pub(crate) fn to_this_process() -> Result<Attach, Failure> {
+    let me = Process::look(std::process::id(), false);
+    me.map(Attach::Process).map_err(|error| {
+        let why = stormlock_protocol::cause::plain(&error.to_string());
+        Failure::new(
+            crate::exit::Exit::Software,
+            Code::Internal.as_str(),
+            format!("looking at this process in /proc: {why}"),
+        )
+    })
+}
+
+/// The leases that this process was started under by another `run`, as its environment says and the
+/// agent confirms.
+pub(crate) fn inherited(client: &mut Client) -> Vec<Lease> {
+    let words = |name| std::env::var(name).unwrap_or_default();
+    let (resources, ids) = (words(super::RESOURCES), words(super::LEASES));
+    let named: Vec<(Resource, LeaseId)> = resources
+        .split_ascii_whitespace()
+        .zip(ids.split_ascii_whitespace())
+        .filter_map(|(resource, id)| Some((Resource::new(resource).ok()?, id.parse().ok()?)))
+        .collect();
+    if named.is_empty() {
+        return Vec::new();
+    }
+    let mut mine = leases(client).unwrap_or_default();
+    mine.retain(|lease| {
+        let is_held = matches!(lease.state, State::Held | State::AtRisk);
+        is_held && named.iter().any(|(on, id)| *on == lease.resource && *id == lease.lease)
+    });
+    mine
+}
+
+/// Waits for the first of several to become readable.
+pub(crate) fn wait_for(files: &[&dyn AsFd], at_most: Option<Duration>) {
+    use rustix::event::{PollFd, PollFlags};
+    let mut polled: Vec<PollFd<'_>> =
+        files.iter().map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::IN)).collect();
+    let at_most = at_most.and_then(|length| length.try_into().ok());
+    // Whatever it is woken by, everything is looked at then.
+    let _ = poll(&mut polled, at_most.as_ref());
+}

@@ -1,0 +1,200 @@
+//! Under a real terminal and a real shell: job control is the command's.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::agent::{Agent, program};
+use crate::dice::now_ms;
+use crate::{leases, local};
+
+/// What the shell says when it has the terminal.
+const PROMPT: &str = "what next> ";
+
+/// A bash at a terminal of its own.
+struct Shell {
+    child: Child,
+    terminal: File,
+    seen: String,
+}
+
+impl Shell {
+    fn start(agent: &Agent) -> Shell {
+        let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&master).expect("ours");
+        unlockpt(&master).expect("ours");
+        let name = ptsname(&master, Vec::new()).expect("its name");
+        let side = || {
+            let file = File::options().read(true).write(true).open(name.to_str().expect("a path"));
+            Stdio::from(file.expect("the terminal"))
+        };
+        // A session of its own, controlled by that terminal.
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"]);
+        command.env("CTL", program("stormctl")).env("STORMLOCK_SOCKET", agent.socket());
+        command.env("PS1", PROMPT).env("TERM", "dumb").env_remove("PROMPT_COMMAND");
+        command.env("HISTFILE", "").current_dir(agent.file(""));
+        command.stdin(side()).stdout(side()).stderr(side());
+        let child = command.spawn().expect("setsid and bash are there");
+        let mut shell = Shell { child, terminal: master.into(), seen: String::new() };
+        shell.sees(PROMPT);
+        shell
+    }
+
+    fn types(&mut self, text: &str) {
+        self.terminal.write_all(text.as_bytes()).expect("it is read");
+    }
+
+    /// Waits until the terminal shows this, after all that was waited for before.
+    fn sees(&mut self, what: &str) {
+        let began = now_ms();
+        while !self.seen.contains(what) {
+            assert!(now_ms() - began < crate::GIVE_UP_MS, "no {what:?} in {:?}", self.seen);
+            let mut ready = [PollFd::new(&self.terminal, PollFlags::IN)];
+            let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+            if poll(&mut ready, Some(&second)).expect("it can be polled") == 0 {
+                continue;
+            }
+            let mut bytes = [0; 4096];
+            let length = rustix::io::read(&self.terminal, &mut bytes).expect("the shell is there");
+            self.seen += &String::from_utf8_lossy(&bytes[..length]);
+        }
+        let at = self.seen.find(what).expect("it is there") + what.len();
+        self.seen = self.seen.split_off(at);
+    }
+
+    /// The job ended with this code, and the shell has the terminal again.
+    fn code(&mut self, code: u8) {
+        self.sees(PROMPT);
+        self.types("echo co''de=$?.\n");
+        self.sees(&format!("code={code}."));
+        self.sees(PROMPT);
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.terminal.write_all(b"\nexit\n");
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_command_reads_the_terminal_and_ctrl_c_is_its_own() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    shell.types("$CTL run -q prod/db -c 'echo as''king; read x; echo got:$x'\n");
+    shell.sees("asking");
+    shell.types("hello\n");
+    shell.sees("got:hello");
+    shell.code(0);
+    shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    shell.types("\x03");
+    shell.code(130);
+    assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+    // One that takes Ctrl-C for something else goes on.
+    let line = "trap \"echo in''ted\" INT; echo be''gun; until [ \"$x\" = end ]; do read x; done";
+    shell.types(&format!("$CTL run -q prod/db -c '{line}'\n"));
+    shell.sees("begun");
+    shell.types("\x03");
+    shell.sees("inted");
+    shell.types("end\n");
+    shell.code(0);
+}
+
+#[test]
+fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    for _ in 0..3 {
+        shell.types("one\n");
+        // What was typed, and what cat says of it.
+        shell.sees("one");
+        shell.sees("one");
+        shell.types("\x1a");
+        shell.sees("Stopped");
+        shell.sees(PROMPT);
+        shell.types("echo sh''ell has it\n");
+        shell.sees("shell has it");
+        shell.sees(PROMPT);
+        assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0));
+        shell.types("fg\n");
+        shell.sees("exec cat");
+    }
+    // In the background it wants the terminal, and is stopped for it.
+    shell.types("\x1a");
+    shell.sees("Stopped");
+    shell.sees(PROMPT);
+    shell.types("bg\n");
+    shell.sees("exec cat' &");
+    shell.sees(PROMPT);
+    shell.types("until jobs -s | grep -q Stopped; do :; done; echo stop''ped again\n");
+    shell.sees("stopped again");
+    shell.sees(PROMPT);
+    shell.types("fg\n");
+    shell.sees("exec cat");
+    shell.types("two\n");
+    shell.sees("two");
+    shell.sees("two");
+    shell.types("\x04");
+    shell.code(0);
+    assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+}
+
+#[test]
+fn beside_others_in_a_pipe_it_gets_the_terminal_when_it_asks() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat' | sed -u s/x/:got:/\n");
+    shell.sees("begun");
+    shell.types("axb\n");
+    shell.sees("a:got:b");
+    shell.types("\x04");
+    shell.code(0);
+    // The other side of a pipe may read it meanwhile.
+    shell.types(
+        "$CTL run -q prod/db -c 'echo from''run; read x < /dev/null' | { cat; read y </dev/tty; \
+                 echo other:$y; }\n",
+    );
+    shell.sees("fromrun");
+    shell.types("typed\n");
+    shell.sees("other:typed");
+    shell.code(0);
+}
+
+#[test]
+fn a_shell_in_it_has_jobs_of_its_own() {
+    let agent = Agent::start(&local());
+    // A bash that reads nobody's settings.
+    let inner = agent.file("inner");
+    std::fs::write(&inner, "#!/bin/sh\nexec bash --norc --noprofile -i\n").expect("a file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&inner, mode).expect("our own file");
+    let mut shell = Shell::start(&agent);
+    shell.types("SHELL=./inner $CTL run prod/db\n");
+    shell.sees("is yours until you leave this shell");
+    shell.sees(PROMPT);
+    shell.types("sh -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    shell.types("typed\n");
+    shell.sees("typed");
+    shell.sees("typed");
+    shell.types("\x1a");
+    shell.sees("Stopped");
+    shell.sees(PROMPT);
+    shell.types("kill -9 %1; wait %1; echo ga''thered\n");
+    shell.sees("gathered");
+    shell.sees(PROMPT);
+    shell.types("exit 3\n");
+    shell.sees("exit 3");
+    shell.code(3);
+    assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+}
