@@ -21,7 +21,8 @@ CREATE TABLE IF NOT EXISTS locks (resource TEXT PRIMARY KEY, lease TEXT, mark TE
     host TEXT, reason TEXT, since_ms INTEGER, ttl_ms INTEGER, fence INTEGER, ends_ms INTEGER);
 """
 IS_LOCK = """length(lease) = 32 AND lease NOT GLOB '*[^0-9a-f]*' AND length(principal) > 0
-    AND typeof(principal) = 'text' AND length(principal || ifnull(host, '') || ifnull(reason, '')) < 1000"""
+    AND typeof(principal) = 'text'
+    AND length(principal || ifnull(host, '') || ifnull(reason, '')) < 1000"""
 
 
 class Foreign(Exception):
