@@ -36,7 +36,9 @@ const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, NULL) FROM pg
     WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 /// Longest time for all of it: a table that somebody keeps locked is told, not waited for.
 const SETUP_MAX: Duration = Duration::from_secs(30);
-const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'";
+/// One setup after the other: two hosts that make the same table at once both fail otherwise.
+const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '10s'; \
+    SELECT pg_advisory_xact_lock(hashtext('stormlockd setup'))";
 
 impl Postgres {
     /// The statements that make what is missing and give the agent's user its rights, for an
@@ -48,14 +50,19 @@ impl Postgres {
         let triggers = make_triggers(&self.table);
         let triggers =
             format!("-- Not needed for a lock: wakes those who wait at once.\n{triggers}");
+        let convert = format!("-- Where its times have no zone:\n-- {}", convert(&self.table));
+        let schema = main.rsplit_once('.').map(|(schema, _)| schema);
+        let usage = schema.map(|schema| format!("GRANT USAGE ON SCHEMA {schema} TO \"{user}\";\n"));
+        let usage = usage.unwrap_or_default();
         if self.bare.is_some() {
             return format!(
-                "{make_main}\n{triggers}\nGRANT SELECT, INSERT, UPDATE ON {main} TO \"{user}\";\n"
+                "{make_main}\n{convert}\n{triggers}\n{usage}\
+                 GRANT SELECT, INSERT, UPDATE ON {main} TO \"{user}\";\n"
             );
         }
         let make_ext = make_ext(&self.table);
         format!(
-            "{make_main}\n{make_ext}\n{triggers}\n\
+            "{make_main}\n{convert}\n{make_ext}\n{triggers}\n{usage}\
              GRANT SELECT, INSERT, UPDATE, DELETE ON {main} TO \"{user}\";\n\
              GRANT SELECT, INSERT, UPDATE ON {ext} TO \"{user}\";\n"
         )

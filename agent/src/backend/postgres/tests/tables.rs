@@ -38,9 +38,9 @@ async fn fences_are_at_least_the_server_s_time_in_microseconds() {
         assert_eq!(granted(&store, &next).await.fence, Fence(ahead + 1));
         store.release(&proof(&next)).await.unwrap();
     }
-    // One that cannot rise any more is no reason to give a fence twice.
+    // One that cannot rise any more is no reason to give a fence twice, nor is the server at fault.
     server.sql("UPDATE stormlock_ext SET counter = 9223372036854775807");
-    assert_eq!(outcome(store.acquire(&claim(&first.resource, 60)).await), "NotWritable");
+    assert_eq!(outcome(store.acquire(&claim(&first.resource, 60)).await), "Foreign");
 }
 
 #[tokio::test]
@@ -189,4 +189,32 @@ fn a_table_has_a_plain_name() {
         let read = Table::parse(text).ok().map(|table| table.main);
         assert_eq!(read.as_deref(), expected, "{text}");
     }
+}
+
+#[tokio::test]
+async fn setups_of_several_hosts_at_once_all_succeed() {
+    let server = PostgresServer::start();
+    for round in 0..5 {
+        server.sql("DROP TABLE IF EXISTS stormlock, stormlock_ext CASCADE");
+        let stores: Vec<_> = (0..6).map(|_| open(&server.url())).collect();
+        let made = stores.iter().map(|store| store.setup().expect("it has a setup"));
+        for said in futures_util::future::join_all(made).await {
+            said.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        granted(&stores[0], &claim(&resource("made"), 60)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_to_be_run_by_hand_is_enough_in_a_schema_of_its_own() {
+    let server = PostgresServer::start();
+    server.sql("CREATE ROLE maria LOGIN; CREATE SCHEMA lk");
+    let options = Options {
+        username: "maria".to_owned(),
+        table: "lk.stormlock".to_owned(),
+        ..options(&server.url())
+    };
+    let store = Postgres::new(&options).unwrap();
+    server.sql(&store.setup_by_hand().expect("it has one"));
+    granted(&store, &claim(&resource("schema"), 60)).await;
 }
