@@ -23,8 +23,8 @@
 //! own, which promises less: see `bare.rs`. Host, reason, mark and fence stand in the side table
 //! and count only while its lease is the main row's, so what that tool takes over shows nothing of
 //! ours. The session's time zone is never set: with naive columns both must use the server's. No
-//! session's advisory locks and no prepared statements: they break behind poolers (`setup` queues by
-//! one that ends with its transaction).
+//! session's advisory locks and no prepared statements: they break behind poolers (`setup` queues
+//! by one that ends with its transaction).
 
 mod bare;
 mod examine;
