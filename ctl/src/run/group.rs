@@ -59,8 +59,8 @@ impl Group {
         Group { leader: Pid::from_child(leader), ended: None, is_gone: false, others }
     }
 
-    pub(crate) fn leader(&self) -> Pid {
-        self.leader
+    pub(crate) fn leader(&self) -> nix::unistd::Pid {
+        nix::unistd::Pid::from_raw(self.leader.as_raw_nonzero().get())
     }
 
     /// How the command ended.

@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{IsTerminal, stdin, stdout};
 
-use rustix::io::Errno;
-use rustix::process::{Pid, getpgrp, test_kill_process_group};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
+// A group of outside this container has the number 0, which rustix has no word for.
+use nix::errno::Errno;
+use nix::sys::signal::killpg;
+use nix::unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// The terminal that controls this process.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl Terminal {
             return false;
         }
         let has = tcgetpgrp(&self.tty);
-        let is_gone = |group| test_kill_process_group(group) == Err(Errno::SRCH);
+        let is_gone = |group| killpg(group, None) == Err(Errno::ESRCH);
         if has.is_ok_and(|group| group == from || is_gone(group)) {
             let _ = tcsetpgrp(&self.tty, getpgrp());
         }

@@ -129,6 +129,10 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
         shell.types("fg\n");
         shell.sees("exec cat");
     }
+    // Whatever is typed before it has the terminal again is the shell's.
+    shell.types("one\n");
+    shell.sees("one");
+    shell.sees("one");
     // In the background it wants the terminal, and is stopped for it.
     shell.types("\x1a");
     shell.sees("Stopped");
