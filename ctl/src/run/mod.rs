@@ -292,6 +292,19 @@ impl Guard<'_> {
         }
     }
 
+    /// Takes every signal that came. Whether this job is to stand still or to go on is told, if it
+    /// is either: the kernel forgets the one when the other comes.
+    fn spend(&mut self) -> Option<Came> {
+        let mut job = None;
+        while let Some(came) = self.signals.next() {
+            match came {
+                Came::Stop | Came::Continue => job = Some(came),
+                Came::Forward(_) | Came::Other => self.pass_on(came),
+            }
+        }
+        job
+    }
+
     fn lend(&mut self) {
         if let Some(terminal) = &mut self.terminal {
             terminal.lend(self.group.leader());
@@ -309,10 +322,18 @@ impl Guard<'_> {
             return Ok(());
         }
         terminal.take_back(self.group.leader());
-        stand_still()?;
+        // Spent here: passed on once more it could undo the next Ctrl-Z.
+        let is_continued = loop {
+            stand_still()?;
+            match self.spend() {
+                Some(Came::Stop) => {}
+                came => break came == Some(Came::Continue),
+            }
+        };
         self.judge();
-        if wants_it && !self.terminal.as_ref().is_some_and(Terminal::is_ours) {
-            // It would only stop again. Whoever continues this process continues it too.
+        let is_ours = self.terminal.as_ref().is_some_and(Terminal::is_ours);
+        if wants_it && !is_ours && !is_continued {
+            // It would only stop again, and nobody stopped this process that could continue it.
             return Ok(());
         }
         if self.has_lent {

@@ -114,7 +114,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     let mut shell = Shell::start(&agent);
     shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat'\n");
     shell.sees("begun");
-    for _ in 0..3 {
+    for _ in 0..10 {
         shell.types("one\n");
         // What was typed, and what cat says of it.
         shell.sees("one");
@@ -194,7 +194,7 @@ fn a_shell_in_it_has_jobs_of_its_own() {
     shell.types("\x1a");
     shell.sees("Stopped");
     shell.sees(PROMPT);
-    shell.types("kill -9 %1; wait %1; echo ga''thered\n");
+    shell.types("kill -9 %1; until [ -z \"$(jobs -s)\" ]; do :; done; echo ga''thered\n");
     shell.sees("gathered");
     shell.sees(PROMPT);
     shell.types("exit 3\n");
