@@ -8,6 +8,7 @@
 //! plays one again and tells what happens, `STORMLOCK_SEEDS=n` plays the first n.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource, UnixMs};
@@ -28,6 +29,8 @@ const STORM: u64 = 240 * SECOND;
 const CALM: u64 = 150 * SECOND;
 /// How long a lease must hold in the mended world.
 const PROBE: u64 = 60 * SECOND;
+/// How many worlds the gate plays.
+const SEEDS: u64 = 10_000;
 /// The longest that a broken lease may be believed in a mended world (law 11), with its retries.
 const NOTICED: u64 = 40 * SECOND;
 
@@ -132,6 +135,8 @@ struct Agent {
     /// Time that the clock missed, with law 2 off.
     missed: u64,
     asleep_until: u64,
+    /// When it is woken next, if nothing happens before.
+    wakes_at: Option<u64>,
     boot: u8,
     /// What its people believe: until which Moment of this host.
     beliefs: BTreeMap<LeaseId, (Resource, Moment)>,
@@ -153,7 +158,7 @@ pub(super) struct World {
     off: Off,
     now: u64,
     order: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    queue: BTreeMap<(u64, u64), Box<Happening>>,
     store: Store,
     store_fast_ppm: i64,
     agents: Vec<Agent>,
@@ -191,6 +196,7 @@ impl World {
                 offset: dice.below(1_000_000) * SECOND,
                 missed: 0,
                 asleep_until: 0,
+                wakes_at: None,
                 boot: 1,
                 beliefs: BTreeMap::new(),
                 over: BTreeMap::new(),
@@ -258,7 +264,7 @@ impl World {
             if self.tells {
                 println!("{:.6} {happening:?}", secs(at));
             }
-            self.happens(happening);
+            self.happens(*happening);
             self.look();
         }
         self.now = end;
@@ -315,7 +321,13 @@ impl World {
                 let input = Input::Stirred { backend: backend(), resource: on, tells: true };
                 self.tell_in_time(agent, life, input);
             }
-            Happening::Wake { agent, life } => self.tell_in_time(agent, life, Input::Tick),
+            Happening::Wake { agent, life } => {
+                let known = &mut self.agents[agent];
+                if known.life == life && known.wakes_at == Some(self.now) {
+                    known.wakes_at = None;
+                    self.tell_in_time(agent, life, Input::Tick);
+                }
+            }
             Happening::Person { agent } if self.storm => self.person(agent),
             Happening::Python if self.storm => self.python(),
             Happening::Admin if self.storm => self.admin(),
@@ -397,8 +409,12 @@ impl World {
         }
         if let Some(at) = wakeup {
             let delay = nanos(moment.until(at)) + 1_000_000;
-            let life = self.agents[agent].life;
-            self.later(delay, Happening::Wake { agent, life });
+            let known = &mut self.agents[agent];
+            if known.wakes_at.is_none_or(|before| self.now + delay < before) {
+                known.wakes_at = Some(self.now + delay);
+                let life = known.life;
+                self.later(delay, Happening::Wake { agent, life });
+            }
         }
     }
 
@@ -616,15 +632,28 @@ impl World {
         }
     }
 
-    /// In the mended world a lease that shall be kept is kept.
+    /// In the mended world a lease that shall be kept is kept, and whoever has one that somebody
+    /// took away hears of it, long before its end would tell.
     fn probe(&mut self) {
-        let lease = self.fresh_claim(0, "probe", 5).lease;
-        let claim = Claim { lease, ..self.fresh_claim(0, "probe", 5) };
-        let ask = self.ask(0, vec![claim], Hold::Keep, 0);
-        self.tell(0, ask);
+        let kept = self.takes("kept", 5, Hold::Keep);
+        let broken = self.takes("broken", 3600, Hold::No);
         self.play_until(self.now + PROBE);
-        assert!(self.agents[0].beliefs.contains_key(&lease), "a kept lease was not kept");
-        self.tell(0, Input::Release { ticket: Ticket(u64::MAX), lease });
+        for lease in [kept, broken] {
+            assert!(self.agents[0].beliefs.contains_key(&lease), "{lease} was not kept");
+        }
+        self.broken.insert(broken, self.now);
+        self.store.delete(&resource("broken"));
+        self.play_until(self.now + NOTICED);
+        assert!(self.agents[0].beliefs.contains_key(&kept), "a kept lease was not kept");
+        self.tell(0, Input::Release { ticket: Ticket(u64::MAX), lease: kept });
+    }
+
+    fn takes(&mut self, on: &str, secs: u64, hold: Hold) -> LeaseId {
+        let claim = self.fresh_claim(0, on, secs);
+        let lease = claim.lease;
+        let ask = self.ask(0, vec![claim], hold, 0);
+        self.tell(0, ask);
+        lease
     }
 
     /// The agent dies; of what it did not sync, any beginning survives. With a reboot its people
@@ -645,6 +674,7 @@ impl World {
         known.table = None;
         known.life += 1;
         known.waiting.clear();
+        known.wakes_at = None;
         // The sessions of a dead agent are gone, and what was asked through them.
         self.gone_sessions.extend(known.sessions.values().map(|(session, _)| *session));
         self.gone_sessions.extend(known.taken.iter().map(|(_, session, _)| *session));
@@ -733,7 +763,7 @@ impl World {
 
     fn later(&mut self, delay: u64, happening: Happening) {
         self.order += 1;
-        self.queue.insert((self.now + delay, self.order), happening);
+        self.queue.insert((self.now + delay, self.order), Box::new(happening));
     }
 
     fn store_now(&self) -> u64 {
@@ -776,24 +806,35 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn the_world_never_has_two_believers() {
-    let (mut grants, mut waits) = (0, 0);
-    for seed in seeds(1000) {
-        let played = std::panic::catch_unwind(|| {
-            let mut world = World::new(seed, Off::Nothing);
-            world.run();
-            (world.grants, world.waits)
-        });
-        match played {
-            Ok((more, waited)) => {
-                grants += more;
-                waits += waited;
-            }
-            Err(why) => {
-                eprintln!("play it again with STORMLOCK_SEED={seed}");
-                std::panic::resume_unwind(why);
+    let seeds = Mutex::new(seeds(SEEDS));
+    let play = || {
+        let (mut grants, mut waits) = (0, 0);
+        loop {
+            let Some(seed) = seeds.lock().expect("nobody panics with it").next() else { break };
+            let played = std::panic::catch_unwind(|| {
+                let mut world = World::new(seed, Off::Nothing);
+                world.run();
+                (world.grants, world.waits)
+            });
+            match played {
+                Ok((more, waited)) => {
+                    grants += more;
+                    waits += waited;
+                }
+                Err(why) => {
+                    eprintln!("play it again with STORMLOCK_SEED={seed}");
+                    std::panic::resume_unwind(why);
+                }
             }
         }
-    }
+        (grants, waits)
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (grants, waits) = std::thread::scope(|scope| {
+        let played: Vec<_> = (0..threads).map(|_| scope.spawn(play)).collect();
+        let played = played.into_iter().map(|thread| thread.join().expect("a seed failed"));
+        played.fold((0, 0), |sum: (u64, u64), more| (sum.0 + more.0, sum.1 + more.1))
+    });
     println!("{grants} grants, {waits} of them after a wait");
     assert!(
         grants > 1000 && waits > 100,
