@@ -47,7 +47,7 @@ const AGENT: &Arrows = &[
 const PROTOCOL: &Arrows = &[
     ("lib", &["*"]),
     ("client", &["frame", "message", "name"]),
-    ("process", &["message"]),
+    ("process", &["message", "name"]),
     ("message", &["name"]),
     ("frame", &[]),
     ("cause", &[]),

@@ -23,6 +23,7 @@ mod redis_server;
 
 mod day;
 mod kill;
+mod notice;
 mod outage;
 mod run;
 mod service;
@@ -74,6 +75,7 @@ fn wish(name: &str, hold: Hold) -> Acquire {
         reason: None,
         attach: Attach::Detached,
         wait: Wait::No,
+        terminal: None,
     }
 }
 

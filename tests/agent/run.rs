@@ -5,7 +5,7 @@ mod hold;
 mod life;
 mod plain;
 mod proof;
-mod terminal;
+pub(crate) mod terminal;
 
 use std::ffi::OsStr;
 use std::fs::File;

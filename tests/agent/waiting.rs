@@ -148,6 +148,31 @@ fn a_bound_lease_ends_with_its_process_also_across_a_kill_of_the_agent() {
     assert!(ran.stderr.contains("process 4194303") && ran.stderr.contains("$$"), "{ran:?}");
 }
 
+/// As the unit's `ProtectProc=invisible` does, and hosts with `hidepid`.
+#[test]
+fn a_bound_lease_ends_with_its_process_also_where_proc_hides_that_from_the_agent() {
+    let mut agent = Agent::prepare(&local());
+    let dir = agent.file("");
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let hidden = format!(
+        "mount -t proc -o hidepid=2 proc /proc && cp \"$0\" {dir}/agent && chown -R 64999 {dir} && \
+         exec setpriv --reuid 64999 --clear-groups {dir}/agent \"$@\""
+    );
+    agent.restart_under(&["unshare", "--mount", "sh", "-c", &hidden], |_| {});
+    let mut shell = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+    let pid = shell.id().to_string();
+    let ran = agent.ctl(&["acquire", "prod/db", "--keep", "--bind", &pid]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0));
+    shell.kill().expect("our own child");
+    shell.wait().expect("our own child");
+    until("its lease is given back", || {
+        leases(&mut agent.client().expect("it answers")).is_empty().then_some(())
+    });
+    let ran = agent.ctl(&["acquire", "prod/db", "--bind", &pid]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+}
+
 #[test]
 fn a_lease_may_be_attached_to_another_end_by_its_owner_only_to_what_is_there() {
     let agent = Agent::start(&local());

@@ -36,6 +36,7 @@ fn acquire_prints_the_ids_alone_in_the_order_asked() {
         reason: Some("why not".parse().unwrap()),
         attach: Attach::Detached,
         wait: Wait::No,
+        terminal: None,
     };
     assert_eq!(fake.asked(), Request::Acquire(asked));
 }

@@ -134,6 +134,7 @@ impl<'a> User<'a> {
                 reason: None,
                 attach: Attach::Detached,
                 wait: Wait::No,
+                terminal: None,
             },
             is_let_go,
         )
@@ -172,6 +173,7 @@ impl<'a> User<'a> {
             reason: None,
             attach,
             wait: Wait::No,
+            terminal: None,
         };
         let mut client = connect(self.agent);
         let patience = 10 + self.dice.below(300);

@@ -68,6 +68,7 @@ fn attempt(client: &mut Client, name: &str, ttl_secs: u32) -> Result<Taken, Clie
         reason: None,
         attach: Attach::Detached,
         wait: Wait::No,
+        terminal: None,
     };
     match client.acquire(ask) {
         Ok(mut leases) => Ok(Taken::Granted(Box::new(leases.remove(0)))),

@@ -65,6 +65,7 @@ fn take(client: &mut Client, on: &str, ttl_secs: u32, hold: Hold) -> String {
         reason: None,
         attach: Attach::Detached,
         wait: Wait::No,
+        terminal: None,
     };
     client.acquire(ask).expect("it is free").remove(0).lease.to_string()
 }

@@ -50,6 +50,7 @@ fn a_release_is_told(store: &Store) {
                     reason: None,
                     attach: Attach::Detached,
                     wait: Wait::Forever,
+                    terminal: None,
                 };
                 let granted = client.acquire_waiting(ask, |_| tell.send(()).expect("it listens"));
                 let at = now_us();

@@ -7,7 +7,7 @@ use stormlock_protocol::message::{
     Level, List, Lock, LostReason, Process, Refusal, Release, Released, Renew, Reply, Request,
     State, Status, Target, UnixMs, Unread, Wait, Waiting,
 };
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl};
 
 /// A message and its bytes.
 pub(crate) struct Sample {
@@ -81,6 +81,7 @@ fn requests() -> Vec<Sample> {
         reason: Some(reason()),
         attach: Attach::Session,
         wait: Wait::For(600),
+        terminal: Some(Terminal(0x8803)),
     };
     let least = Acquire {
         resources: vec![resource("a")],
@@ -89,6 +90,7 @@ fn requests() -> Vec<Sample> {
         reason: None,
         attach: Attach::Detached,
         wait: Wait::No,
+        terminal: None,
     };
     let attach =
         Request::Attach { leases: vec![named.clone(), unnamed.clone()], attach: Attach::Session };

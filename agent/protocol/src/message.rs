@@ -5,7 +5,7 @@
 use bincode::{Decode, Encode};
 
 pub use crate::name::UnixMs;
-use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
+use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl};
 
 /// One question. The agent answers each with one [`Reply`], in order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -65,6 +65,9 @@ pub struct Acquire {
     pub attach: Attach,
     /// Whether to wait while others hold them, and for how long.
     pub wait: Wait,
+    /// Where to say that the end is near, and what went wrong: a terminal of the caller's own that
+    /// takes messages (`mesg y`). Nothing is said on any other.
+    pub terminal: Option<Terminal>,
 }
 
 /// Whether to wait for what others hold.

@@ -4,10 +4,13 @@ use std::fs;
 use std::io;
 
 use crate::message::Process;
+use crate::name::Terminal;
 
 /// Where in `/proc/PID/stat`, after the name in parentheses, the start stands: field 22, and the
 /// first of them is field 3.
 const STARTED_AT: usize = 22 - 3;
+/// The device of its terminal: field 7.
+const TERMINAL_AT: usize = 7 - 3;
 
 impl Process {
     /// The process that has this number now. With `group`, its end is that of the last process in
@@ -22,17 +25,33 @@ impl Process {
         Ok(Process { pid, started: started(&text).ok_or_else(strange)?, group })
     }
 
-    /// True while this very process is there, alive or not yet waited for.
+    /// True while this very process is there, alive or not yet waited for; `None` where `/proc`
+    /// shows nobody of its number: it is gone, or hidden (`hidepid`, `ProtectProc=`).
     #[must_use]
-    pub fn is_there(&self) -> bool {
-        Process::look(self.pid, self.group).is_ok_and(|now| now == *self)
+    pub fn is_there(&self) -> Option<bool> {
+        Process::look(self.pid, self.group).ok().map(|now| now == *self)
     }
 }
 
-/// The name may hold anything, also parentheses and white space; nothing after it does.
+impl Terminal {
+    /// The terminal that controls this process, if one does and `/proc` tells.
+    #[must_use]
+    pub fn of_this_process() -> Option<Terminal> {
+        let text = fs::read_to_string("/proc/self/stat").ok()?;
+        // A signed number to the kernel, whose bits are those of the device.
+        let number = field(&text, TERMINAL_AT)?.parse::<i32>().ok()?.cast_unsigned();
+        (number != 0).then_some(Terminal(number))
+    }
+}
+
 fn started(stat: &str) -> Option<u64> {
+    field(stat, STARTED_AT)?.parse().ok()
+}
+
+/// The name may hold anything, also parentheses and white space; nothing after it does.
+fn field(stat: &str, at: usize) -> Option<&str> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(STARTED_AT)?.parse().ok()
+    fields.split_ascii_whitespace().nth(at)
 }
 
 #[cfg(test)]
@@ -52,8 +71,8 @@ mod tests {
     #[test]
     fn this_process_is_there_and_one_of_another_start_is_not() {
         let me = Process::look(std::process::id(), false).unwrap();
-        assert!(me.is_there());
+        assert_eq!(me.is_there(), Some(true));
         let another = Process { started: me.started + 1, ..me };
-        assert!(!another.is_there());
+        assert_eq!(another.is_there(), Some(false));
     }
 }

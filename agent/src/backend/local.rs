@@ -310,7 +310,8 @@ mod tests {
         let proven = fence.map(|_| (clock::now(), Duration::from_secs(60)));
         let nonces = vec![claim.nonce, contract::nonce()];
         let (owner, hold, attach) = (Uid(7), Hold::No, Attach::Detached);
-        let intent = Intent { claim, owner, hold, attach };
+        let terminal = None;
+        let intent = Intent { claim, owner, hold, attach, terminal };
         let fence = fence.map(Fence);
         Remembered { intent, stage, fence, proven, nonces, earlier_boot: false }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process_group};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_process_group};
 use stormlock_protocol::message::Process;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
@@ -49,7 +49,7 @@ impl Guards {
 }
 
 async fn end(process: ProcessId) {
-    let Some(pid) = i32::try_from(process.pid).ok().and_then(Pid::from_raw) else { return };
+    let Some(pid) = number(process.pid) else { return };
     if let Some(opened) = open(process, pid) {
         let _ = opened.readable().await;
     }
@@ -65,10 +65,22 @@ fn open(process: ProcessId, pid: Pid) -> Option<AsyncFd<OwnedFd>> {
     let opened = pidfd_open(pid, PidfdFlags::empty()).ok()?;
     let ProcessId { pid, started, group } = process;
     // Looked at after it was opened: while it is open, the number stays its own.
-    if !(Process { pid, started, group }).is_there() {
+    if !is_there(&Process { pid, started, group }) {
         return None;
     }
     fd::watch(opened).ok()
+}
+
+/// True while a process is there. One that `/proc` hides from this agent is there while its number
+/// is somebody's: a later one of that number may be taken for it then, which keeps a lease for
+/// longer and ends none too early.
+pub fn is_there(process: &Process) -> bool {
+    let exists = |pid| test_kill_process(pid) != Err(Errno::SRCH);
+    process.is_there().unwrap_or_else(|| number(process.pid).is_some_and(exists))
+}
+
+fn number(pid: u32) -> Option<Pid> {
+    i32::try_from(pid).ok().and_then(Pid::from_raw)
 }
 
 /// True while a process is in the group; that it belongs to somebody else is no reason to say no.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use stormlock_protocol::name::{LeaseId, Resource, Terminal, Ttl};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -36,6 +36,8 @@ pub struct Wish {
     pub hold: Hold,
     /// Whose end ends them.
     pub attach: Attach,
+    /// Where their owner wants to hear of them.
+    pub terminal: Option<Terminal>,
     /// Most leases that `owner` may have, these included.
     pub leases_max: usize,
     /// Wait for what others hold, until then at most.

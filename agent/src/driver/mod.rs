@@ -5,6 +5,7 @@
 
 mod guard;
 mod handle;
+mod notice;
 mod stirs;
 mod watch;
 
@@ -16,6 +17,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::JoinSet;
 
+pub use guard::is_there;
 pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
 
 use crate::clock::{self, Alarm, JumpWatch};
@@ -27,6 +29,7 @@ use crate::stores::{NotOpened, Outcome, Stores, Wanted};
 use crate::systemd;
 use guard::Guards;
 use handle::Command;
+use notice::Notices;
 use stirs::{Stir, Watched};
 use watch::Watchers;
 
@@ -59,6 +62,7 @@ pub struct Driver {
     watched: Watched,
     last_ticket: u64,
     watchers: Watchers,
+    notices: Notices,
 }
 
 impl Driver {
@@ -84,6 +88,7 @@ impl Driver {
             watched,
             last_ticket: 0,
             watchers: Watchers::default(),
+            notices: Notices::default(),
         };
         driver.input(Input::Recover(Box::new(memory)));
         (driver, handle)
@@ -203,11 +208,23 @@ impl Driver {
         answer: oneshot::Sender<Answer>,
     ) {
         let ticket = self.question(answer);
-        let Wish { session, claims, owner, hold, attach, leases_max, until, hold_for } = wish;
+        let Wish { session, claims, owner, hold, attach, terminal, .. } = wish;
+        let (leases_max, until, hold_for) = (wish.leases_max, wish.until, wish.hold_for);
         if until.is_some() {
             self.waits.insert(ticket, waits);
         }
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
+        let ask = Ask {
+            ticket,
+            session,
+            claims,
+            owner,
+            hold,
+            attach,
+            terminal,
+            leases_max,
+            until,
+            hold_for,
+        };
         self.input(Input::Acquire(Box::new(ask)));
     }
 
@@ -282,7 +299,10 @@ impl Driver {
                     let _ = asker.send(answer);
                 }
             }
-            Effect::Changed(view) => self.watchers.tell(&view),
+            Effect::Changed(view) => {
+                self.watchers.tell(&view);
+                self.notices.tell(&view);
+            }
             Effect::Guard(process) => self.guards.watch(process),
             Effect::Watch { backend, resource } => {
                 let _ = self.watched.add(&(backend, resource));

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stormlock_protocol::name::{LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
+use stormlock_protocol::name::{LeaseId, Principal, Reason, Resource, Terminal, Ttl, UnixMs};
 
 use super::Place;
 use super::body::Unreadable;
@@ -35,6 +35,8 @@ pub(super) struct WrittenIntent {
     pub(super) owner: u32,
     pub(super) hold: WrittenHold,
     pub(super) attach: WrittenAttach,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) terminal: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,7 +110,7 @@ impl TryFrom<WrittenPlace> for Place {
 
 impl From<&Intent> for WrittenIntent {
     fn from(intent: &Intent) -> WrittenIntent {
-        let Intent { claim, owner, hold, attach } = intent;
+        let Intent { claim, owner, hold, attach, terminal } = intent;
         WrittenIntent {
             resource: claim.resource.to_string(),
             lease: claim.lease.to_string(),
@@ -122,6 +124,7 @@ impl From<&Intent> for WrittenIntent {
             owner: owner.0,
             hold: (*hold).into(),
             attach: (*attach).into(),
+            terminal: terminal.map(|terminal| terminal.0),
         }
     }
 }
@@ -144,7 +147,8 @@ impl TryFrom<WrittenIntent> for Intent {
             nonce: nonce(&written.nonce)?,
         };
         let (hold, attach) = (written.hold.into(), written.attach.into());
-        Ok(Intent { claim, owner: Uid(written.owner), hold, attach })
+        let terminal = written.terminal.map(Terminal);
+        Ok(Intent { claim, owner: Uid(written.owner), hold, attach, terminal })
     }
 }
 

@@ -12,7 +12,9 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
+use stormlock_protocol::name::{
+    Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl, UnixMs,
+};
 
 use super::body::Line;
 use super::*;
@@ -72,7 +74,8 @@ fn intent(number: u64, hold: Hold, attach: Attach) -> Record {
         nonce: Nonce(number << 32),
     };
     let owner = Uid(1000 + u32::try_from(number).expect("small"));
-    Record::Intent(Box::new(Intent { claim, owner, hold, attach }))
+    let terminal = number.is_multiple_of(3).then_some(Terminal(0x8800));
+    Record::Intent(Box::new(Intent { claim, owner, hold, attach, terminal }))
 }
 
 fn granted(number: u64, fence: u64, sent: u64) -> Record {

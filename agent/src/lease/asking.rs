@@ -37,7 +37,8 @@ pub(super) struct Group {
 
 impl LeaseTable {
     pub(super) fn acquire(&mut self, now: Moment, ask: Ask) {
-        let Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for } = ask;
+        let Ask { ticket, session, claims, owner, hold, attach, terminal, .. } = ask;
+        let (leases_max, until, hold_for) = (ask.leases_max, ask.until, ask.hold_for);
         if self.stopping {
             return self.refuse(ticket, No::Stopping);
         }
@@ -66,7 +67,7 @@ impl LeaseTable {
         let mut members = Vec::with_capacity(claims.len());
         for claim in claims {
             members.push(claim.lease);
-            let intent = Intent { claim, owner, hold, attach };
+            let intent = Intent { claim, owner, hold, attach, terminal };
             self.record(Record::Intent(Box::new(intent.clone())));
             self.insert(Entry::asked(intent, ticket));
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Terminal, Ttl};
 
 use super::port::{After, CallId, No, State, SyncId, Ticket, View};
 use super::schedule::{self, length};
@@ -28,6 +28,7 @@ pub(super) struct Entry {
     pub(super) owner: Uid,
     pub(super) hold: Hold,
     pub(super) attach: Attach,
+    pub(super) terminal: Option<Terminal>,
     pub(super) phase: Phase,
     pub(super) fence: Option<Fence>,
     /// The latest proof: when its call left, what the store said remained.
@@ -208,6 +209,7 @@ impl Entry {
             owner: intent.owner,
             hold: intent.hold,
             attach: intent.attach,
+            terminal: intent.terminal,
             phase,
             fence: None,
             proven: None,
@@ -283,6 +285,7 @@ impl Entry {
             deadline: self.end(),
             hold: self.hold,
             attach: self.attach,
+            terminal: self.terminal,
         }
     }
 

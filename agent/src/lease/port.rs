@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Resource, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, Resource, Terminal, Ttl};
 
 use super::{
     Attach, Attempt, BackendName, Claim, Hold, Holder, Loss, Memory, Moment, Nonce, ProcessId,
@@ -115,6 +115,8 @@ pub struct Ask {
     pub hold: Hold,
     /// Whose end ends them.
     pub attach: Attach,
+    /// Where their owner wants to hear of them.
+    pub terminal: Option<Terminal>,
     /// Most leases that `owner` may have, these included.
     pub leases_max: usize,
     /// Wait for what others hold, until then at most.
@@ -310,6 +312,8 @@ pub struct View {
     pub hold: Hold,
     /// Whose end ends it.
     pub attach: Attach,
+    /// Where its owner wants to hear of it.
+    pub terminal: Option<Terminal>,
     /// How many on this host wait for the resource.
     pub waiters: u32,
     /// Its hold, or its time if nobody renews it, is about to end.

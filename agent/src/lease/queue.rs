@@ -183,10 +183,11 @@ impl LeaseTable {
         let Some(group) = self.groups.get_mut(&ticket) else { return };
         let Some(slot) = group.members.get_mut(index) else { return };
         let old = *slot;
-        let Some(Entry { claim, owner, hold, attach, .. }) = self.entries.get(&old) else { return };
+        let Some(entry) = self.entries.get(&old) else { return };
         let lease = mint(is_narrow(old), high, low);
-        let claim = Claim { lease, nonce, ..claim.clone() };
-        let intent = Intent { claim, owner: *owner, hold: *hold, attach: *attach };
+        let Entry { owner, hold, attach, terminal, .. } = *entry;
+        let claim = Claim { lease, nonce, ..entry.claim.clone() };
+        let intent = Intent { claim, owner, hold, attach, terminal };
         *slot = lease;
         group.is_fresh = true;
         self.record(Record::Intent(Box::new(intent.clone())));

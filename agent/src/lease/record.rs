@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Ttl, UnixMs};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Terminal, Ttl, UnixMs};
 
 use super::{Attach, Claim, Hold, Loss, Moment, Nonce, Uid};
 
@@ -99,6 +99,8 @@ pub struct Intent {
     pub hold: Hold,
     /// Whose end ends it.
     pub attach: Attach,
+    /// Where its owner wants to hear of it.
+    pub terminal: Option<Terminal>,
 }
 
 /// How a lease is being ended in the store.

@@ -86,6 +86,7 @@ fn ask(ticket: u64, session: u64, claims: Vec<Claim>, hold: Hold) -> Input {
         owner,
         hold,
         attach,
+        terminal: None,
         leases_max,
         until,
         hold_for,

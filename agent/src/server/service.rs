@@ -18,7 +18,7 @@ use super::told;
 use super::wait::{self, Tell};
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Handle, Stopping, Wish};
+use crate::driver::{Handle, Stopping, Wish, is_there};
 use crate::lease::{
     Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, ProcessId, Proof, SessionId,
     Standing, View,
@@ -149,6 +149,7 @@ impl Service {
             owner: caller.who.uid,
             hold: hold_from_now(hold)?,
             attach: attach(caller, ask.attach)?,
+            terminal: ask.terminal,
             leases_max,
             until: wait::until(ask.wait),
             hold_for: match hold {
@@ -421,7 +422,7 @@ fn attach(caller: &Caller, asked: message::Attach) -> Answered<Attach> {
         message::Attach::Session => Attach::Session(caller.session),
         message::Attach::Process(process) => {
             let message::Process { pid, started, group } = process;
-            if !process.is_there() {
+            if !is_there(&process) {
                 let why = format!(
                     "there is no process {pid} that began when you say, or this agent cannot see \
                      it (another namespace, a hidden /proc)"

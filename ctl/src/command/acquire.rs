@@ -2,6 +2,7 @@
 
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{self, Attach, Code, Lease, Process};
+use stormlock_protocol::name::Terminal;
 
 use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
@@ -26,6 +27,7 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
         reason: args.take.reason.clone(),
         attach: attach(args)?,
         wait: args.take.wait.wait(),
+        terminal: Terminal::of_this_process().filter(|_| !view.is_quiet),
     };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());

@@ -41,6 +41,8 @@ pub(crate) fn run(args: &args::Hold, link: Link, view: &View) -> Result<Answer, 
         reason: args.take.reason.clone(),
         attach: to_this_process()?,
         wait: args.take.wait.wait(),
+        // It says itself what happens.
+        terminal: None,
     };
     let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
     let names = names.join(", ");

@@ -69,7 +69,10 @@ fn prepare(
         };
         let (ttl, reason) = (args.take.ttl, args.take.reason.clone());
         let wait = args.take.wait.wait();
-        take(&message::Acquire { resources, ttl, hold, reason, attach, wait }, link, view)?
+        // It says itself what happens.
+        let terminal = None;
+        let ask = message::Acquire { resources, ttl, hold, reason, attach, wait, terminal };
+        take(&ask, link, view)?
     };
     scope(&taken.leases, view).iter().for_each(|told| say(told));
     let under = under(args, taken, &known, asked);

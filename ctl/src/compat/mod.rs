@@ -16,7 +16,7 @@ use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Hold, IsHeld, Lease, Release, Released, Renew, Target, Wait,
 };
-use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use stormlock_protocol::name::{LeaseId, Resource, Terminal, Ttl};
 
 use self::args::{Asked, Call, Verb};
 use crate::command::{current, told_scope};
@@ -92,7 +92,8 @@ fn acquire(resource: Resource, ttl: Option<Ttl>) -> Result<u8, u8> {
     let wanted = [resource.clone()];
     let resources = vec![resource];
     let (hold, attach) = (Hold::No, Attach::Detached);
-    let ask = Acquire { resources, ttl, hold, reason: None, attach, wait: Wait::No };
+    let (reason, wait, terminal) = (None, Wait::No, Terminal::of_this_process());
+    let ask = Acquire { resources, ttl, hold, reason, attach, wait, terminal };
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(wanted.iter());
     let taken = open()?

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::event::poll;
 use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process_group};
+use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Lease, Process, Refusal, Release, State, Target, Wait,
@@ -238,7 +238,9 @@ fn is_leftover(client: &mut Client, refusal: &Refusal) -> bool {
 fn has_ended(process: &Process) -> bool {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
     let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
-    !process.is_there() && (!process.group || !has_group())
+    let exists = || pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
+    let is_there = process.is_there().unwrap_or_else(exists);
+    !is_there && (!process.group || !has_group())
 }
 
 /// The agent went away in the midst of it, or is about to.

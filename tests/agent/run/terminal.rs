@@ -13,17 +13,17 @@ use crate::dice::now_ms;
 use crate::{leases, local};
 
 /// What the shell says when it has the terminal.
-const PROMPT: &str = "what next> ";
+pub(crate) const PROMPT: &str = "what next> ";
 
 /// A bash at a terminal of its own.
-struct Shell {
+pub(crate) struct Shell {
     child: Child,
     terminal: File,
     seen: String,
 }
 
 impl Shell {
-    fn start(agent: &Agent) -> Shell {
+    pub(crate) fn start(agent: &Agent) -> Shell {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
         grantpt(&master).expect("ours");
         unlockpt(&master).expect("ours");
@@ -45,12 +45,12 @@ impl Shell {
         shell
     }
 
-    fn types(&mut self, text: &str) {
+    pub(crate) fn types(&mut self, text: &str) {
         self.terminal.write_all(text.as_bytes()).expect("it is read");
     }
 
     /// Waits until the terminal shows this, after all that was waited for before.
-    fn sees(&mut self, what: &str) {
+    pub(crate) fn sees(&mut self, what: &str) {
         let began = now_ms();
         while !self.seen.contains(what) {
             assert!(now_ms() - began < crate::GIVE_UP_MS, "no {what:?} in {:?}", self.seen);
@@ -65,6 +65,11 @@ impl Shell {
         }
         let at = self.seen.find(what).expect("it is there") + what.len();
         self.seen = self.seen.split_off(at);
+    }
+
+    /// True if this stands in what was seen since.
+    pub(crate) fn has_seen(&self, what: &str) -> bool {
+        self.seen.contains(what)
     }
 
     /// The job ended with this code, and the shell has the terminal again.

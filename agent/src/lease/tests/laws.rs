@@ -201,7 +201,19 @@ fn law_9_whose_end_ends_what_is_written_down() {
         let (ticket, session, owner) = (Ticket(number), SessionId(5), Uid(1000));
         let claims = vec![claim(number, &format!("res{number}"), 60)];
         let (leases_max, until, hold_for, hold) = (9, None, None, Hold::No);
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
+        let terminal = None;
+        let ask = Ask {
+            ticket,
+            session,
+            claims,
+            owner,
+            hold,
+            attach,
+            terminal,
+            leases_max,
+            until,
+            hold_for,
+        };
         play.input(Input::Acquire(Box::new(ask)));
         play.synced(true);
         play.settle(granted(1, 60));

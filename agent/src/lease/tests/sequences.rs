@@ -264,7 +264,19 @@ impl Run {
             0 => Moment::NEVER,
             secs => self.now + Duration::from_secs(u64::from(secs)),
         });
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
+        let terminal = None;
+        let ask = Ask {
+            ticket,
+            session,
+            claims,
+            owner,
+            hold,
+            attach,
+            terminal,
+            leases_max,
+            until,
+            hold_for,
+        };
         self.input(Input::Acquire(Box::new(ask)));
     }
 

@@ -739,7 +739,19 @@ impl World {
         if let ([claim], Some(_)) = (claims.as_slice(), until) {
             self.agents[agent].waiting_for.insert(ticket, claim.resource.clone());
         }
-        let ask = Ask { ticket, session, claims, owner, hold, attach, leases_max, until, hold_for };
+        let terminal = None;
+        let ask = Ask {
+            ticket,
+            session,
+            claims,
+            owner,
+            hold,
+            attach,
+            terminal,
+            leases_max,
+            until,
+            hold_for,
+        };
         Input::Acquire(Box::new(ask))
     }
 
