@@ -521,7 +521,7 @@ async fn fences_outlive_the_locks_and_the_file() {
 }
 
 #[test]
-fn questions_and_owed_answers_are_bounded() {
+fn questions_and_lost_answers_are_bounded() {
     let open = Open::new();
     let ask = || {
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -543,7 +543,10 @@ fn questions_and_owed_answers_are_bounded() {
             break;
         }
     }
-    assert!(open.fault(clock::now()).is_some_and(|why| why.contains("owes 256 answers")));
+    // Slow is not forgetful: whoever asked may be gone long before a busy host's program answers.
+    assert_eq!(open.fault(clock::now()), None);
+    let later = clock::now() + Duration::from_secs(61);
+    assert!(open.fault(later).is_some_and(|why| why.contains("owes 256 answers for 60 s")));
     open.end("it is over");
     assert!(ask().0.is_err());
 }
