@@ -24,6 +24,7 @@ mod redis_server;
 mod day;
 mod kill;
 mod outage;
+mod refused;
 mod run;
 mod service;
 mod stores_all;

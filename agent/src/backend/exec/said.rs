@@ -10,7 +10,7 @@ use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, UnixMs};
 
 use super::super::tame;
-use super::super::{Attempt, RefusedKind, Remark, Standing};
+use super::super::{Attempt, RefusedKind, Remark, Standing, Unfit};
 use super::trouble::Trouble;
 use crate::lease::{Grant, Holder};
 
@@ -101,6 +101,8 @@ pub(super) enum No {
     Unreachable,
     NotWritable,
     Credentials,
+    Denied,
+    NotSetUp,
     Foreign,
 }
 
@@ -242,6 +244,8 @@ impl No {
             No::Unreachable => RefusedKind::Unreachable,
             No::NotWritable => RefusedKind::NotWritable,
             No::Credentials => RefusedKind::Credentials,
+            No::Denied => RefusedKind::Denied,
+            No::NotSetUp => RefusedKind::NotSetUp(Unfit::NoTable),
             No::Foreign => RefusedKind::Foreign,
         }
     }
