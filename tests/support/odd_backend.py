@@ -56,6 +56,13 @@ def answer(question):
             os.write(1, b"x" * 65536)
     elif how == "mute":
         return None
+    elif how == "tells":
+        with open(os.path.join(place, "hello"), encoding="utf-8") as file:
+            password = json.loads(file.readline())["password"]
+        print(f"connecting as agent:{password}@db", file=sys.stderr, flush=True)
+        if do == "acquire":
+            print(f"here is {json.dumps(password)}", flush=True)
+        return {"id": number, "is": "refused", "kind": "denied", "why": f"no {password}"}
     elif how == "exit":
         print("the disk is full", file=sys.stderr, flush=True)
         sys.exit(7)

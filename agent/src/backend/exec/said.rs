@@ -11,6 +11,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, TTL_
 
 use super::super::tame;
 use super::super::{Attempt, RefusedKind, Remark, Standing, Unfit};
+use super::mask::Mask;
 use super::trouble::Trouble;
 use crate::lease::{Grant, Holder};
 
@@ -180,6 +181,33 @@ impl Said {
             }
             Said::Unsupported => Ok(None),
             said => Err(said.no()),
+        }
+    }
+
+    /// The same without the password in what people will read.
+    pub(super) fn masked(self, mask: &Mask) -> Said {
+        let hide = |text: String| mask.hide(&text);
+        match self {
+            Said::Done { did } => Said::Done { did: did.into_iter().map(hide).collect() },
+            Said::Remarks { remarks } => {
+                let masked = |Word { level, text, mend }: Word| {
+                    let (text, mend) = (hide(text), mend.map(hide));
+                    Word { level, text, mend }
+                };
+                Said::Remarks { remarks: remarks.into_iter().map(masked).collect() }
+            }
+            Said::Refused { kind, why } => Said::Refused { kind, why: hide(why) },
+            Said::Unknown { why } => Said::Unknown { why: hide(why) },
+            said @ (Said::Ready(_)
+            | Said::Free { .. }
+            | Said::Granted { .. }
+            | Said::Held { .. }
+            | Said::Moved
+            | Said::Ours { .. }
+            | Said::NotOurs { .. }
+            | Said::Cloned
+            | Said::Locks { .. }
+            | Said::Unsupported) => said,
         }
     }
 
