@@ -797,7 +797,7 @@ async fn doctor_says_what_a_cluster_promises_and_writes_nothing() {
     let before = raw(&server).await.kv_client().get("x", None).await.unwrap();
     let remarks = examined(&store).await;
     check_says(&remarks, "Good: it has a leader and lets us write");
-    check_says(&remarks, "Note: it has 1 voting members");
+    check_says(&remarks, "Note: it has 1 voting member: without it nobody");
     check_says(&remarks, "Note: it asks for no password");
     assert!(remarks.iter().any(|it| it.contains(": etcd 3.")), "{remarks:#?}");
     let after = raw(&server).await.kv_client().get("x", None).await.unwrap();

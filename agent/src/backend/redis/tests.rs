@@ -655,6 +655,27 @@ fn tls_options(port: u16, host: &str, ca: PathBuf) -> Options {
 }
 
 #[tokio::test]
+async fn a_port_without_tls_is_told_from_one_that_does_not_answer() {
+    let plain = RedisServer::start();
+    // What answers a greeting at once, and not by TLS.
+    let chatty = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let chatty_port = chatty.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in chatty.incoming().map_while(Result::ok) {
+            use std::io::{Read, Write};
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"-ERR Protocol error\r\n");
+        }
+    });
+    let (_server, certificates) = tls_server("no");
+    for port in [plain.port(), chatty_port] {
+        let store = Redis::new(&tls_options(port, "127.0.0.1", certificates.ca())).unwrap();
+        let why = store.holder(&resource("tls")).await.unwrap_err().to_string();
+        assert!(why.contains("if that port speaks none, write redis://"), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_lock_is_taken_by_tls_from_whom_the_authority_vouches_for() {
     let (server, certificates) = tls_server("no");
     for host in ["127.0.0.1", "localhost"] {
