@@ -116,7 +116,7 @@ pub(crate) enum Command {
   stormctl acquire prod/db --timeout 10m --bind $$
   lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
 pub(crate) struct Acquire {
-    /// What to take: letters, digits and . _ / : @ + -
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
@@ -210,7 +210,7 @@ impl TakeHold {
   stormctl run nightly -E 0 -- backup
   stormctl run prod/db")]
 pub(crate) struct Run {
-    /// What to take: letters, digits and . _ / : @ + -
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
@@ -253,7 +253,7 @@ pub(crate) enum OnLost {
   stormctl hold prod/db -m 'the primary runs here' --wait
   stormctl hold prod/db prod/cache --ttl 1m")]
 pub(crate) struct Hold {
-    /// What to take: letters, digits and . _ / : @ + -
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
@@ -306,7 +306,7 @@ pub(crate) struct Wait {
   stormctl release prod/db 0af1c2d3e4f50617283940515263748f
   stormctl release --all")]
 pub(crate) struct Release {
-    /// What to give back, and optionally the lease id
+    /// What to give back, at most 32, and optionally the lease id
     #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = resource)]
     #[arg(value_name = "RESOURCE", num_args = 1..=RESOURCES_MAX)]
     pub(crate) words: Vec<Resource>,
