@@ -45,6 +45,8 @@ def remarks():
 
 def answer(question):
     number, do = question["id"], question["do"]
+    if do == "examine" and how == "terse":
+        return {"id": number, "is": "unsupported"}
     if do == "examine":
         return {"id": number, "is": "remarks", "remarks": remarks()}
     if how == "garbage":

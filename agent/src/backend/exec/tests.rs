@@ -519,6 +519,14 @@ async fn a_password_that_the_program_repeats_is_taken_out() {
 }
 
 #[tokio::test]
+async fn a_program_that_says_nothing_of_its_store_is_told() {
+    let remarks = Odd::new("terse").exec.examine().await.unwrap();
+    let told: Vec<_> = remarks.iter().map(|it| (it.level, it.text.as_str())).collect();
+    let nothing = "the program says nothing of its store's fitness";
+    assert_eq!(told, [(Level::Good, "the program answers: odd"), (Level::Note, nothing)]);
+}
+
+#[tokio::test]
 async fn a_program_that_cannot_be_started_is_named_once() {
     let options = Options { command: vec!["/no/such/program".to_owned()], ..Options::default() };
     let released = Exec::new(&options).unwrap().release(&proof(&claim(&resource("x"), 60))).await;
