@@ -236,8 +236,8 @@ impl Stores {
     fn note_health(&self, name: &BackendName, error: Option<&AskError>) {
         let is_up = match error {
             None => true,
-            // It answered, if only to say no.
-            Some(error) => matches!(error.kind(), Some(RefusedKind::Foreign)),
+            // It answered, if only to say no to this.
+            Some(error) => error.kind().is_some_and(RefusedKind::is_about_the_question),
         };
         let health = if is_up { message::Health::Up } else { message::Health::Down };
         let was = {

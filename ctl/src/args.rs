@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::Styles;
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message;
@@ -22,7 +23,15 @@ const GLOB_MAX: usize = 256;
 /// Reads the command line; an error prints itself ([`clap::Error::print`]).
 pub(crate) fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
     let matches = command().try_get_matches_from(argv)?;
-    Cli::from_arg_matches(&matches)
+    let cli = Cli::from_arg_matches(&matches)?;
+    // Clap's own word on it would name the first that is too many, and no number.
+    match cli.command.as_ref().map_or(0, Command::named) {
+        named if named > RESOURCES_MAX => {
+            let why = format!("one command takes at most {RESOURCES_MAX} resources, not {named}\n");
+            Err(command().error(ErrorKind::TooManyValues, why))
+        }
+        _ => Ok(cli),
+    }
 }
 
 /// The definition of the command line, for parsing and for completions.
@@ -104,6 +113,27 @@ pub(crate) enum Command {
     Completions(Completions),
 }
 
+impl Command {
+    /// How many resources are to be taken or given back at once.
+    fn named(&self) -> usize {
+        match self {
+            Command::Acquire(args) => args.resources.len(),
+            Command::Run(args) => args.resources.len(),
+            Command::Hold(args) => args.resources.len(),
+            Command::Release(args) => args.words.len(),
+            Command::Renew(_)
+            | Command::Current(_)
+            | Command::IsHeld(_)
+            | Command::List(_)
+            | Command::Status(_)
+            | Command::Doctor(_)
+            | Command::Wait(_)
+            | Command::Watch(_)
+            | Command::Completions(_) => 0,
+        }
+    }
+}
+
 /// Take resources, all or none; prints one lease id per resource
 ///
 /// The agent keeps the lease. Without --for, --until or --keep it is held as the agent's
@@ -116,8 +146,8 @@ pub(crate) enum Command {
   stormctl acquire prod/db --timeout 10m --bind $$
   lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
 pub(crate) struct Acquire {
-    /// What to take: letters, digits and . _ / : @ + -
-    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1.., value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -210,8 +240,8 @@ impl TakeHold {
   stormctl run nightly -E 0 -- backup
   stormctl run prod/db")]
 pub(crate) struct Run {
-    /// What to take: letters, digits and . _ / : @ + -
-    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1.., value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -253,8 +283,8 @@ pub(crate) enum OnLost {
   stormctl hold prod/db -m 'the primary runs here' --wait
   stormctl hold prod/db prod/cache --ttl 1m")]
 pub(crate) struct Hold {
-    /// What to take: letters, digits and . _ / : @ + -
-    #[arg(required = true, num_args = 1..=RESOURCES_MAX, value_parser = resource)]
+    /// What to take, at most 32: letters, digits and . _ / : @ + -
+    #[arg(required = true, num_args = 1.., value_parser = resource)]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -306,9 +336,9 @@ pub(crate) struct Wait {
   stormctl release prod/db 0af1c2d3e4f50617283940515263748f
   stormctl release --all")]
 pub(crate) struct Release {
-    /// What to give back, and optionally the lease id
+    /// What to give back, at most 32, and optionally the lease id
     #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = resource)]
-    #[arg(value_name = "RESOURCE", num_args = 1..=RESOURCES_MAX)]
+    #[arg(value_name = "RESOURCE", num_args = 1..)]
     pub(crate) words: Vec<Resource>,
     /// Only if this is the lease; goes with exactly one resource
     #[arg(long, value_name = "ID", conflicts_with = "all")]

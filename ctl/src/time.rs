@@ -49,10 +49,12 @@ pub(crate) fn parse_until(text: &str, now: &Zoned) -> Result<UnixMs, String> {
     Ok(UnixMs(at.as_millisecond()))
 }
 
-/// A point of time as programs read it, in UTC; `None` for one that no calendar has.
+/// A point of time as programs read it, in UTC; `None` for one that no calendar has, or whose year
+/// is none of RFC 3339's four digits.
 pub(crate) fn rfc3339(at: UnixMs) -> Option<String> {
     let instant = Timestamp::from_millisecond(at.0).ok()?;
-    Some(format!("{instant:.0}"))
+    let has_four_digits = (0..=9999).contains(&instant.to_zoned(TimeZone::UTC).year());
+    has_four_digits.then(|| format!("{instant:.0}"))
 }
 
 /// The end of something with `left_ms` to go, as a point of the wall clock.
@@ -294,6 +296,8 @@ mod tests {
         let at = UnixMs(now.timestamp().as_millisecond() + 7);
         assert_eq!(python(at, now.time_zone()), "2026-11-25T12:00:00.007");
         assert_eq!(rfc3339(at).unwrap(), "2026-11-25T11:00:00Z");
-        assert_eq!(rfc3339(UnixMs(i64::MIN)), None);
+        for never in [i64::MIN, i64::MAX, -200_000_000_000_000] {
+            assert_eq!(rfc3339(UnixMs(never)), None, "{never}");
+        }
     }
 }

@@ -96,6 +96,8 @@ fn an_operator_takes_sees_renews_and_gives_back_on_the_local_backend() {
     let said = agent.ctl(&["acquire", "x"]);
     assert!(said.stderr.contains("this host only"), "a local lock says so: {said:?}");
     assert!(ok(agent.ctl(&["list"])).contains("this host only"));
+    let told = "its locks count among the users of this host only";
+    assert!(ok(agent.ctl(&["doctor"])).contains(told), "a local store says so too");
 }
 
 #[test]

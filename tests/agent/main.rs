@@ -25,6 +25,7 @@ mod day;
 mod kill;
 mod notice;
 mod outage;
+mod refused;
 mod run;
 mod service;
 mod stores_all;

@@ -201,7 +201,7 @@ fn a_wait_outlives_a_store_that_is_away_for_a_while() {
     store.freeze();
     until("the waiting agent sees it", || {
         let status = agents[1].ctl(&["status"]);
-        status.stdout.contains("does not answer").then_some(())
+        status.stdout.contains("cannot be used").then_some(())
     });
     store.thaw();
     give_back(&agents[0], "prod/db");

@@ -2,6 +2,7 @@
 //! that misbehaves. What a real agent does is tested elsewhere.
 
 mod compat;
+mod doctor;
 mod fake;
 mod misbehaving;
 mod output;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
+use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message::{Lock, Reply};
 use stormlock_protocol::name::Reason;
 
@@ -221,4 +222,19 @@ fn help_is_data_and_shows_the_exit_codes_once() {
     };
     assert_eq!(help(&["--help"]).matches("75  tempfail").count(), 1);
     assert!(help(&["acquire", "--help"]).contains("Examples:"));
+}
+
+#[test]
+fn how_many_resources_one_command_takes_is_in_its_help_and_in_its_refusal() {
+    let names: Vec<String> = (0..=RESOURCES_MAX).map(|n| format!("r{n}")).collect();
+    let told = format!("one command takes at most {RESOURCES_MAX} resources, not {}", names.len());
+    for verb in ["acquire", "release", "run", "hold"] {
+        let mut command = stormctl();
+        command.arg(verb).args(&names);
+        Run::of(command).fails(64, &[&told]);
+        let mut command = stormctl();
+        command.args([verb, "--help"]);
+        let help = Run::of(command);
+        assert!(help.stdout.contains(&format!("at most {RESOURCES_MAX}")), "{help:?}");
+    }
 }

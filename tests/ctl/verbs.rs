@@ -324,7 +324,7 @@ fn status_shows_state_time_left_and_backends() {
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
     for part in [
         "you      maria@bastion2",
-        "backend  main (redis) \u{1b}[31mdoes not answer\u{1b}[0m",
+        "backend  main (redis) \u{1b}[31mcannot be used, see `stormctl doctor`\u{1b}[0m",
         "\u{1b}[32mheld\u{1b}[0m",
         "\u{1b}[31mlost: taken by otto@bastion3\u{1b}[0m",
         "4m30s",

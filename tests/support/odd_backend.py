@@ -45,6 +45,8 @@ def remarks():
 
 def answer(question):
     number, do = question["id"], question["do"]
+    if do == "examine" and how == "terse":
+        return {"id": number, "is": "unsupported"}
     if do == "examine":
         return {"id": number, "is": "remarks", "remarks": remarks()}
     if how == "garbage":
@@ -56,6 +58,13 @@ def answer(question):
             os.write(1, b"x" * 65536)
     elif how == "mute":
         return None
+    elif how == "tells":
+        with open(os.path.join(place, "hello"), encoding="utf-8") as file:
+            password = json.loads(file.readline())["password"]
+        print(f"connecting as agent:{password}@db", file=sys.stderr, flush=True)
+        if do == "acquire":
+            print(f"here is {json.dumps(password)}", flush=True)
+        return {"id": number, "is": "refused", "kind": "denied", "why": f"no {password}"}
     elif how == "exit":
         print("the disk is full", file=sys.stderr, flush=True)
         sys.exit(7)

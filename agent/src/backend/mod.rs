@@ -51,7 +51,7 @@ use std::sync::Arc;
 use stormlock_protocol::name::{LeaseId, Resource, Ttl, is_invisible};
 use tokio::sync::Notify;
 
-pub use crate::lease::{Attempt, RefusedKind, Standing};
+pub use crate::lease::{Attempt, RefusedKind, Standing, Unfit};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
 
 /// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. Connections are

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 use nix::unistd::{Group, User};
 use stormlock_agent::config::import;
-use stormlock_agent::config::{Config, Mode};
+use stormlock_agent::config::{Config, Mode, Purpose};
 use stormlock_agent::policy::Subject;
 
 use super::args::{Check, Import};
@@ -18,7 +18,7 @@ pub(crate) fn check(args: &Check) -> Result<(), Failure> {
     let path = paths::config(args.file.as_deref(), mode)?;
     let (config, what) = match path {
         Some(path) if args.file.is_some() || path.symlink_metadata().is_ok() => {
-            let config = Config::check(&path, mode).map_err(Failure::config)?;
+            let config = Config::load_for(Purpose::Check, &path, mode).map_err(Failure::config)?;
             (config, path.display().to_string())
         }
         Some(path) => (Config::fresh(mode), format!("no {}, the defaults hold", path.display())),

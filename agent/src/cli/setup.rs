@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, anyhow};
 use stormlock_agent::backend::{self, BackendError, RefusedKind};
 use stormlock_agent::clock;
-use stormlock_agent::config::{Config, Mode};
+use stormlock_agent::config::{Config, Mode, Purpose};
 use stormlock_agent::lease::BackendName;
 
 use super::args::Setup;
@@ -17,7 +17,10 @@ use super::paths;
 pub(crate) fn setup(args: &Setup) -> Result<(), Failure> {
     let mode = if args.user { Mode::User } else { Mode::System };
     let config = match paths::config(args.config.as_deref(), mode)? {
-        Some(path) => Config::load(&path, mode).map_err(Failure::config)?,
+        Some(path) => {
+            let purpose = if args.print { Purpose::Show } else { Purpose::Run };
+            Config::load_for(purpose, &path, mode).map_err(Failure::config)?
+        }
         None => Config::fresh(mode),
     };
     let name = &args.backend;
@@ -32,6 +35,10 @@ pub(crate) fn setup(args: &Setup) -> Result<(), Failure> {
     if args.print {
         return match store.setup_by_hand() {
             Some(commands) => print(&commands),
+            None if store.setup().is_some() => print(&format!(
+                "# only its program knows what {name} needs, so there is nothing to print\n\
+                 # have it made: stormlockd setup {name}\n"
+            )),
             None => print(&format!("# {} needs no setup\n", options.kind())),
         };
     }
@@ -43,7 +50,9 @@ pub(crate) fn setup(args: &Setup) -> Result<(), Failure> {
     let runtime = runtime.context("starting the runtime").map_err(Failure::unavailable)?;
     let done = runtime.block_on(work).map_err(|error| {
         let by_hand = match &error {
-            BackendError::Refused { kind: RefusedKind::Credentials, .. } => store.setup_by_hand(),
+            BackendError::Refused {
+                kind: RefusedKind::Credentials | RefusedKind::Denied, ..
+            } => store.setup_by_hand(),
             BackendError::Refused { .. } | BackendError::Unknown { .. } => None,
         };
         let failure = anyhow::Error::new(error).context(of_backend());

@@ -184,7 +184,7 @@ mod tests {
 
     use secrecy::ExposeSecret;
 
-    use super::super::{Config, Mode};
+    use super::super::{Config, Mode, Purpose};
     use super::*;
     use crate::backend;
     use crate::lease::Uid;
@@ -196,7 +196,7 @@ mod tests {
             nodename: "bastion2".to_owned(),
             others_may_read: false,
             env: |name| (name == "SECRET").then(|| "from the environment".into()),
-            credentials_are_elsewhere: false,
+            purpose: Purpose::Run,
         };
         let text = format!("[backend.d]\nkind = \"dynamodb\"\n{text}");
         let config = Config::parse(text.as_bytes(), Path::new("s.toml"), &outside);

@@ -1,12 +1,13 @@
-//! A `kind = "exec"` table: as written, and checked. Whether that program is there, and what it is,
-//! is the backend's business.
+//! A `kind = "exec"` table: as written, and checked. Whether that program is there counts for
+//! `stormlockd check` only: to an agent it is a store that is down.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 
-use super::Outside;
 use super::file::{SecretKeys, Texts};
 use super::reader::{Placed, Spot, Table, Wrong};
 use super::secret;
+use super::{Outside, Purpose};
 use crate::backend::exec::Options;
 
 /// An example, said where there is no command.
@@ -41,6 +42,11 @@ impl ExecTable {
 
 pub(super) fn check(table: &ExecTable, outside: &Outside) -> Result<Options, Wrong> {
     let command = check_command(table)?;
+    if outside.purpose == Purpose::Check
+        && let Some(program) = table.command.iter().flat_map(|it| &it.value).next()
+    {
+        check_program(program)?;
+    }
     let mut env = BTreeMap::new();
     for variable in table.env.iter().flat_map(|env| &env.value) {
         let (name, value) = check_variable(variable)?;
@@ -68,6 +74,29 @@ fn check_command(table: &ExecTable) -> Result<Vec<String>, Wrong> {
         )));
     }
     value.iter().map(|word| check_word(word).map(|()| word.value.clone())).collect()
+}
+
+/// Permission bits: somebody may run it; everyone may write it.
+const MAY_RUN: u32 = 0o111;
+const EVERYONE_WRITES: u32 = 0o002;
+
+fn check_program(program: &Placed<String>) -> Result<(), Wrong> {
+    let Placed { value: path, spot } = program;
+    let found = std::fs::metadata(path).map_err(|error| Wrong {
+        spot: spot.clone(),
+        what: format!("looking for {path}"),
+        source: Some(error),
+    })?;
+    if !found.is_file() {
+        return Err(spot.wrong(format!("{path} is no file, so it cannot be run")));
+    }
+    if found.mode() & MAY_RUN == 0 {
+        return Err(spot.wrong(format!("{path} is not executable, run: chmod +x {path}")));
+    }
+    if found.mode() & EVERYONE_WRITES != 0 {
+        return Err(spot.wrong(format!("everyone can change {path}, run: chmod o-w {path}")));
+    }
+    Ok(())
 }
 
 /// Complains without quoting: somebody may have put a password there.

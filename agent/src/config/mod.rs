@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
@@ -115,11 +115,22 @@ pub struct Outside {
     pub nodename: String,
     /// Whether others than the owner can read the file: then no password may stand in it.
     pub others_may_read: bool,
-    /// True when somebody looks from outside of the agent's unit: a credential that systemd gives
-    /// to the unit alone is then taken for granted.
-    pub credentials_are_elsewhere: bool,
+    /// What it is read for.
+    pub purpose: Purpose,
     /// The environment.
     pub env: fn(&str) -> Option<OsString>,
+}
+
+/// What a configuration is read for; what comes of another than the first is not to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be run.
+    Run,
+    /// To say whether it is right, perhaps outside of the agent's unit: a credential that systemd
+    /// gives to the unit alone is taken for granted, and a program has to be there.
+    Check,
+    /// To say what its stores need: nothing is connected to, and no password is read.
+    Show,
 }
 
 /// Why a configuration is refused. No variant holds a secret.
@@ -178,13 +189,12 @@ impl Config {
         Config::read(path, Outside::here(mode))
     }
 
-    /// Checks a file for an agent that may run elsewhere: see
-    /// [`Outside::credentials_are_elsewhere`]. What comes of it is not to be run.
+    /// Reads and checks a file for something else than to run it.
     ///
     /// # Errors
     /// As [`Config::load`].
-    pub fn check(path: &Path, mode: Mode) -> Result<Config, ConfigError> {
-        Config::read(path, Outside { credentials_are_elsewhere: true, ..Outside::here(mode) })
+    pub fn load_for(purpose: Purpose, path: &Path, mode: Mode) -> Result<Config, ConfigError> {
+        Config::read(path, Outside { purpose, ..Outside::here(mode) })
     }
 
     fn read(path: &Path, outside: Outside) -> Result<Config, ConfigError> {
@@ -193,6 +203,10 @@ impl Config {
         let metadata = file.metadata().map_err(cannot_read)?;
         if metadata.is_dir() {
             return Err(cannot_read(io::ErrorKind::IsADirectory.into()));
+        }
+        // Its permissions are the system's business, and no advice of ours.
+        if metadata.file_type().is_char_device() || metadata.file_type().is_block_device() {
+            return Err(cannot_read(io::Error::other("it is a device, not a file")));
         }
         let permissions = metadata.mode();
         if permissions & EVERYONE_WRITES != 0 {
@@ -297,7 +311,7 @@ impl Outside {
             uid: Uid(rustix::process::geteuid().as_raw()),
             nodename: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             others_may_read: false,
-            credentials_are_elsewhere: false,
+            purpose: Purpose::Run,
             env: from_env,
         }
     }

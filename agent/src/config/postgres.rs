@@ -23,7 +23,7 @@ pub(super) fn check(table: PostgresTable, outside: &Outside) -> Result<Options, 
         (Some(passfile), Some(_)) => {
             return Err(passfile.spot.wrong("is not needed beside a password, keep one of them"));
         }
-        (Some(passfile), None) => Some(secret::whole_file(passfile)?),
+        (Some(passfile), None) => Some(secret::whole_file(passfile, outside)?),
         (None, _) => None,
     };
     let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use secrecy::zeroize::Zeroizing;
 
-use super::Outside;
 use super::file::SecretKeys;
 use super::reader::{Placed, Spot, Wrong};
+use super::{Outside, Purpose};
 
 /// Longest password, in bytes: no store takes a longer one, so more is the wrong file.
 const SECRET_MAX: u64 = 4096;
@@ -27,6 +27,9 @@ pub(super) fn resolve(keys: &SecretKeys, outside: &Outside) -> Result<Option<Sec
     if let [first, second, ..] = set.as_slice() {
         let other = first.spot.key.rsplit('.').next().unwrap_or_default();
         return Err(second.spot.wrong(format!("`{other}` is set as well, keep one of them")));
+    }
+    if outside.purpose == Purpose::Show {
+        return Ok(set.first().map(|_| SecretString::from("")));
     }
     if let Some(path) = &keys.file {
         return from_file(&absolute(path)?, &path.spot).map(Some);
@@ -50,8 +53,11 @@ pub(super) fn absolute(path: &Placed<String>) -> Result<PathBuf, Wrong> {
 }
 
 /// A file with passwords among other things, line by line; nobody else may read it.
-pub(super) fn whole_file(path: &Placed<String>) -> Result<SecretString, Wrong> {
+pub(super) fn whole_file(path: &Placed<String>, outside: &Outside) -> Result<SecretString, Wrong> {
     let shown = absolute(path)?;
+    if outside.purpose == Purpose::Show {
+        return Ok(SecretString::from(""));
+    }
     let bytes = read_file(&shown, &path.spot)?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len > SECRET_MAX) {
         return Err(path.spot.wrong(format!("{} has more than 4096 bytes", shown.display())));
@@ -91,7 +97,7 @@ fn from_credential(name: &Placed<String>, outside: &Outside) -> Result<SecretStr
     }
     match (outside.env)(CREDENTIALS) {
         Some(directory) => from_file(&Path::new(&directory).join(value), spot),
-        None if outside.credentials_are_elsewhere => Ok(SecretString::from("")),
+        None if outside.purpose == Purpose::Check => Ok(SecretString::from("")),
         None => Err(spot.wrong(format!(
             "there are no credentials here (${CREDENTIALS} is not set); start the agent from a \
              unit with LoadCredential={value}:/path, or use {}",

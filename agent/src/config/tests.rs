@@ -17,7 +17,7 @@ fn outside() -> Outside {
         uid: Uid(990),
         nodename: "bastion2".to_owned(),
         others_may_read: false,
-        credentials_are_elsewhere: false,
+        purpose: Purpose::Run,
         env: |name| match name {
             "REDIS_PASSWORD" => Some("from the environment".into()),
             "EMPTY" => Some(OsString::new()),

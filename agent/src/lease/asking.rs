@@ -12,7 +12,7 @@ use super::queue::{On, Patience};
 use super::schedule::{self, length};
 use super::{
     Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Hold, Holder, Intent,
-    LeaseTable, Loss, Moment, Record, RefusedKind, SessionId,
+    LeaseTable, Loss, Moment, Record, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -202,11 +202,10 @@ impl LeaseTable {
             CallResult::Refused(kind) => {
                 let after = if asking.uncertain { After::Cancelling } else { After::Nothing };
                 let no = entry.store_no(Some(kind), after);
-                match kind {
-                    RefusedKind::Unreachable | RefusedKind::NotWritable => {
-                        self.fail_or_wait(now, group, no);
-                    }
-                    RefusedKind::Credentials | RefusedKind::Foreign => self.fail(now, group, no),
+                if kind.may_pass() {
+                    self.fail_or_wait(now, group, no);
+                } else {
+                    self.fail(now, group, no);
                 }
             }
             // Anything else is no answer to an acquire: whatever it was, it may have happened.

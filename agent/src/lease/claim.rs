@@ -238,6 +238,58 @@ pub enum RefusedKind {
     NotWritable,
     /// Wrong password, missing rights.
     Credentials,
+    /// It knows the agent's user and does not let it at what was asked for; nothing is said of
+    /// other resources.
+    Denied,
+    /// Somebody else there keeps locked what was asked for, for now.
+    Blocked,
+    /// It is up, and what locks are kept in is not as it has to be.
+    NotSetUp(Unfit),
     /// Something that is no lock of ours stands under the name.
     Foreign,
+}
+
+/// What is wrong with the place for locks in a store that is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// There is no such database.
+    NoDatabase,
+    /// A table is not there.
+    NoTable,
+    /// A table under that name is of another shape.
+    OtherTable,
+    /// It has a side table, and the configuration says that there is none.
+    TwoWays,
+}
+
+impl RefusedKind {
+    /// True when the no is about what was asked: the store itself answers, and other calls may
+    /// succeed all the while.
+    #[must_use]
+    pub fn is_about_the_question(self) -> bool {
+        match self {
+            RefusedKind::Denied
+            | RefusedKind::Blocked
+            | RefusedKind::NotSetUp(Unfit::TwoWays)
+            | RefusedKind::Foreign => true,
+            RefusedKind::Unreachable
+            | RefusedKind::NotWritable
+            | RefusedKind::Credentials
+            | RefusedKind::NotSetUp(Unfit::NoDatabase | Unfit::NoTable | Unfit::OtherTable) => {
+                false
+            }
+        }
+    }
+
+    /// True when it may be over soon without anybody's help: who waits, waits on.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        match self {
+            RefusedKind::Unreachable | RefusedKind::NotWritable | RefusedKind::Blocked => true,
+            RefusedKind::Credentials
+            | RefusedKind::Denied
+            | RefusedKind::NotSetUp(_)
+            | RefusedKind::Foreign => false,
+        }
+    }
 }

@@ -28,7 +28,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
-    RefusedKind, SessionId, Standing, Uid, mint,
+    RefusedKind, SessionId, Standing, Uid, Unfit, mint,
 };
 pub use moment::Moment;
 pub use port::{

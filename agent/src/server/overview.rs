@@ -109,7 +109,7 @@ impl Service {
             let holders = match read {
                 Ok(holders) => holders,
                 Err(error) => {
-                    let why = told::describe_error(&error).to_owned();
+                    let why = told::describe_error(&backend, &error);
                     unread.push(Unread { backend: backend.to_string(), why });
                     continue;
                 }
@@ -215,7 +215,7 @@ impl Service {
                     mend: remark.mend,
                 })),
                 Err(error) => {
-                    let text = format!("{}: {error}", told::describe_error(&error));
+                    let text = format!("{}: {error}", told::describe_error(&backend, &error));
                     findings.push(finding(Level::Bad, &about, &text));
                 }
             }

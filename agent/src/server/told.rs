@@ -7,7 +7,8 @@ use stormlock_protocol::name::{LeaseId, Principal, Resource, Ttl, UnixMs};
 
 use crate::clock;
 use crate::lease::{
-    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind, State, View,
+    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind, State,
+    Unfit, View,
 };
 use crate::stores::AskError;
 
@@ -128,7 +129,7 @@ pub(super) fn refusal(no: No) -> Refusal {
             Refusal::new(Code::TooMany, why)
         }
         No::Store { backend, resource, kind, after } => {
-            let what = kind.map_or("did not answer in time", describe);
+            let what = describe(&backend, kind);
             let then = match after {
                 After::Nothing => "",
                 After::Cancelling => {
@@ -161,13 +162,13 @@ pub(super) fn refusal(no: No) -> Refusal {
 
 /// A store did not answer a question about a resource.
 pub(super) fn no_answer(backend: &BackendName, on: &Resource, error: &AskError) -> Refusal {
-    let why = format!("backend {backend} {} ({on})", describe_error(error));
+    let why = format!("backend {backend} {} ({on})", describe_error(backend, error));
     Refusal::new(code(error.kind()), why).about(on)
 }
 
 /// What a store's failure means; its own text stays in the agent's log.
-pub(super) fn describe_error(error: &AskError) -> &'static str {
-    error.kind().map_or("did not answer in time", describe)
+pub(super) fn describe_error(backend: &BackendName, error: &AskError) -> String {
+    describe(backend, error.kind())
 }
 
 /// A configuration that names no such store.
@@ -199,19 +200,53 @@ pub(super) fn bug(what: &str) -> Refusal {
 
 fn code(kind: Option<RefusedKind>) -> Code {
     match kind {
-        Some(RefusedKind::Foreign) => Code::Config,
-        Some(RefusedKind::Unreachable | RefusedKind::NotWritable | RefusedKind::Credentials)
+        Some(RefusedKind::Denied | RefusedKind::NotSetUp(_) | RefusedKind::Foreign) => Code::Config,
+        Some(
+            RefusedKind::Unreachable
+            | RefusedKind::NotWritable
+            | RefusedKind::Credentials
+            | RefusedKind::Blocked,
+        )
         | None => Code::Unavailable,
     }
 }
 
-fn describe(kind: RefusedKind) -> &'static str {
-    match kind {
+fn describe(backend: &BackendName, kind: Option<RefusedKind>) -> String {
+    let Some(kind) = kind else { return "did not answer in time".to_owned() };
+    let what = match kind {
         RefusedKind::Unreachable => "cannot be reached",
-        RefusedKind::NotWritable => "is up and cannot be written",
+        RefusedKind::NotWritable => "is up and cannot be written; see `stormctl doctor`",
         RefusedKind::Credentials => "refuses the agent's credentials",
+        RefusedKind::Denied => {
+            "is up and gives the agent's user no right to that: grant it there, or take a name \
+             that it may lock"
+        }
+        RefusedKind::Blocked => "is up, and somebody else there keeps that locked; try again",
+        RefusedKind::NotSetUp(Unfit::NoDatabase) => {
+            return format!(
+                "is up and has no such database: create it there, then run `stormlockd setup \
+                 {backend}`"
+            );
+        }
+        RefusedKind::NotSetUp(Unfit::NoTable) => {
+            return format!(
+                "is up and has no table for locks yet: run `stormlockd setup {backend}`, or have \
+                 it made as `stormlockd setup {backend} --print` says"
+            );
+        }
+        RefusedKind::NotSetUp(Unfit::OtherTable) => {
+            return format!(
+                "has a table of another shape under that name: compare it with `stormlockd setup \
+                 {backend} --print`, or name another table in the configuration"
+            );
+        }
+        RefusedKind::NotSetUp(Unfit::TwoWays) => {
+            "has a side table, and the configuration says side_table = false: remove that line on \
+             every host, or the side table"
+        }
         RefusedKind::Foreign => "has something under that name that is no lock",
-    }
+    };
+    what.to_owned()
 }
 
 fn state(state: &State) -> message::State {

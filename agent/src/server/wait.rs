@@ -11,7 +11,7 @@ use super::service::{Answered, Caller, QUESTION_PATIENCE, Service};
 use super::told;
 use crate::clock::{self, Alarm};
 use crate::driver::Waits;
-use crate::lease::{Holder, Moment, look_alone};
+use crate::lease::{Holder, Moment, RefusedKind, look_alone};
 use crate::policy::Act;
 use crate::stores::AskError;
 
@@ -109,6 +109,5 @@ async fn rest(until: Moment, stirs: &mut watch::Receiver<bool>) -> Answered<()> 
 }
 
 fn may_pass(error: &AskError) -> bool {
-    use crate::lease::RefusedKind;
-    matches!(error.kind(), None | Some(RefusedKind::Unreachable | RefusedKind::NotWritable))
+    error.kind().is_none_or(RefusedKind::may_pass)
 }

@@ -34,6 +34,9 @@ pub(crate) fn run(
     }
     let is_bad = findings.iter().any(|finding| finding.level == Level::Bad);
     let exit = if is_bad { Some(Exit::No) } else { None };
+    if view.is_quiet {
+        findings.retain(|it| matches!(it.level, Level::Warning | Level::Bad));
+    }
     Ok(Answer { data: data(&findings, view)?, exit, ..Answer::default() })
 }
 

@@ -109,7 +109,7 @@ fn about_backend(backend: &Backend, view: &View) -> String {
     let (mood, told) = match backend.health {
         Health::Unused => (Mood::Plain, "not used yet"),
         Health::Up => (Mood::Good, health_word(Health::Up)),
-        Health::Down => (Mood::Bad, "does not answer"),
+        Health::Down => (Mood::Bad, "cannot be used, see `stormctl doctor`"),
     };
     let since = match backend.since {
         Some(since) => format!(" for {}", time::words(time::age_secs(since, &view.now))),

@@ -5,6 +5,10 @@ use super::text::{cut, visible, width};
 /// What separates two columns.
 const GAP: &str = "  ";
 
+/// A column that may be cut is no wider than this, unless it is the last: one long name would push
+/// everybody's row apart.
+const WIDE_MAX: usize = 48;
+
 /// One column of a [`Table`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Column {
@@ -48,6 +52,12 @@ impl Table {
         for row in &self.rows {
             for (widest, cell) in widths.iter_mut().zip(row) {
                 *widest = (*widest).max(width(cell));
+            }
+        }
+        let last = self.columns.len().saturating_sub(1);
+        for (wide, column) in widths.iter_mut().zip(&self.columns).take(last) {
+            if column.least.is_some() {
+                *wide = (*wide).min(WIDE_MAX);
             }
         }
         let gaps = GAP.len() * widths.len().saturating_sub(1);
@@ -108,6 +118,18 @@ mod tests {
         assert!(narrow.contains("prod/db ") && narrow.contains('…'), "{narrow}");
         // Nothing is left to cut: the resource stays whole, whatever the screen.
         assert!(table("r").render(1, |_, cell| cell.to_owned()).contains("prod/db "));
+    }
+
+    #[test]
+    fn one_long_name_does_not_widen_the_table_for_all() {
+        let mut table = table("short");
+        table.row(vec!["y".into(), "n".repeat(128), "why".into()]);
+        let text = table.render(usize::MAX, |_, cell| cell.to_owned());
+        assert!(text.lines().all(|line| width(line) < 80), "{text}");
+        // The last one pushes nothing.
+        table.row(vec!["z".into(), "z".into(), "r".repeat(128)]);
+        let text = table.render(usize::MAX, |_, cell| cell.to_owned());
+        assert!(text.contains(&"r".repeat(128)), "{text}");
     }
 
     #[test]

@@ -191,3 +191,77 @@ fn what_cannot_be_imported_says_its_line() {
     let missing = folder.0.path().join("none.cfg");
     says(&run_it(&mut stormlockd(&["import", path(&missing)])), CONFIG, &["none.cfg", "no such"]);
 }
+
+#[test]
+fn a_program_that_cannot_be_run_is_found_by_the_check() {
+    let folder = Folder::new();
+    let program = folder.file("own", 0o600, "#!/bin/sh\n");
+    let check = |path: &str| {
+        folder.check(0o644, &format!("[backend.own]\nkind = \"exec\"\ncommand = [\"{path}\"]\n"))
+    };
+    let none = format!("{}.none", path(&program));
+    let key = "stormlock.toml:3: key `backend.own.command`: ";
+    says(&check(&none), CONFIG, &[key, &format!("looking for {none}"), "no such file"]);
+    says(&check(path(folder.0.path())), CONFIG, &[key, "is no file"]);
+    says(&check(path(&program)), CONFIG, &[key, "not executable", "chmod +x"]);
+    folder.file("own", 0o777, "#!/bin/sh\n");
+    says(&check(path(&program)), CONFIG, &[key, "everyone can change", "chmod o-w"]);
+    folder.file("own", 0o755, "#!/bin/sh\n");
+    ok(check(path(&program)));
+}
+
+#[test]
+fn a_program_s_password_file_is_looked_at_by_the_check() {
+    let folder = Folder::new();
+    let program = folder.file("own", 0o755, "#!/bin/sh\n");
+    let file = folder.0.path().join("own.password");
+    let text = format!(
+        "[backend.own]\nkind = \"exec\"\ncommand = [\"{}\"]\npassword_file = \"{}\"\n",
+        path(&program),
+        path(&file)
+    );
+    let key = "stormlock.toml:4: key `backend.own.password_file`: ";
+    says(&folder.check(0o644, &text), CONFIG, &[key, "own.password", "no such file"]);
+    folder.file("own.password", 0o644, "hunter2\n");
+    says(&folder.check(0o644, &text), CONFIG, &[key, "open to everyone", "chmod 600"]);
+    folder.file("own.password", 0o600, "hunter2\n");
+    ok(folder.check(0o644, &text));
+}
+
+#[test]
+fn a_device_is_no_configuration_and_nobody_is_told_to_change_its_mode() {
+    let said = run_it(&mut stormlockd(&["check", "/dev/null"]));
+    says(&said, CONFIG, &["/dev/null", "a device, not a file"]);
+    assert!(!said.stderr.contains("chmod"), "{said:?}");
+}
+
+#[test]
+fn what_is_to_be_done_by_hand_is_printed_without_any_password() {
+    let folder = Folder::new();
+    let file = folder.file(
+        "stormlock.toml",
+        0o600,
+        "default_backend = \"own\"\n\
+         [backend.pg]\nkind = \"postgres\"\nurl = \"postgres://127.0.0.1:1/locks\"\n\
+         password_file = \"/no/such/password\"\n\
+         [backend.other]\nkind = \"postgres\"\nurl = \"postgres://127.0.0.1:1/locks\"\n\
+         passfile = \"/no/such/pgpass\"\n\
+         [backend.aws]\nkind = \"dynamodb\"\nregion = \"eu-west-1\"\n\
+         endpoint_url = \"http://127.0.0.1:8000\"\naccess_key_id = \"x\"\n\
+         secret_access_key_file = \"/no/such/secret\"\n\
+         [backend.own]\nkind = \"exec\"\ncommand = [\"/no/such/program\"]\n",
+    );
+    let setup = |args: &[&str]| {
+        let mut command = stormlockd(&["setup"]);
+        run_it(command.args(args).arg("--config").arg(&file))
+    };
+    for name in ["pg", "other"] {
+        assert!(ok(setup(&[name, "--print"])).contains("CREATE TABLE"));
+    }
+    let aws = ok(setup(&["aws", "--print"]));
+    assert_eq!(aws.matches(" --endpoint-url http://127.0.0.1:8000 ").count(), 3, "{aws}");
+    let own = ok(setup(&["own", "--print"]));
+    assert!(own.contains("nothing to print") && own.contains("stormlockd setup own"), "{own}");
+    // To do it, the password is needed.
+    says(&setup(&["pg"]), CONFIG, &["/no/such/password"]);
+}

@@ -96,3 +96,32 @@ fn what_was_wrong_with_the_journal_at_the_start_is_told_with_a_remedy() {
         assert!(doctor.stdout.contains(words), "{words}: {doctor:?}");
     }
 }
+
+#[test]
+fn a_journal_that_cannot_be_written_anew_grows_and_is_told() {
+    let agent = Agent::start(&local());
+    // Where the agent would write the next one.
+    let next = agent.state().join("journal.new");
+    fs::create_dir(&next).expect("a folder in the way");
+    let names: Vec<String> = (0..32).map(|n| format!("{n}{}", "x".repeat(120))).collect();
+    let take: Vec<&str> = ["acquire", "-m"].into_iter().chain(names.iter().map(|n| &**n)).collect();
+    let reason = "y".repeat(256);
+    let take = [&take[..2], &[reason.as_str()], &take[2..]].concat();
+    let told = until_right("it is told", || {
+        ok(agent.ctl(&take));
+        ok(agent.ctl(&["release", "--all"]));
+        let doctor = ok(agent.ctl(&["doctor"]));
+        if doctor.contains("warning  journal") { Ok(doctor) } else { Err(doctor) }
+    });
+    for words in ["grows and cannot be written anew: ", "mend: free space on, or remount"] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    // It goes on with the old one, and has a new one as soon as it can.
+    fs::remove_dir(&next).expect("it is empty");
+    until_right("it is well again", || {
+        ok(agent.ctl(&take));
+        ok(agent.ctl(&["release", "--all"]));
+        let doctor = ok(agent.ctl(&["doctor"]));
+        if doctor.contains("good     journal") { Ok(()) } else { Err(doctor) }
+    });
+}

@@ -101,7 +101,8 @@ impl Link {
     pub(super) fn heard(&self, error: BackendError) -> BackendError {
         let doubtful = match &error {
             BackendError::Refused { kind, .. } => {
-                matches!(kind, RefusedKind::Unreachable | RefusedKind::NotWritable)
+                use RefusedKind::{NotSetUp, NotWritable, Unreachable};
+                matches!(kind, Unreachable | NotWritable | NotSetUp(_))
             }
             BackendError::Unknown { .. } => true,
         };

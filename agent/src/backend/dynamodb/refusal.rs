@@ -10,7 +10,7 @@ use std::error::Error;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
-use super::super::{BackendError, RefusedKind};
+use super::super::{BackendError, RefusedKind, Unfit};
 use super::wire::Trouble;
 
 /// What a failed request says about a call that writes.
@@ -25,6 +25,9 @@ where
             let detail = answer.message().unwrap_or_default();
             let why = format!("dynamodb answered {code} {detail}{}", advice(code));
             match kind(code) {
+                Some(_) if is_of_the_shape(code, detail) => {
+                    refused(RefusedKind::NotSetUp(Unfit::OtherTable), &why)
+                }
                 Some(kind) => refused(kind, why.trim_end()),
                 None => BackendError::Unknown { why: why.trim_end().to_owned() },
             }
@@ -67,22 +70,22 @@ pub(super) fn code<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -
 }
 
 /// Names of a service that is up and does not write.
-const NOT_WRITABLE: [&str; 10] = [
+const NOT_WRITABLE: [&str; 9] = [
     "ProvisionedThroughputExceededException",
     "ThrottlingException",
     "ThrottlingError",
     "RequestLimitExceeded",
     "LimitExceededException",
-    "ResourceNotFoundException",
     "ResourceInUseException",
     "ItemCollectionSizeLimitExceededException",
     "ReplicatedWriteConflictException",
     "ValidationException",
 ];
+/// Names of a service that knows who asks and does not let them: a policy may name the keys that
+/// somebody may touch, so that says nothing of others.
+const DENIED: [&str; 2] = ["AccessDeniedException", "AccessDenied"];
 /// Names of a service that does not let us.
-const CREDENTIALS: [&str; 14] = [
-    "AccessDeniedException",
-    "AccessDenied",
+const CREDENTIALS: [&str; 12] = [
     "UnrecognizedClientException",
     "InvalidClientTokenId",
     "InvalidAccessKeyId",
@@ -101,7 +104,19 @@ pub(super) fn kind(code: &str) -> Option<RefusedKind> {
     if NOT_WRITABLE.contains(&code) {
         return Some(RefusedKind::NotWritable);
     }
+    if DENIED.contains(&code) {
+        return Some(RefusedKind::Denied);
+    }
+    if code == "ResourceNotFoundException" {
+        return Some(RefusedKind::NotSetUp(Unfit::NoTable));
+    }
     CREDENTIALS.contains(&code).then_some(RefusedKind::Credentials)
+}
+
+/// True of a table with another key than ours; of what else is not valid an item may be the cause.
+fn is_of_the_shape(code: &str, detail: &str) -> bool {
+    code == "ValidationException"
+        && ["key element does not match", "Missing the key"].iter().any(|it| detail.contains(it))
 }
 
 fn advice(code: &str) -> &'static str {
@@ -173,8 +188,8 @@ mod tests {
         for (code, expected) in [
             ("ThrottlingException", Some(RefusedKind::NotWritable)),
             ("ProvisionedThroughputExceededException", Some(RefusedKind::NotWritable)),
-            ("ResourceNotFoundException", Some(RefusedKind::NotWritable)),
-            ("AccessDeniedException", Some(RefusedKind::Credentials)),
+            ("ResourceNotFoundException", Some(RefusedKind::NotSetUp(Unfit::NoTable))),
+            ("AccessDeniedException", Some(RefusedKind::Denied)),
             ("UnrecognizedClientException", Some(RefusedKind::Credentials)),
             ("InvalidSignatureException", Some(RefusedKind::Credentials)),
             ("ExpiredTokenException", Some(RefusedKind::Credentials)),
@@ -202,6 +217,6 @@ mod tests {
     fn a_failed_read_changed_nothing() {
         check(of_read(&unsent(Trouble::Silence("x".into()))), Some(RefusedKind::Unreachable));
         check(of_read(&named("InternalServerError")), Some(RefusedKind::Unreachable));
-        check(of_read(&named("AccessDenied")), Some(RefusedKind::Credentials));
+        check(of_read(&named("AccessDenied")), Some(RefusedKind::Denied));
     }
 }

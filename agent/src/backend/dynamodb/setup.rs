@@ -45,14 +45,17 @@ impl DynamoDb {
     pub(super) fn set_up_by_hand(&self) -> String {
         let name = self.table();
         let region = self.link.options.region.as_ref();
-        let region = region.map_or(String::new(), |region| format!(" --region {region}"));
+        let mut place = region.map_or(String::new(), |region| format!(" --region {region}"));
+        if let Some(url) = &self.link.options.endpoint_url {
+            place.push_str(&format!(" --endpoint-url {url}"));
+        }
         format!(
-            "aws dynamodb create-table{region} --table-name {name} \\\n    \
+            "aws dynamodb create-table{place} --table-name {name} \\\n    \
              --attribute-definitions AttributeName={RESOURCE},AttributeType=S \\\n    \
              --key-schema AttributeName={RESOURCE},KeyType=HASH \\\n    \
              --billing-mode PAY_PER_REQUEST --deletion-protection-enabled\n\
-             aws dynamodb wait table-exists{region} --table-name {name}\n\
-             aws dynamodb update-time-to-live{region} --table-name {name} \\\n    \
+             aws dynamodb wait table-exists{place} --table-name {name}\n\
+             aws dynamodb update-time-to-live{place} --table-name {name} \\\n    \
              --time-to-live-specification Enabled=true,AttributeName={EXPIRES}\n"
         )
     }

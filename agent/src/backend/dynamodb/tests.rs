@@ -417,14 +417,18 @@ async fn setup_makes_the_table_once_and_says_what_it_did() {
     let server = DynamoServer::start_with(&[]);
     let store = open(&server.url());
     let claim = claim(&resource("setup"), 60);
-    assert_eq!(outcome(store.acquire(&claim).await), "NotWritable");
+    assert_eq!(outcome(store.acquire(&claim).await), "NotSetUp(NoTable)");
     let said = store.setup().unwrap().await.unwrap();
     assert_eq!(said, ["table stormlock is created", "its TTL is turned on, by expires"]);
     let said = store.setup().unwrap().await.unwrap();
     assert_eq!(said, ["table stormlock is there already", "its TTL is on expires already"]);
     granted(&store, &claim).await;
     let by_hand = store.setup_by_hand().unwrap();
-    assert!(by_hand.contains("create-table --region us-east-1 --table-name stormlock"));
+    let place =
+        format!("--region us-east-1 --endpoint-url {} --table-name stormlock", server.url());
+    for command in ["create-table", "wait table-exists", "update-time-to-live"] {
+        assert!(by_hand.contains(&format!("{command} {place}")), "{by_hand}");
+    }
 }
 
 #[tokio::test]

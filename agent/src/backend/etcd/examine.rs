@@ -125,7 +125,12 @@ fn majority(members: Result<usize, String>) -> Remark {
         ),
         Ok(members @ 0..MEMBERS_MIN) => remark(
             Level::Note,
-            format!("it has {members} voting members: without one of them nobody gets a lock"),
+            match members {
+                1 => "it has 1 voting member: without it nobody gets a lock".to_owned(),
+                _ => format!(
+                    "it has {members} voting members: without one of them nobody gets a lock"
+                ),
+            },
             "make it a cluster of three",
         ),
         Ok(members) if members.is_multiple_of(2) => remark(

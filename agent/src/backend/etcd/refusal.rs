@@ -39,9 +39,10 @@ const NOT_WRITABLE: [&str; 6] = [
     "etcdserver: rpc not supported for learner",
     "etcdserver: not capable",
 ];
+/// What is said of rights on keys: of others that says nothing.
+const NOT_THIS_KEY: &str = "etcdserver: permission denied";
 /// Sentences of a cluster that does not let us.
-const CREDENTIALS: [&str; 8] = [
-    "etcdserver: permission denied",
+const CREDENTIALS: [&str; 7] = [
     "etcdserver: user name is empty",
     "etcdserver: user name not found",
     "etcdserver: authentication failed",
@@ -162,6 +163,9 @@ fn kind(said: &str) -> Option<RefusedKind> {
     if is_one_of(&NOT_WRITABLE) {
         return Some(RefusedKind::NotWritable);
     }
+    if is_one_of(&[NOT_THIS_KEY]) {
+        return Some(RefusedKind::Denied);
+    }
     is_one_of(&CREDENTIALS).then_some(RefusedKind::Credentials)
 }
 
@@ -171,12 +175,12 @@ mod tests {
 
     #[test]
     fn each_sentence_has_its_kind_and_the_rest_is_unknown() {
-        use RefusedKind::{Credentials, NotWritable};
+        use RefusedKind::{Credentials, Denied, NotWritable};
         for (said, expected) in [
             ("etcdserver: no leader", Some(NotWritable)),
             ("etcdserver: mvcc: database space exceeded", Some(NotWritable)),
             ("etcdserver: too many requests", Some(NotWritable)),
-            ("etcdserver: permission denied", Some(Credentials)),
+            ("etcdserver: permission denied", Some(Denied)),
             ("etcdserver: user name is empty", Some(Credentials)),
             ("etcdserver: authentication failed, invalid user ID or password", Some(Credentials)),
             ("etcdserver: invalid auth token", Some(Credentials)),

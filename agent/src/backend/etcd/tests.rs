@@ -610,10 +610,10 @@ async fn the_rights_that_the_header_names_are_enough_and_fewer_are_not() {
     assert_eq!(examined(&store).await.iter().filter(|it| it.starts_with("Bad")).count(), 0);
 
     let elsewhere = as_user(&server, "maria", "hunter2", "/other/");
-    assert_eq!(outcome(elsewhere.acquire(&taken).await), "Credentials");
+    assert_eq!(outcome(elsewhere.acquire(&taken).await), "Denied");
     let server = with_users(&[], "read");
     let reader = as_user(&server, "maria", "hunter2", "/site/");
-    assert_eq!(outcome(reader.acquire(&taken).await), "Credentials");
+    assert_eq!(outcome(reader.acquire(&taken).await), "Denied");
     check_says(&examined(&reader).await, "Bad: etcd answered: etcdserver: permission denied");
 }
 
@@ -797,7 +797,7 @@ async fn doctor_says_what_a_cluster_promises_and_writes_nothing() {
     let before = raw(&server).await.kv_client().get("x", None).await.unwrap();
     let remarks = examined(&store).await;
     check_says(&remarks, "Good: it has a leader and lets us write");
-    check_says(&remarks, "Note: it has 1 voting members");
+    check_says(&remarks, "Note: it has 1 voting member: without it nobody");
     check_says(&remarks, "Note: it asks for no password");
     assert!(remarks.iter().any(|it| it.contains(": etcd 3.")), "{remarks:#?}");
     let after = raw(&server).await.kv_client().get("x", None).await.unwrap();

@@ -43,9 +43,9 @@ impl Life {
         let Some((path, arguments)) = options.command.split_first() else {
             return Err(Trouble::unreachable("there is no program to start"));
         };
-        let cannot = |error: io::Error| Trouble::unreachable(format!("starting {path}: {error}"));
+        let cannot = |error: io::Error| Trouble::unreachable(error.to_string());
         if std::fs::metadata(path).map_err(cannot)?.mode() & EVERYONE_WRITES != 0 {
-            let why = format!("{path}: everyone can change it, run: chmod o-w {path}");
+            let why = format!("everyone can change it, run: chmod o-w {path}");
             return Err(Trouble::unreachable(why));
         }
         let mut command = Command::new(path);
@@ -62,7 +62,7 @@ impl Life {
             (Some(stdin), Some(stdout), Some(stderr)) => {
                 Ok((life, Pipes { stdin, stdout, stderr }))
             }
-            _ => Err(Trouble::unreachable(format!("starting {path}: it has no pipes"))),
+            _ => Err(Trouble::unreachable("it has no pipes")),
         }
     }
 

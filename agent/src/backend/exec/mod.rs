@@ -18,6 +18,7 @@
 
 mod asked;
 mod life;
+mod mask;
 mod open;
 mod program;
 mod said;

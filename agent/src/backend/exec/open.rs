@@ -17,8 +17,12 @@ use crate::lease::Moment;
 /// Most questions that are open at once: more than leases of one host are renewed in an attempt's
 /// time, and a bound on what a mute program makes us keep.
 const OPEN_MAX: usize = 1024;
-/// Most answers that nobody waits for any more: a program that owes so many loses questions.
-const OWED_MAX: usize = 256;
+/// Most answers that are lost: a program that owes so many forgets questions.
+const LOST_MAX: usize = 256;
+/// An answer that nobody waits for any more and that is so late is lost. A program that is slow is
+/// none that forgets: it must have the time to answer everything that may be open at once, though
+/// whoever asked went long ago, or it would be killed again and again and never get done.
+const LOST_AFTER: Duration = Duration::from_secs(60);
 /// A program that says nothing for so long, with questions open, is taken for mute: twice the
 /// longest attempt, for one may meet a disk that is busy.
 const MUTE_AFTER: Duration = Duration::from_secs(10);
@@ -36,6 +40,15 @@ struct Table {
     owed: usize,
     heard: Moment,
     ended: Option<String>,
+}
+
+impl Table {
+    fn lost(&self, now: Moment) -> usize {
+        let is_lost = |asked: &&Asked| {
+            asked.tell.is_none() && asked.sent.is_some_and(|at| at.until(now) >= LOST_AFTER)
+        };
+        self.asked.values().filter(is_lost).count()
+    }
 }
 
 #[derive(Debug)]
@@ -134,8 +147,9 @@ impl Open {
         if let Some(why) = &table.ended {
             return Some(why.clone());
         }
-        if table.owed >= OWED_MAX {
-            return Some(format!("it owes {OWED_MAX} answers and was killed"));
+        if table.owed >= LOST_MAX && table.lost(now) >= LOST_MAX {
+            let secs = LOST_AFTER.as_secs();
+            return Some(format!("it owes {LOST_MAX} answers for {secs} s and was killed"));
         }
         if table.heard.until(now) < MUTE_AFTER {
             return None;

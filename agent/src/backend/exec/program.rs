@@ -22,6 +22,7 @@ use super::super::tame;
 use super::Options;
 use super::asked::{Asking, PROTOCOL, Question};
 use super::life::{Life, Pipes};
+use super::mask::Mask;
 use super::open::Open;
 use super::said::{Answer, Ready, Said};
 use super::tail::Tail;
@@ -44,6 +45,7 @@ type Line = (u64, Zeroizing<Vec<u8>>);
 pub(super) struct Program {
     open: Arc<Open>,
     tail: Arc<Tail>,
+    mask: Mask,
     // As many at most as questions may be open.
     lines: mpsc::UnboundedSender<Line>,
     keeper: AbortHandle,
@@ -66,10 +68,12 @@ impl Program {
     /// Starts it and lets it introduce itself.
     pub(super) async fn start(options: &Options) -> Result<(Program, Ready), Trouble> {
         let (life, pipes) = Life::start(options)?;
-        let (open, tail) = (Arc::new(Open::new()), Arc::new(Tail::default()));
+        let mask = Mask::new(options.password.as_ref());
+        let (open, tail) = (Arc::new(Open::new()), Arc::new(Tail::new(mask.clone())));
         let (lines, asked) = mpsc::unbounded_channel();
-        let keeper = tokio::spawn(keep(life, pipes, asked, open.clone(), tail.clone()));
-        let program = Program { open, tail, lines, keeper: keeper.abort_handle() };
+        let keeper =
+            tokio::spawn(keep(life, pipes, asked, open.clone(), tail.clone(), mask.clone()));
+        let program = Program { open, tail, mask, lines, keeper: keeper.abort_handle() };
         let hello = Question::Hello {
             protocol: PROTOCOL,
             agent: env!("CARGO_PKG_VERSION"),
@@ -106,7 +110,8 @@ impl Program {
         // A run that ended has answered for all its questions.
         let _ = self.lines.send((id, line));
         let stopping = || Err(Trouble::silence("the agent is stopping"));
-        answer.await.unwrap_or_else(|_| stopping())
+        let said = answer.await.unwrap_or_else(|_| stopping())?;
+        Ok(said.masked(&self.mask))
     }
 
     /// Why no further question should go there, if that is so; then it is over with it.
@@ -154,12 +159,13 @@ async fn keep(
     asked: mpsc::UnboundedReceiver<Line>,
     open: Arc<Open>,
     tail: Arc<Tail>,
+    mask: Mask,
 ) {
     let mut reading = pin!(tail.read(pipes.stderr).fuse());
     let ended = tokio::select! {
         // What it answered before it ended counts.
         biased;
-        ended = hear(pipes.stdout, &open) => ended,
+        ended = hear(pipes.stdout, &open, &mask) => ended,
         ended = speak(pipes.stdin, asked, &open) => ended,
         () = life.ends() => Ended::Silent,
         () = async { (&mut reading).await; std::future::pending().await } => Ended::Silent,
@@ -183,7 +189,7 @@ fn complaint(tail: &Tail) -> String {
     tail.text().map(|text| format!("; it wrote: {text}")).unwrap_or_default()
 }
 
-async fn hear(stdout: ChildStdout, open: &Open) -> Ended {
+async fn hear(stdout: ChildStdout, open: &Open, mask: &Mask) -> Ended {
     let mut lines = FramedRead::new(stdout, LinesCodec::new_with_max_length(LINE_MAX));
     loop {
         let line = match lines.next().await {
@@ -199,8 +205,8 @@ async fn hear(stdout: ChildStdout, open: &Open) -> Ended {
             Ok(Answer { id, said }) => open.settle(id, said),
             Err(error) => Err(format!(
                 "it wrote what is no answer: {} ({})",
-                tame(&line, STRANGE_MAX),
-                tame(&error.to_string(), STRANGE_MAX)
+                tame(&mask.hide(&line), STRANGE_MAX),
+                tame(&mask.hide(&error.to_string()), STRANGE_MAX)
             )),
         };
         if let Err(why) = settled {

@@ -10,7 +10,8 @@ use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, UnixMs};
 
 use super::super::tame;
-use super::super::{Attempt, RefusedKind, Remark, Standing};
+use super::super::{Attempt, RefusedKind, Remark, Standing, Unfit};
+use super::mask::Mask;
 use super::trouble::Trouble;
 use crate::lease::{Grant, Holder};
 
@@ -101,6 +102,8 @@ pub(super) enum No {
     Unreachable,
     NotWritable,
     Credentials,
+    Denied,
+    NotSetUp,
     Foreign,
 }
 
@@ -181,6 +184,33 @@ impl Said {
         }
     }
 
+    /// The same without the password in what people will read.
+    pub(super) fn masked(self, mask: &Mask) -> Said {
+        let hide = |text: String| mask.hide(&text);
+        match self {
+            Said::Done { did } => Said::Done { did: did.into_iter().map(hide).collect() },
+            Said::Remarks { remarks } => {
+                let masked = |Word { level, text, mend }: Word| {
+                    let (text, mend) = (hide(text), mend.map(hide));
+                    Word { level, text, mend }
+                };
+                Said::Remarks { remarks: remarks.into_iter().map(masked).collect() }
+            }
+            Said::Refused { kind, why } => Said::Refused { kind, why: hide(why) },
+            Said::Unknown { why } => Said::Unknown { why: hide(why) },
+            said @ (Said::Ready(_)
+            | Said::Free { .. }
+            | Said::Granted { .. }
+            | Said::Held { .. }
+            | Said::Moved
+            | Said::Ours { .. }
+            | Said::NotOurs { .. }
+            | Said::Cloned
+            | Said::Locks { .. }
+            | Said::Unsupported) => said,
+        }
+    }
+
     /// What an answer says that is none of those that its question may have.
     pub(super) fn no(self) -> Trouble {
         match self {
@@ -242,6 +272,8 @@ impl No {
             No::Unreachable => RefusedKind::Unreachable,
             No::NotWritable => RefusedKind::NotWritable,
             No::Credentials => RefusedKind::Credentials,
+            No::Denied => RefusedKind::Denied,
+            No::NotSetUp => RefusedKind::NotSetUp(Unfit::NoTable),
             No::Foreign => RefusedKind::Foreign,
         }
     }

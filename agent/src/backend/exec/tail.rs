@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
 use super::super::tame;
+use super::mask::Mask;
 
 /// Lines that are kept: enough for the end of a backtrace.
 const LINES_MAX: usize = 4;
@@ -22,10 +23,17 @@ const BURST: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The last lines of a stream.
-#[derive(Debug, Default)]
-pub(super) struct Tail(Mutex<VecDeque<String>>);
+#[derive(Debug)]
+pub(super) struct Tail {
+    lines: Mutex<VecDeque<String>>,
+    mask: Mask,
+}
 
 impl Tail {
+    pub(super) fn new(mask: Mask) -> Tail {
+        Tail { lines: Mutex::default(), mask }
+    }
+
     /// Reads until the stream ends.
     pub(super) async fn read(&self, mut stream: impl AsyncRead + Unpin) {
         let (mut line, mut bytes, mut burst) = (Vec::new(), [0; 4096], 0);
@@ -50,12 +58,16 @@ impl Tail {
     }
 
     fn keep(&self, line: &mut Vec<u8>) {
-        let text = tame(&String::from_utf8_lossy(line), LINE_MAX);
+        let mut text = self.mask.hide(&String::from_utf8_lossy(line));
+        if line.len() == RAW_MAX {
+            text = self.mask.hide_end(text);
+        }
+        let text = tame(&text, LINE_MAX);
         line.clear();
         if text.is_empty() {
             return;
         }
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == LINES_MAX {
             lines.pop_front();
         }
@@ -64,7 +76,7 @@ impl Tail {
 
     /// The last lines in one; `None` if there was none.
     pub(super) fn text(&self) -> Option<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         (!lines.is_empty()).then(|| lines.join(" | "))
     }

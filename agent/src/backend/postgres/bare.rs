@@ -21,7 +21,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{Attempt, BackendError, RefusedKind};
+use super::super::{Attempt, BackendError, RefusedKind, Unfit};
 use super::link::Line;
 use super::sql::{self, FIELDS, NO_EXTRAS, Record, State, Table};
 use super::{foreign, strange, talk, uuid};
@@ -258,7 +258,7 @@ pub(super) fn two_ways(ext: &str) -> BackendError {
         "there is a side table {ext}, which other agents may count fences in, and this \
          configuration says side_table = false: remove that line on every host, or the table"
     );
-    BackendError::Refused { kind: RefusedKind::NotWritable, why }
+    BackendError::Refused { kind: RefusedKind::NotSetUp(Unfit::TwoWays), why }
 }
 
 fn unknown(why: &str) -> BackendError {

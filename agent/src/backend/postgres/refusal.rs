@@ -8,7 +8,7 @@
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
-use super::super::{BackendError, RefusedKind};
+use super::super::{BackendError, RefusedKind, Unfit};
 
 /// Why a call has no result.
 #[derive(Debug, Clone)]
@@ -21,6 +21,8 @@ pub(super) enum Trouble {
     Silence(String),
 }
 
+/// What a database that is not there is refused with.
+const NO_DATABASE: &str = "3D000";
 /// What our own comparison of the counter fails with.
 const DIVISION_BY_ZERO: &str = "22012";
 /// Classes of errors that end a transaction at its COMMIT: constraints, its state, rollback.
@@ -43,6 +45,7 @@ impl Trouble {
             Some(answer) => {
                 let kind = match answer.code().code() {
                     code if code.starts_with("28") => RefusedKind::Credentials,
+                    NO_DATABASE => RefusedKind::NotSetUp(Unfit::NoDatabase),
                     _ => RefusedKind::NotWritable,
                 };
                 Trouble::NotSent(kind, said(answer.code().code(), answer.message()))
@@ -105,18 +108,24 @@ impl From<Trouble> for BackendError {
             Trouble::NotSent(kind, why) => BackendError::Refused { kind, why },
             Trouble::Silence(why) => BackendError::Unknown { why },
             Trouble::Answered { code, text } => {
-                BackendError::Refused { kind: kind(&code), why: said(&code, &text) }
+                BackendError::Refused { kind: kind(&code, &text), why: said(&code, &text) }
             }
         }
     }
 }
 
 /// What kind of no an error of a statement is.
-fn kind(code: &str) -> RefusedKind {
+fn kind(code: &str, text: &str) -> RefusedKind {
     match code {
+        // A policy of rows may let through other resources.
+        "42501" if text.contains("row-level security") => RefusedKind::Denied,
         "42501" => RefusedKind::Credentials,
+        NO_DATABASE => RefusedKind::NotSetUp(Unfit::NoDatabase),
+        "42P01" | "3F000" => RefusedKind::NotSetUp(Unfit::NoTable),
         // Columns or types that are not those of the table that we know.
-        "42703" | "42804" | "42883" | "42809" | "42P10" => RefusedKind::Foreign,
+        "42703" | "42804" | "42883" | "42809" | "42P10" => RefusedKind::NotSetUp(Unfit::OtherTable),
+        // Of one row, or of one table for as long as somebody alters it.
+        "55P03" | "40P01" | "40001" => RefusedKind::Blocked,
         // A counter that is none of ours: it has no number after it.
         "22003" => RefusedKind::Foreign,
         _ if code.starts_with("28") => RefusedKind::Credentials,
@@ -131,6 +140,9 @@ fn said(code: &str, text: &str) -> String {
         "42P01" | "3F000" => {
             "; make the tables with: stormlockd setup BACKEND; or, on the Python tool's table \
              where none may be made, write side_table = false"
+        }
+        NO_DATABASE => {
+            "; create it there (createdb), then make the tables with: stormlockd setup BACKEND"
         }
         "42501" => "; grant the rights that stormlockd setup BACKEND --print shows",
         "42703" | "42804" | "42883" | "42809" | "42P10" => {
@@ -166,21 +178,25 @@ mod tests {
 
     #[test]
     fn each_error_of_a_statement_has_its_kind() {
-        use RefusedKind::{Credentials, Foreign, NotWritable};
+        use RefusedKind::{Blocked, Credentials, Denied, Foreign, NotSetUp, NotWritable};
         for (code, expected) in [
             ("42501", Credentials),
             ("28P01", Credentials),
-            ("42703", Foreign),
-            ("42883", Foreign),
+            ("42703", NotSetUp(Unfit::OtherTable)),
+            ("42883", NotSetUp(Unfit::OtherTable)),
             ("22003", Foreign),
-            ("42P01", NotWritable),
+            ("42P01", NotSetUp(Unfit::NoTable)),
+            ("3F000", NotSetUp(Unfit::NoTable)),
+            ("3D000", NotSetUp(Unfit::NoDatabase)),
             ("25006", NotWritable),
-            ("55P03", NotWritable),
+            ("55P03", Blocked),
             ("53100", NotWritable),
-            ("40P01", NotWritable),
+            ("40P01", Blocked),
         ] {
-            assert_eq!(kind(code), expected, "{code}");
+            assert_eq!(kind(code, ""), expected, "{code}");
         }
+        let of_rows = "new row violates row-level security policy for table \"stormlock\"";
+        assert_eq!(kind("42501", of_rows), Denied);
     }
 
     #[test]

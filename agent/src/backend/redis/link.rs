@@ -25,6 +25,10 @@ use super::sentinel::Sentinels;
 /// swallows everything is still told from one that may have done something.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(3);
 
+/// What to do about a port that speaks no TLS; it may also wait for the end of a command that our
+/// greeting seems to begin.
+const PLAIN: &str = "; rediss:// is with TLS: if that port speaks none, write redis://";
+
 /// How to make a connection.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -96,8 +100,10 @@ impl Dial for Server {
         };
         let secs = CONNECT_MAX.as_secs();
         let connected = tokio::time::timeout(CONNECT_MAX, self.target.connect(self.purpose)).await;
-        let connected = connected
-            .unwrap_or_else(|_| Err(Trouble::unreachable(format!("no greeting within {secs} s"))));
+        let connected = connected.unwrap_or_else(|_| {
+            let hint = if self.target.tls.is_some() { PLAIN } else { "" };
+            Err(Trouble::unreachable(format!("no greeting within {secs} s{hint}")))
+        });
         let (link, greeting) = connected.map_err(|trouble| trouble.before_any_call(&doing))?;
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = greeting.run_id;
         Ok(link)
@@ -198,7 +204,10 @@ impl Target {
 
     async fn stream(&self, place: &Place) -> Result<Box<dyn Stream>, Trouble> {
         let stream = place.stream(self.tls.as_ref()).await;
-        stream.map_err(|error| Trouble::unreachable(error.to_string()))
+        stream.map_err(|error| {
+            let hint = if is_no_tls(&error) { PLAIN } else { "" };
+            Trouble::unreachable(format!("{error}{hint}"))
+        })
     }
 
     async fn greet(&self, link: &Link) -> Result<Greeting, Trouble> {
@@ -266,6 +275,12 @@ impl Link {
     pub(super) async fn say(&self, command: &Cmd) -> Result<Value, Trouble> {
         Ok(command.query_async(&mut self.connection.clone()).await?)
     }
+}
+
+/// True when the other end answered something that is no TLS.
+fn is_no_tls(error: &io::Error) -> bool {
+    let of_tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(of_tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 impl Place {

@@ -129,7 +129,7 @@ impl Redis {
 }
 
 fn is_denied(error: &BackendError) -> bool {
-    matches!(error, BackendError::Refused { kind: RefusedKind::Credentials, .. })
+    matches!(error, BackendError::Refused { kind: RefusedKind::Denied, .. })
 }
 
 fn page(answer: &Value) -> Option<(&[u8], &[Value])> {

@@ -96,16 +96,19 @@ const NOT_WRITABLE: [&str; 13] = [
 ];
 /// Codes of a server that does not let us.
 const CREDENTIALS: [&str; 3] = ["NOAUTH", "WRONGPASS", "NOPERM"];
-/// The same without a code: how some versions say that a script's user may not run a command or
-/// touch a key, and that there is no password to give.
-const CREDENTIALS_IN_WORDS: [&str; 4] = [
-    "ACL failure in script",
-    "can't run this command",
-    "can't access at least one of the keys",
-    "without any password configured",
-];
+/// The same without a code: how some versions say that a script's user may not run a command, and
+/// that there is no password to give.
+const CREDENTIALS_IN_WORDS: [&str; 3] =
+    ["ACL failure in script", "can't run this command", "without any password configured"];
+/// How the versions say that the user may not touch a key: of others that says nothing.
+const NOT_THIS_KEY: [&str; 3] =
+    ["access a key", "access one of the keys", "access at least one of the keys"];
 
 fn kind(code: &str, detail: &str) -> Option<RefusedKind> {
+    let is_of_keys = NOT_THIS_KEY.iter().any(|words| detail.contains(words));
+    if is_of_keys && ["NOPERM", "ERR"].contains(&code) {
+        return Some(RefusedKind::Denied);
+    }
     if let Some(kind) = by_code(code) {
         return Some(kind);
     }
@@ -138,7 +141,9 @@ mod tests {
 
     #[test]
     fn each_error_reply_has_its_kind_and_the_rest_is_unknown() {
-        use RefusedKind::{Credentials, Foreign, NotWritable};
+        use RefusedKind::{Credentials, Denied, Foreign, NotWritable};
+        let of_old = "this user has no permissions to access one of the keys used as arguments";
+        let in_old = "The user executing the script can't access at least one of the keys";
         let old =
             "Error running script (call to f_1): @user_script:7: @user_script: 7: -READONLY x";
         for (code, detail, expected) in [
@@ -151,6 +156,10 @@ mod tests {
             ("NOAUTH", "Authentication required.", Some(Credentials)),
             ("WRONGPASS", "invalid username-password pair", Some(Credentials)),
             ("NOPERM", "this user has no permissions", Some(Credentials)),
+            ("NOPERM", "No permissions to access a key", Some(Denied)),
+            ("NOPERM", of_old, Some(Denied)),
+            ("NOPERM", "ACL failure in script: No permissions to access a key", Some(Denied)),
+            ("ERR", in_old, Some(Denied)),
             ("WRONGTYPE", "Operation against a key", Some(Foreign)),
             ("ERR", old, Some(NotWritable)),
             ("ERR", "unknown command 'EVALSHA'", Some(NotWritable)),

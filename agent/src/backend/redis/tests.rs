@@ -580,7 +580,9 @@ async fn a_user_without_rights_is_told_so_and_changes_nothing() {
     ] {
         let store = as_user(&server, rights);
         let claim = claim(&on, 60);
-        assert_eq!(outcome(store.acquire(&claim).await), "Credentials", "{rights}");
+        // What is said of keys says nothing of other keys.
+        let expected = if rights.contains("~*") { "Credentials" } else { "Denied" };
+        assert_eq!(outcome(store.acquire(&claim).await), expected, "{rights}");
         assert_eq!(server.run("DBSIZE"), Answer::Int(0), "{rights}");
     }
 }
@@ -650,6 +652,27 @@ fn tls_server(clients: &str) -> (RedisServer, Certificates) {
 
 fn tls_options(port: u16, host: &str, ca: PathBuf) -> Options {
     Options { ca_file: Some(ca), ..options(&format!("rediss://{host}:{port}")) }
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_told_from_one_that_does_not_answer() {
+    let plain = RedisServer::start();
+    // What answers a greeting at once, and not by TLS.
+    let chatty = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let chatty_port = chatty.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in chatty.incoming().map_while(Result::ok) {
+            use std::io::{Read, Write};
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"-ERR Protocol error\r\n");
+        }
+    });
+    let (_server, certificates) = tls_server("no");
+    for port in [plain.port(), chatty_port] {
+        let store = Redis::new(&tls_options(port, "127.0.0.1", certificates.ca())).unwrap();
+        let why = store.holder(&resource("tls")).await.unwrap_err().to_string();
+        assert!(why.contains("if that port speaks none, write redis://"), "{why}");
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use secrecy::zeroize::Zeroizing;
-use stormlock_agent::config::{Config, ConfigError, Mode, Outside};
+use stormlock_agent::config::{Config, ConfigError, Mode, Outside, Purpose};
 use stormlock_agent::lease::Uid;
 
 use crate::cli::exit::Failure;
@@ -15,6 +15,8 @@ use crate::cli::paths;
 const LOCAL: &str = "local";
 /// How a URL of an etcd begins, and an endpoint then; etcd itself has no form of its own.
 const ETCD: [(&str, &str); 2] = [("etcd://", "http://"), ("etcds://", "https://")];
+/// How the URL of a Redis begins.
+const REDIS: [&str; 3] = ["redis://", "rediss://", "redis+unix://"];
 /// How the URL of a PostgreSQL begins.
 const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
@@ -50,7 +52,7 @@ impl Given {
             });
         }
         let Login { plain, user, password } = Login::split(url)?;
-        let (kind, place) = place(&plain);
+        let (kind, place) = place(&plain).ok_or_else(|| unknown(&plain))?;
         let mut toml = Zeroizing::new(format!("[backend.{kind}]\nkind = \"{kind}\"\n{place}"));
         let mut add = |key: &str, value: &str| {
             toml.push_str(&format!("{key} = {}\n", toml::Value::from(value)));
@@ -66,7 +68,7 @@ impl Given {
             uid: Uid(rustix::process::geteuid().as_raw()),
             nodename: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             others_may_read: false,
-            credentials_are_elsewhere: false,
+            purpose: Purpose::Run,
             env: paths::env,
         };
         let config = Config::parse(toml.as_bytes(), Path::new("--backend"), &outside);
@@ -78,22 +80,36 @@ impl Given {
     }
 }
 
+/// What is no store that a URL can name. Only the kind is repeated: the rest may hold a password.
+fn unknown(url: &str) -> Failure {
+    let is_kind = |kind: &&str| kind.chars().all(|c| c.is_ascii_alphanumeric() || c == '+');
+    let given = match url.split_once("://").map(|(kind, _)| kind).filter(is_kind) {
+        Some(kind) => format!("{kind}:// is no store that is known here"),
+        None => "is neither local nor a URL".to_owned(),
+    };
+    Failure::usage(format!(
+        "--backend {given}: write local, redis://HOST:PORT/DB (with TLS rediss://), \
+         redis+unix:///PATH, etcd://HOST:PORT (with TLS etcds://) or \
+         postgres://HOST:PORT/DATABASE; for DynamoDB, or a program of your own, use --config FILE"
+    ))
+}
+
 /// The kind of store that a URL means, and the line that says where it is.
-fn place(url: &str) -> (&'static str, String) {
+fn place(url: &str) -> Option<(&'static str, String)> {
     for (begins, endpoint) in ETCD {
         if let Some(hosts) = url.strip_prefix(begins) {
             let endpoints = hosts.split(',').map(|host| format!("{endpoint}{host}"));
             let endpoints: Vec<_> = endpoints.map(toml::Value::from).collect();
-            return ("etcd", format!("endpoints = {}\n", toml::Value::from(endpoints)));
+            return Some(("etcd", format!("endpoints = {}\n", toml::Value::from(endpoints))));
         }
     }
-    let kind = if POSTGRES.iter().any(|begins| url.starts_with(begins)) {
-        "postgres"
-    } else {
-        // Whatever else it is, the configuration says what is wrong with it.
-        "redis"
+    let begins = |all: &[&str]| all.iter().any(|begins| url.starts_with(begins));
+    let kind = match url {
+        _ if begins(&POSTGRES) => "postgres",
+        _ if begins(&REDIS) => "redis",
+        _ => return None,
     };
-    (kind, format!("url = {}\n", toml::Value::from(url)))
+    Some((kind, format!("url = {}\n", toml::Value::from(url))))
 }
 
 /// A URL without what must not be seen, and that.
@@ -222,6 +238,22 @@ mod tests {
         for url in ["http://u:hush@h/", "u:hush@h", "redis://u:hush@", "redis://u:hush%ZZ@h/0"] {
             let text = Given::url(url).unwrap_err().text();
             assert!(text.starts_with("--backend") && !text.contains("hush"), "{url}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_none_is_told_which_there_are() {
+        for (url, given) in [
+            ("bogus", "is neither local nor a URL"),
+            ("u:hush@h", "is neither local nor a URL"),
+            ("mongodb://u:hush@h/x", "mongodb:// is no store"),
+            ("dynamodb://eu-west-1", "dynamodb:// is no store"),
+        ] {
+            let text = Given::url(url).unwrap_err().text();
+            assert!(text.starts_with(&format!("--backend {given}")), "{url}: {text}");
+            for kind in ["local", "redis://", "etcd://", "postgres://", "DynamoDB", "--config"] {
+                assert!(text.contains(kind) && !text.contains("hush"), "{url}: {text}");
+            }
         }
     }
 

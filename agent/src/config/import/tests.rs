@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use stormlock_protocol::name::Resource;
 
 use super::*;
-use crate::config::{Config, Mode, Outside};
+use crate::config::{Config, Mode, Outside, Purpose};
 use crate::lease::Uid;
 
 /// As in the Python tool's README, without the kind that this build lacks.
@@ -41,7 +41,7 @@ fn config(imported: &Imported) -> Result<Config, String> {
         uid: Uid(990),
         nodename: "bastion2".to_owned(),
         others_may_read: true,
-        credentials_are_elsewhere: false,
+        purpose: Purpose::Run,
         env: |_| None,
     };
     Config::parse(toml.as_bytes(), Path::new("s.toml"), &outside).map_err(|e| e.to_string())

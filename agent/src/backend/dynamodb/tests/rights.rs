@@ -106,7 +106,7 @@ async fn a_setup_without_rights_says_which_is_missing() {
     let store = with_keys(&server, user(&server, &["DescribeTable"]));
     let Some(making) = store.setup() else { panic!("it needs one") };
     let error = making.await.unwrap_err();
-    let BackendError::Refused { kind: RefusedKind::Credentials, why } = &error else {
+    let BackendError::Refused { kind: RefusedKind::Denied, why } = &error else {
         panic!("{error:?}")
     };
     assert!(why.contains("CreateTable"), "{why}");
@@ -130,13 +130,13 @@ async fn a_user_without_rights_is_told_so_and_changes_nothing() {
     let server = strict();
     let store = with_keys(&server, user(&server, &NONE));
     let claim = claim(&resource("rights"), 60);
-    assert_eq!(outcome(store.acquire(&claim).await), "Credentials");
-    assert_eq!(outcome(store.cancel(&claim.resource, claim.lease).await), "Credentials");
-    assert_eq!(outcome(store.renew(&proof(&claim), ttl(60), claim.nonce).await), "Credentials");
-    assert_eq!(outcome(store.list(None, 9).await), "Credentials");
+    assert_eq!(outcome(store.acquire(&claim).await), "Denied");
+    assert_eq!(outcome(store.cancel(&claim.resource, claim.lease).await), "Denied");
+    assert_eq!(outcome(store.renew(&proof(&claim), ttl(60), claim.nonce).await), "Denied");
+    assert_eq!(outcome(store.list(None, 9).await), "Denied");
     assert_eq!(server.item(claim.resource.as_str()), Value::Null);
     let reader = with_keys(&server, user(&server, &["GetItem", "BatchGetItem"]));
-    assert_eq!(outcome(reader.acquire(&claim).await), "Credentials");
+    assert_eq!(outcome(reader.acquire(&claim).await), "Denied");
     let remarks = reader.examine().await.unwrap();
     assert_eq!(remarks[0].level, Level::Bad, "{remarks:?}");
     assert_eq!(server.item(claim.resource.as_str()), Value::Null);

@@ -52,7 +52,7 @@ async fn a_watch_by_a_user_without_rights_ends_and_with_them_it_tells() {
         |prefix| -> Arc<dyn Backend> { Arc::new(as_user(&server, "maria", "hunter2", prefix)) };
     let on = resource("rights");
     let refused = Watch::start(&as_maria("/other/"), &on).ends().await;
-    assert_eq!(outcome::<()>(Err(refused)), "Credentials");
+    assert_eq!(outcome::<()>(Err(refused)), "Denied");
     let store = as_maria("/site/");
     let mut watch = Watch::start(&store, &on);
     watch.heard("that it works").await;

@@ -52,7 +52,7 @@ async fn a_database_or_role_that_is_not_there_is_told() {
     let server = ready();
     let on = resource("nowhere");
     let other = open(&format!("postgres://127.0.0.1:{}/other", server.port()));
-    assert_eq!(outcome(other.holder(&on).await), "NotWritable");
+    assert_eq!(outcome(other.holder(&on).await), "NotSetUp(NoDatabase)");
     let nobody = Options { username: "nobody".to_owned(), ..options(&server.url()) };
     let nobody = Postgres::new(&nobody).unwrap();
     assert_eq!(outcome(nobody.holder(&on).await), "Credentials");

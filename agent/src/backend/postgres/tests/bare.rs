@@ -190,7 +190,7 @@ async fn the_two_ways_are_not_mixed_on_one_table() {
     let claim = claim(&resource("mixed"), 60);
     granted(&store, &claim).await;
     made(&server);
-    let Err(BackendError::Refused { kind: RefusedKind::NotWritable, why }) =
+    let Err(BackendError::Refused { kind: RefusedKind::NotSetUp(_), why }) =
         store.acquire(&claim).await
     else {
         panic!("fences of two ways")

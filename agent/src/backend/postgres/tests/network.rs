@@ -168,8 +168,8 @@ async fn a_row_that_somebody_keeps_locked_is_a_definite_no_in_bounded_time() {
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
     client.batch_execute("BEGIN; SELECT FROM stormlock FOR UPDATE").await.unwrap();
-    assert_eq!(outcome(store.verify(&proof(&claim)).await), "NotWritable");
-    assert_eq!(outcome(store.release(&proof(&claim)).await), "NotWritable");
+    assert_eq!(outcome(store.verify(&proof(&claim)).await), "Blocked");
+    assert_eq!(outcome(store.release(&proof(&claim)).await), "Blocked");
     client.batch_execute("COMMIT").await.unwrap();
     store.release(&proof(&claim)).await.unwrap();
 }

@@ -101,6 +101,7 @@ async fn without_the_triggers_a_watch_ends_doctor_says_so_and_setup_makes_them()
     Watch::start(&store, &on).heard("that it works").await;
     server.sql("ALTER TABLE stormlock DISABLE TRIGGER stormlock_tell");
     Watch::start(&store, &on).ends().await;
+    check_says(&examined(&open(&server.url())).await, "Note: those who wait look every 2 s");
 
     server.sql("DROP FUNCTION stormlock_tell CASCADE; DROP TABLE stormlock_ext");
     let bare = Options { side_table: false, ..options };

@@ -159,9 +159,9 @@ async fn the_table_of_another_program_is_left_alone() {
     assert!(why.contains("column lease is text, not uuid"), "{why}");
     assert_eq!(server.sql("SELECT to_regclass('stormlock_ext') IS NULL"), "t");
     let store = open(&server.url());
-    assert_eq!(outcome(store.acquire(&claim(&resource("x"), 60)).await), "NotWritable");
+    assert_eq!(outcome(store.acquire(&claim(&resource("x"), 60)).await), "NotSetUp(NoTable)");
     server.sql_as(USER, "CREATE TABLE stormlock_ext (resource text PRIMARY KEY, x int)");
-    assert_eq!(outcome(store.acquire(&claim(&resource("x"), 60)).await), "Foreign");
+    assert_eq!(outcome(store.acquire(&claim(&resource("x"), 60)).await), "NotSetUp(OtherTable)");
 }
 
 #[tokio::test]
