@@ -293,6 +293,9 @@ impl<'a> User<'a> {
         }
         let Ok(leases) = self.connection.leases() else { return true };
         let state = leases.into_iter().find(|it| it.lease == lease).map(|it| it.state);
+        if state.is_none() {
+            self.told(on, lease, now_us(), What::NotThere);
+        }
         let is_over = matches!(state, None | Some(State::Lost(_) | State::Released));
         if is_over {
             self.gives_back(&[(on.clone(), lease)]);

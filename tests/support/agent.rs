@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::program::{Ran, ends_within, run};
 
 /// How often an agent that starts is asked, and how long its end is watched for in between.
-const START_TRIES: u32 = 1000;
+const START_TRIES: u32 = 3000;
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// How long an agent may take to stop: it gives attached leases back first.
 const STOP_MAX: Duration = Duration::from_secs(60);

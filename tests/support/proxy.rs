@@ -6,7 +6,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 /// How long a server keeps a connection whose client is gone: one that sees its end together with
@@ -67,7 +67,8 @@ struct State {
     frozen: bool,
     refuses: bool,
     stops: bool,
-    open: Vec<TcpStream>,
+    /// Both ends of each connection, for as long as anybody passes something on.
+    open: Vec<(Weak<Back>, [TcpStream; 2])>,
 }
 
 impl Proxy {
@@ -157,7 +158,7 @@ impl Proxy {
     /// Breaks all connections.
     pub(crate) fn cut(&self) {
         self.change(|state| {
-            for stream in state.open.drain(..) {
+            for stream in state.open.drain(..).flat_map(|(_, ends)| ends) {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -228,9 +229,11 @@ impl Shared {
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", self.upstream)) else { return };
         let clone = |stream: &TcpStream| stream.try_clone().expect("the same socket");
-        state.open.extend([clone(&client), clone(&server)]);
-        drop(state);
         let back = Arc::new(Back::default());
+        // Else a test with very many connections would run out of files.
+        state.open.retain(|(back, _)| back.strong_count() > 0);
+        state.open.push((Arc::downgrade(&back), [clone(&client), clone(&server)]));
+        drop(state);
         let (shared, from, to) = (self.clone(), clone(&client), clone(&server));
         let told = back.clone();
         std::thread::spawn(move || shared.requests(from, to, &told));

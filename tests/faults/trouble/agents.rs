@@ -1,11 +1,14 @@
 //! What happens to the agents themselves.
 
+use std::time::Duration;
+
+use stormlock_protocol::message::State;
+
+use super::{GIVE_UP, There};
 use crate::dice::{Dice, now_us};
 use crate::history::Blind;
 use crate::node::Node;
-use crate::trouble::{GIVE_UP, There};
 use crate::users::steady;
-use stormlock_protocol::message::State;
 
 /// Every point at which an agent is killed, in this order, and the n of the passing is at most this
 /// one. One that ends an acquire leaves what the next start has to cancel.
@@ -32,6 +35,8 @@ pub(super) const POINTS: [(&str, usize); 20] = [
     ("lost", 1),
 ];
 
+/// A point that nobody passes by then is none: some wait until chance has somebody let a lease end.
+const POINT_MAX: Duration = Duration::from_secs(180);
 /// One start of so many cannot reach the store for a while.
 const BLIND_ONE_IN: usize = 4;
 /// For so long, in milliseconds.
@@ -74,7 +79,7 @@ pub(super) fn are_killed_at_points(there: There<'_>, at: usize, mut dice: Dice) 
     for (point, most) in POINTS {
         node.kill();
         let setting = format!("{point}:{}", 1 + dice.below(most));
-        let is_met = !node.begins(Some(&setting)) || node.ends_within(GIVE_UP);
+        let is_met = !node.begins(Some(&setting)) || node.ends_within(POINT_MAX);
         assert!(is_met, "nobody met {setting}");
     }
     begins_again(node);
