@@ -1,10 +1,10 @@
 //! Three agents on one real store, users at work on each, and everything that goes wrong: lines
 //! that cut, reset, delay, hold and swallow, a store that is killed or started anew, an agent whose
-//! packets vanish, that is killed at any moment or at a point of its own, or that stands still. What
-//! the users were told is checked against the laws.
+//! packets vanish, that is killed at any moment or at a point of its own, or that stands still.
+//! What the users were told is checked against the laws.
 //!
-//! `STORMLOCK_SEED` repeats the choices of a run, `STORMLOCK_STORE=redis` runs one store only. Needs
-//! root, for network namespaces.
+//! `STORMLOCK_SEED` repeats the choices of a run, `STORMLOCK_STORE=redis` runs one store only.
+//! Needs root, for network namespaces.
 
 #[path = "../support/agent.rs"]
 mod agent;
@@ -130,7 +130,7 @@ fn whatever_happens(mut store: Store) {
     let wrong = check::wrong(&events);
     let told = &events.told;
     assert!(wrong.is_empty(), "{} laws broken:\n{}", wrong.len(), report::explain(&wrong, told));
-    met.are_all_there();
+    met.are_all_there(&store);
     let steady = check::seen_in_calm(&events);
     assert!(steady >= HOSTS.len(), "in the calm only {steady} leases had to be renewed");
     let unproven = events.told.iter().filter(|it| it.what == What::Unproven).count();

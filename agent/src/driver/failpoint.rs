@@ -1,11 +1,11 @@
-//! Where a test has the agent killed: with `STORMLOCK_FAILPOINT=name:n` in its environment it ends by
-//! SIGKILL when it passes the point of that name for the n-th time. For tests only, and only with
+//! Where a test has the agent killed: with `STORMLOCK_FAILPOINT=name:n` in its environment it ends
+//! by SIGKILL when it passes the point of that name for the n-th time. For tests only, and only with
 //! debug assertions: a released agent has none of this.
 //!
 //! - `intent`, `marking`, `renewed`, `ending`, `lost`: before this record is handed to the journal;
 //!   of an intent and a mark, so before it is durable and before its call leaves.
-//! - `acquire-call`, `renew-call`, `verify-call`, `release-call`, `cancel-call`: the call is about to
-//!   leave; what has to be durable before it is.
+//! - `acquire-call`, `renew-call`, `verify-call`, `release-call`, `cancel-call`: the call is about
+//!   to leave; what has to be durable before it is.
 //! - `acquire-answer` (a grant), `renew-answer`, ...: the store has done it, and nobody knows.
 //! - `acquire-tell`, `renew-tell`, `release-tell`: it stands in the journal, and its asker is about
 //!   to be told.
