@@ -1,6 +1,6 @@
 //! Where a test has the agent killed: with `STORMLOCK_FAILPOINT=name:n` in its environment it ends
-//! by SIGKILL when it passes the point of that name for the n-th time. For tests only, and only with
-//! debug assertions: a released agent has none of this.
+//! by SIGKILL when it passes the point of that name for the n-th time. For tests only, and only
+//! with debug assertions: a released agent has none of this.
 //!
 //! - `intent`, `marking`, `renewed`, `ending`, `lost`: before this record is handed to the journal;
 //!   of an intent and a mark, so before it is durable and before its call leaves.
