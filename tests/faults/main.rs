@@ -37,6 +37,7 @@ mod watch;
 
 use std::thread;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use stormlock_protocol::message::{List, Release, State, Target};
 
 use agent::Agent;
@@ -63,6 +64,7 @@ const SETTLE_MAX_US: u64 = 120_000_000;
 /// All stores at once: each run waits far more than it works.
 #[test]
 fn the_laws_hold_on_every_store_whatever_happens() {
+    as_many_files_as_allowed();
     let only = std::env::var("STORMLOCK_STORE").ok();
     let is_wanted = |(name, _): &(&str, Start)| only.as_deref().is_none_or(|it| it == *name);
     let runs = Store::ALL.into_iter().filter(is_wanted).map(|(name, start)| {
@@ -74,6 +76,13 @@ fn the_laws_hold_on_every_store_whatever_happens() {
     let ended: Vec<_> = runs.into_iter().map(|(name, run)| (name, run.join())).collect();
     let failed: Vec<_> = ended.iter().filter(|(_, it)| it.is_err()).map(|(name, _)| name).collect();
     assert!(failed.is_empty(), "laws broken on {failed:?}: see above");
+}
+
+/// Every connection passes a proxy of this process.
+fn as_many_files_as_allowed() {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).expect("what is allowed");
 }
 
 fn whatever_happens(mut store: Store) {

@@ -60,10 +60,14 @@ impl Node {
             assert!(!timed_out, "an agent hung up on somebody, and was not killed");
             let agent = self.agent();
             let life = *self.lives();
-            match Client::connect(&agent.socket(), PATIENCE) {
+            // Greeted at once: an agent sends away who connects and then says nothing for long.
+            let greeted = Client::connect(&agent.socket(), PATIENCE)
+                .and_then(|mut client| client.status(None).map(|_| client));
+            match greeted {
                 Ok(client) => return Connection { client, life },
                 // It ended itself, and nobody has started it again yet.
                 Err(ClientError::NoAgent { .. }) => before = life,
+                Err(error) if is_broken(&error) => before = life,
                 Err(error) => panic!("an agent cannot be asked: {error:?}"),
             }
         }

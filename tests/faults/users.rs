@@ -237,6 +237,8 @@ impl<'a> User<'a> {
             Err(ClientError::Refused(no)) => self.refused(no, asked),
             Err(error) if matches!(error, ClientError::Mute(_)) || is_broken(&error) => {
                 self.history.hung_up(HungUp { agent: self.at, resource, asked });
+                // Each leaves a cancel for when the store is back: they are not to pile up.
+                self.rests(500, 500);
             }
             Err(error) => panic!("the agent does not answer an acquire: {error:?}"),
         }
@@ -252,7 +254,9 @@ impl<'a> User<'a> {
     }
 
     fn refused(&self, no: Refusal, asked: u64) {
-        assert!(matches!(no.code, Code::Held | Code::Unavailable | Code::Timeout), "{no:?}");
+        // What is still being cancelled counts against the limit of a user, and all are one here.
+        let codes = [Code::Held, Code::Unavailable, Code::Timeout, Code::TooMany];
+        assert!(codes.contains(&no.code), "{no:?}");
         if let Some(lock) = no.holder {
             self.told(&lock.resource, lock.lease, asked, What::Stands);
         }
