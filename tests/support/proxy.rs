@@ -13,6 +13,9 @@ use std::time::Duration;
 /// the request may drop the request (HTTP/2 does).
 const KEPT: Duration = Duration::from_secs(1);
 
+/// How long a server has to answer what a client sent that is gone.
+const FOLLOWS: Duration = Duration::from_secs(15);
+
 /// What happens to a request that a test named, and from then on to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -285,6 +288,9 @@ impl Shared {
         }
         // What was sent shall arrive: only this half is closed, the other follows by itself.
         let _ = server.shutdown(Shutdown::Write);
+        // A server that does not follow would keep its connection, and ours, for ever.
+        self.rest(FOLLOWS);
+        let _ = server.shutdown(Shutdown::Both);
     }
 
     /// What a client says next; `None` when it is gone.
