@@ -9,11 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use stormlock_protocol::message::LostReason;
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
-use crate::history::{Belief, Events, HungUp, Outage, Told, What};
+use crate::history::{Belief, Blind, Events, HungUp, Outage, Told, What};
 
 /// How much of its ttl a kept lease may have had a store within reach and yet be lost: many
 /// renewals, each of which has its own bad luck, on a machine that is busy.
 pub(crate) const IN_REACH_US: u64 = 30_000_000;
+/// How much later than a third of its ttl a lease may be renewed in a calm, on a machine that is
+/// busy.
+const LATE_US: u64 = 10_000_000;
+/// By how much the end of a lease moves that was renewed: less is the way of an answer.
+const MOVES_US: u64 = 1_000_000;
+/// How long the store may show a lease that nobody was granted: a cancel is tried again after half
+/// a minute at the latest.
+const LINGERS_US: u64 = 60_000_000;
 
 /// What is wrong with a history.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,20 +44,33 @@ pub(crate) enum Wrong {
     GivenAway { lease: LeaseId, reason: LostReason },
     /// A lease that was to be kept ran out, though the store was in reach for long enough.
     RanOut { lease: LeaseId, ttl_us: u64, outages_us: u64 },
+    /// An agent that had just started said that it is held, before any store can have said so.
+    BelievedBeforeRenewed { lease: LeaseId, at: u64 },
+    /// An agent did not know of a lease that it was to keep, and nobody had let go of.
+    Forgotten { lease: LeaseId, at: u64 },
+    /// The store went on showing a lease that nobody was granted.
+    Lingers { lease: LeaseId, us: u64 },
+    /// A kept lease was lost in a calm, or its end did not move in time.
+    NotRenewed { lease: LeaseId, from: u64, to: u64 },
 }
 
 /// Everything that is wrong with a history that is over: every lease has ended, and every event was
 /// read.
 pub(crate) fn wrong(events: &Events) -> Vec<Wrong> {
-    let Events { told: history, outages, hung_up } = events;
+    let Events { told: history, outages, hung_up, blind, calm } = events;
     let leases = by_lease(history);
     let mut wrong = Vec::new();
     for (&lease, told) in &leases {
         wrong.extend(fence_changed(lease, told));
         wrong.extend(revived(lease, told));
-        wrong.extend(ends(lease, told, hung_up));
+        wrong.extend(ends(lease, told));
         wrong.extend(lost_in_time(lease, told, outages));
+        wrong.extend(believed_before_renewed(lease, told, blind));
+        wrong.extend(forgotten(lease, told));
+        wrong.extend(lingers(lease, told));
+        wrong.extend(calm.and_then(|calm| not_renewed(lease, told, calm)));
     }
+    wrong.extend(nobody_was_told(&leases, hung_up));
     let resources: BTreeSet<&Resource> = history.iter().map(|told| &told.resource).collect();
     for resource in resources {
         let here = history.iter().filter(|told| told.resource == *resource);
@@ -90,11 +111,15 @@ impl Told {
 
     /// True when it says that the lease is over.
     fn is_end(&self) -> bool {
-        matches!(self.what, What::Released | What::Lost) || self.is_event_of_end()
+        matches!(self.what, What::Released | What::Lost | What::Leaving) || self.is_event_of_end()
     }
 
     fn is_event_of_end(&self) -> bool {
-        matches!(self.what, What::EventReleased | What::EventLost(_))
+        matches!(self.what, What::EventReleased | What::EventLost(_) | What::EventGone { .. })
+    }
+
+    fn is_held(&self) -> bool {
+        self.belief().is_some() || self.what == What::HeldInStore
     }
 }
 
@@ -200,34 +225,153 @@ fn fence_changed(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
 }
 
 /// Of the answers, one that was asked for after another said that it is over; of the events, one
-/// that was read after that.
+/// that was read after that. Who was told that it is lost, or asked that it be released and was
+/// told so, was told for ever; who only saw that it is being given back may see it again when the
+/// agent was killed before it had written that down.
 fn revived(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
-    let answers = told.iter().filter(|it| matches!(it.what, What::Released | What::Lost));
-    if let Some(over) = answers.map(|it| it.answered).min() {
-        let is_held = |it: &&&Told| it.belief().is_some() || it.what == What::HeldInStore;
-        let mut again = told.iter().filter(is_held).map(|it| it.asked);
-        if let Some(again) = again.find(|again| *again > over) {
-            return Some(Wrong::Revived { lease, over, again });
-        }
-    }
-    let mut events = told.iter().skip_while(|it| !it.is_event_of_end());
-    let over = events.next()?.answered;
-    let again = events.find(|it| matches!(it.what, What::EventHeld(_)))?.answered;
+    let is_said = |it: &&&Told| matches!(it.what, What::Released | What::Lost);
+    let over = told.iter().filter(is_said).map(|it| it.answered).min();
+    let again = over.and_then(|over| {
+        let again = told.iter().filter(|it| it.is_held() && it.asked > over);
+        Some((over, again.map(|it| it.asked).next()?))
+    });
+    let seen = || {
+        told.iter().filter(|it| it.what == What::Leaving).find_map(|over| {
+            let later = |it: &&&Told| it.life == over.life && it.asked > over.answered;
+            let again = told.iter().filter(later).find(|it| it.is_held())?;
+            Some((over.answered, again.asked))
+        })
+    };
+    let streamed = || {
+        let mut events = told.iter().skip_while(|it| !it.is_event_of_end());
+        let over = events.next()?;
+        let is_lost = matches!(over.what, What::EventLost(_));
+        let again = |it: &&&Told| {
+            matches!(it.what, What::EventHeld(_)) && (is_lost || it.life == over.life)
+        };
+        Some((over.answered, events.find(again)?.answered))
+    };
+    let (over, again) = again.or_else(seen).or_else(streamed)?;
     Some(Wrong::Revived { lease, over, again })
 }
 
-fn ends(lease: LeaseId, told: &[&Told], hung_up: &[HungUp]) -> Option<Wrong> {
-    let is_held = |it: &&&Told| it.fence().is_some() || it.what == What::HeldInStore;
-    let held = told.iter().find(is_held)?;
-    let is_excused = |it: &HungUp| {
-        it.agent == held.agent && it.resource == held.resource && it.asked <= held.answered
-    };
-    let is_granted = told.iter().any(|it| matches!(it.what, What::Granted { .. }));
-    if !is_granted && !hung_up.iter().any(is_excused) {
-        return Some(Wrong::NobodyWasTold { resource: held.resource.clone(), lease });
+/// One end of all that were held, and no second one in one life of the agent: it may tell one again
+/// that it was killed while it wrote down.
+fn ends(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
+    told.iter().find(|it| it.is_held() || it.fence().is_some())?;
+    let mut lives: BTreeMap<u32, usize> = BTreeMap::new();
+    for end in told.iter().filter(|it| it.is_event_of_end()) {
+        *lives.entry(end.life).or_default() += 1;
     }
-    let ends = told.iter().filter(|it| it.is_event_of_end()).count();
-    (ends != 1).then_some(Wrong::Ends { lease, told: ends })
+    let most = lives.into_values().max().unwrap_or_default();
+    (most != 1).then_some(Wrong::Ends { lease, told: most })
+}
+
+/// Leases that were held and nobody was granted. Each acquire that was not waited for, or whose
+/// agent was killed, accounts for one.
+fn nobody_was_told(leases: &ByLease<'_>, hung_up: &[HungUp]) -> Vec<Wrong> {
+    let mut orphans = Vec::new();
+    for (&lease, told) in leases {
+        let held = told.iter().find(|it| it.is_held() || it.fence().is_some());
+        let is_granted = told.iter().any(|it| matches!(it.what, What::Granted { .. }));
+        orphans.extend(held.filter(|_| !is_granted).map(|held| (held.answered, lease, *held)));
+    }
+    orphans.sort_unstable_by_key(|(at, ..)| *at);
+    let mut excuses: Vec<&HungUp> = hung_up.iter().collect();
+    let mut wrong = Vec::new();
+    for (at, lease, held) in orphans {
+        let excuse = excuses.iter().position(|it| {
+            it.agent == held.agent && it.resource == held.resource && it.asked <= at
+        });
+        match excuse {
+            Some(excuse) => drop(excuses.swap_remove(excuse)),
+            None => {
+                wrong.push(Wrong::NobodyWasTold { resource: held.resource.clone(), lease });
+            }
+        }
+    }
+    wrong
+}
+
+fn believed_before_renewed(lease: LeaseId, told: &[&Told], blind: &[Blind]) -> Option<Wrong> {
+    let is_within = |it: &&&Told| {
+        let is_within = |blind: &Blind| {
+            blind.agent == it.agent && blind.from <= it.asked && it.answered <= blind.to
+        };
+        it.is_held() && blind.iter().any(is_within)
+    };
+    let at = told.iter().find(is_within)?.asked;
+    Some(Wrong::BelievedBeforeRenewed { lease, at })
+}
+
+fn forgotten(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
+    let is_kept = told.iter().any(|it| matches!(it.what, What::Granted { is_kept: true, .. }));
+    let is_lost = told.iter().any(|it| matches!(it.what, What::Lost | What::EventLost(_)));
+    let forgotten = told.iter().find(|it| match it.what {
+        What::EventGone { was_kept } => was_kept,
+        // Whoever takes the resource next acknowledges the loss of the lease before.
+        What::NotThere => is_kept && !is_lost,
+        _ => false,
+    })?;
+    let lets_go = |it: &&Told| it.what == What::Leaves && it.asked <= forgotten.answered;
+    let is_let_go = told.iter().any(lets_go);
+    (!is_let_go).then_some(Wrong::Forgotten { lease, at: forgotten.asked })
+}
+
+fn lingers(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
+    if told.iter().any(|it| it.is_held() || it.fence().is_some()) {
+        return None;
+    }
+    let stood: Vec<&&Told> = told.iter().filter(|it| it.what == What::Stands).collect();
+    let first = stood.iter().map(|it| it.answered).min()?;
+    let us = stood.iter().map(|it| it.asked).max()?.saturating_sub(first);
+    (us > LINGERS_US).then_some(Wrong::Lingers { lease, us })
+}
+
+/// In a calm the end of a kept lease moves whenever it is renewed. One whose ttl is longer than the
+/// calm says nothing.
+fn not_renewed(lease: LeaseId, told: &[&Told], calm: (u64, u64)) -> Option<Wrong> {
+    let (until, often_us) = stands_in(told, calm)?;
+    let ends = told.iter().filter_map(|it| Some((it.answered, it.asked + it.belief()?.left_us)));
+    let mut ends: Vec<(u64, u64)> = ends.filter(|(at, _)| *at < until).collect();
+    ends.sort_unstable();
+    let (mut end, mut since) = (0, calm.0);
+    for (at, next) in ends.into_iter().chain([(until, 0)]) {
+        if at > since + often_us {
+            return Some(Wrong::NotRenewed { lease, from: since, to: at });
+        }
+        if next > end + MOVES_US {
+            (end, since) = (next, at.max(calm.0));
+        }
+    }
+    None
+}
+
+/// Of a kept lease that stands when a calm begins: until when it is to, and how often it is to be
+/// renewed meanwhile.
+fn stands_in(told: &[&Told], (begun, over): (u64, u64)) -> Option<(u64, u64)> {
+    let often_us = told.iter().find_map(|it| match it.what {
+        What::Granted { ttl_secs, is_kept: true, .. } => {
+            Some(u64::from(ttl_secs) * 1_000_000 / 3 + LATE_US)
+        }
+        _ => None,
+    })?;
+    let covers = |it: &&&Told| it.belief().is_some_and(|belief| it.asked + belief.left_us > begun);
+    told.iter().filter(|it| it.answered <= begun).find(covers)?;
+    let is_over = |it: &&&Told| (it.is_end() || it.what == What::Leaves) && it.answered <= begun;
+    if told.iter().any(|it| is_over(&it)) {
+        return None;
+    }
+    let leaves = told.iter().filter(|it| it.what == What::Leaves).map(|it| it.asked).min();
+    Some((leaves.unwrap_or(u64::MAX).min(over), often_us))
+}
+
+/// How many leases would have been seen to be renewed too late in the calm.
+pub(crate) fn seen_in_calm(events: &Events) -> usize {
+    let Some(calm) = events.calm else { return 0 };
+    let leases = by_lease(&events.told);
+    let stands = leases.values().filter_map(|told| stands_in(told, calm));
+    stands.filter(|(until, often_us)| *until > calm.0 + often_us).count()
 }
 
 fn lost_in_time(lease: LeaseId, told: &[&Told], outages: &[Outage]) -> Option<Wrong> {

@@ -12,6 +12,8 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 pub(crate) struct Told {
     /// Which agent said so.
     pub(crate) agent: usize,
+    /// In which of its lives.
+    pub(crate) life: u32,
     pub(crate) resource: Resource,
     pub(crate) lease: LeaseId,
     /// When the question left, in microseconds since boot; of an event, when it was read.
@@ -38,6 +40,12 @@ pub(crate) enum What {
     Stands,
     /// From when it was asked on, its holder counts on it no more.
     Leaves,
+    /// The agent has it from before its start, and does not know yet.
+    Unproven,
+    /// The agent said that it is given back, or being given back, to somebody who only looked.
+    Leaving,
+    /// The agent does not know of it (any more).
+    NotThere,
     /// An answer said that it is given back.
     Released,
     /// An answer said that it is lost.
@@ -46,6 +54,11 @@ pub(crate) enum What {
     EventHeld(Fence),
     EventReleased,
     EventLost(LostReason),
+    /// A stream that begins anew no longer has it, and no stream before told its end: that came
+    /// when the agent was killed. True if it was to be kept.
+    EventGone {
+        was_kept: bool,
+    },
 }
 
 /// What an agent says of a lease that is held.
@@ -65,12 +78,21 @@ pub(crate) struct Outage {
     pub(crate) to: u64,
 }
 
-/// An acquire whose asker did not wait for the answer: nobody was told of what it may have taken.
+/// An acquire whose asker did not wait for the answer, or whose agent was killed before it: nobody
+/// was told of what it may have taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HungUp {
     pub(crate) agent: usize,
     pub(crate) resource: Resource,
     pub(crate) asked: u64,
+}
+
+/// A time in which an agent that had just started could reach no store: it can know nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Blind {
+    pub(crate) agent: usize,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 /// All that happened in a run.
@@ -79,6 +101,9 @@ pub(crate) struct Events {
     pub(crate) told: Vec<Told>,
     pub(crate) outages: Vec<Outage>,
     pub(crate) hung_up: Vec<HungUp>,
+    pub(crate) blind: Vec<Blind>,
+    /// From when to when nothing went wrong.
+    pub(crate) calm: Option<(u64, u64)>,
 }
 
 /// Everything that was told, by whoever heard it.
@@ -100,6 +125,14 @@ impl History {
 
     pub(crate) fn hung_up(&self, hung_up: HungUp) {
         self.events().hung_up.push(hung_up);
+    }
+
+    pub(crate) fn was_blind(&self, blind: Blind) {
+        self.events().blind.push(blind);
+    }
+
+    pub(crate) fn was_calm(&self, from: u64, to: u64) {
+        self.events().calm = Some((from, to));
     }
 
     pub(crate) fn waited(&self, us: u64, what: &'static str) {

@@ -3,16 +3,19 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::Node;
 use crate::agent::{Agent, program};
 use crate::dynamo_server::DynamoServer;
 use crate::etcd_server::EtcdServer;
+use crate::node::Node;
 use crate::postgres_server::{PostgresServer, TRUST};
 use crate::program::run;
 use crate::redis_server::RedisServer;
 
 /// How long `stormlockd setup` may take.
 const SETUP_MAX: Duration = Duration::from_secs(60);
+
+/// Starts one.
+pub(crate) type Start = fn() -> Store;
 
 /// A real store.
 pub(crate) enum Store {
@@ -23,17 +26,25 @@ pub(crate) enum Store {
 }
 
 impl Store {
+    /// All of them, by name, and how each is started.
+    pub(crate) const ALL: [(&str, Start); 4] = [
+        ("redis", Store::redis),
+        ("etcd", Store::etcd),
+        ("postgres", Store::postgres),
+        ("dynamodb", Store::dynamodb),
+    ];
+
     /// Every write is on disk before it is answered.
-    pub(crate) fn redis() -> Store {
+    fn redis() -> Store {
         let keeps = ["--appendonly", "yes", "--appendfsync", "always"];
         Store::Redis(RedisServer::start_with(&keeps))
     }
 
-    pub(crate) fn etcd() -> Store {
+    fn etcd() -> Store {
         Store::Etcd(EtcdServer::start())
     }
 
-    pub(crate) fn postgres() -> Store {
+    fn postgres() -> Store {
         let server = PostgresServer::start_with(&["fsync=on"], TRUST);
         let port = server.port();
         let store = Store::Postgres(server);
@@ -45,7 +56,7 @@ impl Store {
         store
     }
 
-    pub(crate) fn dynamodb() -> Store {
+    fn dynamodb() -> Store {
         Store::DynamoDb(DynamoServer::start())
     }
 
@@ -105,6 +116,34 @@ impl Store {
                 server.start_again();
             }
             Store::DynamoDb(server) => crash_emulator(server, nodes),
+        }
+    }
+
+    /// How often it is started anew after an end in its own time, of so many. The emulator stores
+    /// nothing: there it would be no other than a crash.
+    pub(crate) fn restarts(&self, wanted: usize) -> usize {
+        match self {
+            Store::Redis(_) | Store::Etcd(_) | Store::Postgres(_) => wanted,
+            Store::DynamoDb(_) => 0,
+        }
+    }
+
+    /// An end in its own time, and a start on what it had stored.
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Store::Redis(server) => {
+                server.stop();
+                server.start_again();
+            }
+            Store::Etcd(server) => {
+                server.stop();
+                server.start_again();
+            }
+            Store::Postgres(server) => {
+                server.stop();
+                server.start_again();
+            }
+            Store::DynamoDb(_) => {}
         }
     }
 }

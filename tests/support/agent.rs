@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::program::{Ran, ends_within, run};
 
 /// How often an agent that starts is asked, and how long its end is watched for in between.
-const START_TRIES: u32 = 1000;
+const START_TRIES: u32 = 3000;
 const START_PAUSE: Duration = Duration::from_millis(10);
 /// How long an agent may take to stop: it gives attached leases back first.
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -99,6 +99,16 @@ impl Agent {
 
     /// The same below another command (`unshare …`), which has to become the agent by exec.
     pub(crate) fn restart_under(&mut self, words: &[&str], change: impl FnOnce(&mut Command)) {
+        let ended = self.starts_under(words, change);
+        assert!(ended.is_none(), "it ended at once ({ended:?}):\n{}", self.log());
+    }
+
+    /// The same for one that may end before it answers: then how it ended.
+    pub(crate) fn starts_under(
+        &mut self,
+        words: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Option<ExitStatus> {
         assert!(self.child.is_none(), "it runs already");
         let log = File::options().append(true).create(true).open(self.file("log"));
         let stormlockd = program("stormlockd");
@@ -118,10 +128,11 @@ impl Agent {
         self.child = Some(command.spawn().expect("stormlockd can be started"));
         for _ in 0..START_TRIES {
             if self.client().is_ok_and(|mut client| client.status(None).is_ok()) {
-                return;
+                return None;
             }
-            let child = self.child.as_ref().expect("it was started");
-            assert!(!ends_within(child, START_PAUSE), "it ended at once:\n{}", self.log());
+            if self.ends_within(START_PAUSE) {
+                return Some(self.wait());
+            }
         }
         panic!("it does not answer:\n{}", self.log());
     }
@@ -148,6 +159,17 @@ impl Agent {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("our own child can be killed");
         child.wait().expect("our own child can be waited for");
+    }
+
+    /// False before its start, and once it was killed or its end was waited for.
+    pub(crate) fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// True as soon as it has ended by itself, false when it still runs after `limit`; it is then
+    /// still to be waited for.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        ends_within(self.child.as_ref().expect("it runs"), limit)
     }
 
     /// SIGTERM, and waits for its end.

@@ -101,6 +101,12 @@ impl EtcdServer {
         self.child.wait().expect("its end");
     }
 
+    /// Ends it in its own time, as an upgrade does.
+    pub(crate) fn stop(&mut self) {
+        self.signal("-TERM");
+        self.child.wait().expect("its end");
+    }
+
     /// Starts it again on the same ports, after [`EtcdServer::kill`].
     pub(crate) fn start_again(&mut self) {
         let started = spawn(&self.dir, self.port, self.peer_port, &self.args);

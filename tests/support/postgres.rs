@@ -153,6 +153,12 @@ impl PostgresServer {
         }
     }
 
+    /// Ends it as an upgrade does: without waiting for those who are connected.
+    pub(crate) fn stop(&mut self) {
+        self.signal("-INT");
+        self.child.wait().expect("its end");
+    }
+
     /// Starts it again on the same port, after [`PostgresServer::kill`].
     pub(crate) fn start_again(&mut self) {
         self.child = spawn(&self.dir, self.port, &self.settings).expect("postgres starts again");

@@ -6,12 +6,15 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 /// How long a server keeps a connection whose client is gone: one that sees its end together with
 /// the request may drop the request (HTTP/2 does).
 const KEPT: Duration = Duration::from_secs(1);
+
+/// How long a server has to answer what a client sent that is gone.
+const FOLLOWS: Duration = Duration::from_secs(15);
 
 /// What happens to a request that a test named, and from then on to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +70,8 @@ struct State {
     frozen: bool,
     refuses: bool,
     stops: bool,
-    open: Vec<TcpStream>,
+    /// Both ends of each connection, for as long as anybody passes something on.
+    open: Vec<(Weak<Back>, [TcpStream; 2])>,
 }
 
 impl Proxy {
@@ -157,7 +161,7 @@ impl Proxy {
     /// Breaks all connections.
     pub(crate) fn cut(&self) {
         self.change(|state| {
-            for stream in state.open.drain(..) {
+            for stream in state.open.drain(..).flat_map(|(_, ends)| ends) {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         });
@@ -228,9 +232,11 @@ impl Shared {
         }
         let Ok(server) = TcpStream::connect(("127.0.0.1", self.upstream)) else { return };
         let clone = |stream: &TcpStream| stream.try_clone().expect("the same socket");
-        state.open.extend([clone(&client), clone(&server)]);
-        drop(state);
         let back = Arc::new(Back::default());
+        // Else a test with very many connections would run out of files.
+        state.open.retain(|(back, _)| back.strong_count() > 0);
+        state.open.push((Arc::downgrade(&back), [clone(&client), clone(&server)]));
+        drop(state);
         let (shared, from, to) = (self.clone(), clone(&client), clone(&server));
         let told = back.clone();
         std::thread::spawn(move || shared.requests(from, to, &told));
@@ -282,6 +288,9 @@ impl Shared {
         }
         // What was sent shall arrive: only this half is closed, the other follows by itself.
         let _ = server.shutdown(Shutdown::Write);
+        // A server that does not follow would keep its connection, and ours, for ever.
+        self.rest(FOLLOWS);
+        let _ = server.shutdown(Shutdown::Both);
     }
 
     /// What a client says next; `None` when it is gone.

@@ -97,6 +97,12 @@ impl RedisServer {
         self.child.wait().expect("its end");
     }
 
+    /// Ends it in its own time, as an upgrade does.
+    pub(crate) fn stop(&mut self) {
+        self.signal("-TERM");
+        self.child.wait().expect("its end");
+    }
+
     /// Starts it again on the same port, after [`RedisServer::kill`].
     pub(crate) fn start_again(&mut self) {
         self.child = spawn(&self.dir, self.port, &self.args).expect("redis-server starts again");

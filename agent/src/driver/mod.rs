@@ -3,6 +3,8 @@
 //!
 //! Not here: what a lease is (`lease`), what a request means (`server::service`).
 
+#[cfg(debug_assertions)]
+mod failpoint;
 mod guard;
 mod handle;
 mod notice;
@@ -90,7 +92,11 @@ impl Driver {
             watchers: Watchers::default(),
             notices: Notices::default(),
         };
+        #[cfg(debug_assertions)]
+        failpoint::passes("recover");
         driver.input(Input::Recover(Box::new(memory)));
+        #[cfg(debug_assertions)]
+        failpoint::passes("recovered");
         (driver, handle)
     }
 
@@ -280,6 +286,8 @@ impl Driver {
     }
 
     fn perform(&mut self, effect: Effect) {
+        #[cfg(debug_assertions)]
+        failpoint::performs(&effect);
         match effect {
             Effect::Record(record) => self.journal.record(record),
             Effect::Sync(sync) => self.journal.sync(sync),
@@ -288,7 +296,11 @@ impl Driver {
                 tracing::debug!(%backend, ?call, "calls");
                 let stores = Arc::clone(&self.stores);
                 self.calls.spawn(async move {
+                    #[cfg(debug_assertions)]
+                    let point = failpoint::leaves(&call);
                     let outcome = stores.perform(&backend, call, patience).await;
+                    #[cfg(debug_assertions)]
+                    failpoint::answered(point, &outcome.result);
                     (id, backend, outcome)
                 });
             }

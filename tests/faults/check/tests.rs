@@ -15,7 +15,7 @@ fn db() -> Resource {
 /// Something told by agent 0 about `db`, asked and answered at these seconds.
 fn told(id: u8, (asked, answered): (u64, u64), what: What) -> Told {
     let (asked, answered) = (asked * SECOND, answered * SECOND);
-    Told { agent: 0, resource: db(), lease: lease(id), asked, answered, what }
+    Told { agent: 0, life: 1, resource: db(), lease: lease(id), asked, answered, what }
 }
 
 fn belief(fence: u64, left: u64) -> Belief {
@@ -34,7 +34,7 @@ fn given_back(id: u8, times: (u64, u64)) -> [Told; 3] {
 }
 
 fn events(told: &[Told], outages: &[Outage]) -> Events {
-    Events { told: told.to_vec(), outages: outages.to_vec(), hung_up: Vec::new() }
+    Events { told: told.to_vec(), outages: outages.to_vec(), ..Events::default() }
 }
 
 fn check(history: &[Told], expected: &[Wrong]) {
@@ -163,7 +163,8 @@ fn a_lease_that_is_held_again_after_its_end_is_seen() {
 fn a_lease_that_nobody_was_granted_is_seen() {
     let nobody = Wrong::NobodyWasTold { resource: db(), lease: lease(1) };
     for what in [What::Held(belief(7, 1)), What::HeldInStore, What::EventHeld(Fence(7))] {
-        check(&[told(1, (10, 11), what)], std::slice::from_ref(&nobody));
+        let history = [told(1, (10, 11), what), told(1, (12, 12), What::EventReleased)];
+        check(&history, std::slice::from_ref(&nobody));
     }
     // Its asker had hung up: then it only has to end.
     let history =
@@ -177,6 +178,11 @@ fn a_lease_that_nobody_was_granted_is_seen() {
         let events = Events { hung_up: vec![hung_up(asked)], ..events(told, &[]) };
         assert_eq!(wrong(&events), expected);
     }
+    // Each accounts for one lease only.
+    let mut twice = history.to_vec();
+    twice.extend(history.iter().cloned().map(|it| Told { lease: lease(2), ..it }));
+    let events = Events { hung_up: vec![hung_up(9)], ..events(&twice, &[]) };
+    assert_eq!(wrong(&events), [Wrong::NobodyWasTold { resource: db(), lease: lease(2) }]);
     // That the store shows it for a while is no belief: it is being cancelled.
     check(&[told(1, (10, 11), What::Stands)], &[]);
 }
@@ -216,4 +222,137 @@ fn a_kept_lease_runs_out_only_while_its_store_is_away() {
         history[0].what = What::Granted { belief: belief(7, 60), ttl_secs, is_kept };
         check(&history, &[]);
     }
+}
+
+/// The same in a later life of the agent.
+fn later(told: Told) -> Told {
+    Told { life: 2, ..told }
+}
+
+#[test]
+fn an_end_that_was_told_for_ever_is_for_ever_over_a_death_too() {
+    for (end, is_for_ever) in [
+        (What::Released, true),
+        (What::Lost, true),
+        (What::Leaving, false),
+        (What::EventLost(LostReason::StoreLostIt), true),
+        (What::EventReleased, false),
+    ] {
+        for again in [What::Held(belief(7, 60)), What::EventHeld(Fence(7))] {
+            let is_event = |what: &What| format!("{what:?}").starts_with("Event");
+            if is_event(&end) != is_event(&again) {
+                continue;
+            }
+            let history = [
+                granted(1, (10, 11), 7, 60),
+                told(1, (20, 21), end.clone()),
+                later(told(1, (30, 31), again)),
+            ];
+            let is_seen = |it: &Wrong| matches!(it, Wrong::Revived { .. });
+            let seen = wrong(&events(&history, &[])).iter().any(is_seen);
+            assert_eq!(seen, is_for_ever, "{end:?}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_came_with_a_death_is_one() {
+    let history = [granted(1, (10, 11), 7, 60), told(1, (20, 21), What::Leaves)];
+    let gone = |was_kept| later(told(1, (30, 30), What::EventGone { was_kept }));
+    for was_kept in [true, false] {
+        let mut history = history.to_vec();
+        history.push(gone(was_kept));
+        check(&history, &[]);
+    }
+    // What was to be kept, and nobody had let go of, is forgotten.
+    let forgotten = |at| Wrong::Forgotten { lease: lease(1), at: at * SECOND };
+    check(&[history[0].clone(), gone(true)], &[forgotten(30)]);
+    check(&[history[0].clone(), gone(false)], &[]);
+    // Its holder may be the first to hear of it.
+    let mut history = vec![history[0].clone(), later(told(1, (25, 26), What::NotThere))];
+    history.push(later(told(1, (30, 30), What::EventReleased)));
+    check(&history, &[forgotten(25)]);
+    history[2].what = What::EventLost(LostReason::StoreLostIt);
+    let reason = LostReason::StoreLostIt;
+    check(&history, &[Wrong::GivenAway { lease: lease(1), reason }]);
+}
+
+#[test]
+fn a_second_end_is_one_only_over_a_death() {
+    let mut history = vec![granted(1, (10, 11), 7, 60)];
+    history.extend(given_back(1, (50, 51)));
+    history.push(later(told(1, (52, 52), What::EventReleased)));
+    check(&history, &[]);
+    history.push(later(told(1, (53, 53), What::EventReleased)));
+    check(&history, &[Wrong::Ends { lease: lease(1), told: 2 }]);
+}
+
+#[test]
+fn a_belief_that_no_store_can_have_confirmed_is_seen() {
+    let blind = |agent, from, to| Blind { agent, from: from * SECOND, to: to * SECOND };
+    for held in [What::Held(belief(7, 30)), What::HeldInStore] {
+        let mut history = vec![granted(1, (10, 11), 7, 60)];
+        history.push(later(told(1, (21, 22), held)));
+        history.extend(given_back(1, (50, 51)).map(later));
+        for (blind, is_seen) in [
+            (blind(0, 20, 23), true),
+            (blind(0, 22, 25), false),
+            (blind(0, 18, 21), false),
+            (blind(1, 20, 23), false),
+        ] {
+            let events = Events { blind: vec![blind], ..events(&history, &[]) };
+            let at = 21 * SECOND;
+            let seen = Wrong::BelievedBeforeRenewed { lease: lease(1), at };
+            assert_eq!(wrong(&events).contains(&seen), is_seen, "{blind:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_nobody_was_granted_and_the_store_goes_on_showing_is_seen() {
+    let stands = |at| told(1, (at, at), What::Stands);
+    check(&[stands(10), stands(70)], &[]);
+    let us = 61 * SECOND;
+    check(&[stands(10), stands(71)], &[Wrong::Lingers { lease: lease(1), us }]);
+    let mut history = vec![granted(1, (8, 9), 7, 60), stands(10), stands(71)];
+    history.extend(given_back(1, (80, 81)));
+    check(&history, &[]);
+}
+
+#[test]
+fn a_kept_lease_whose_end_does_not_move_in_a_calm_is_seen() {
+    let held = |at, left| told(1, (at, at), What::Held(belief(7, left)));
+    let calm = |history: &[Told]| Events {
+        calm: Some((100 * SECOND, 121 * SECOND)),
+        ..events(history, &[])
+    };
+    let grant = |ttl_secs, is_kept| {
+        let belief = belief(7, 20);
+        told(1, (94, 95), What::Granted { belief, ttl_secs, is_kept })
+    };
+    let given_back = given_back(1, (130, 131));
+    let check = |ttl, is_kept, held: &[Told], expected: Option<(u64, u64)>| {
+        let mut history = vec![grant(ttl, is_kept)];
+        history.extend_from_slice(held);
+        history.extend(given_back.iter().cloned());
+        let events = calm(&history);
+        let expected: Vec<Wrong> = expected
+            .map(|(from, to)| (from * SECOND, to * SECOND))
+            .map(|(from, to)| Wrong::NotRenewed { lease: lease(1), from, to })
+            .into_iter()
+            .collect();
+        assert_eq!(wrong(&events), expected);
+        seen_in_calm(&events)
+    };
+    // A third of the ttl, and ten seconds.
+    assert_eq!(check(18, true, &[held(101, 18), held(107, 18), held(113, 18)], None), 1);
+    assert_eq!(
+        check(18, true, &[held(101, 18), held(107, 12), held(118, 18)], Some((101, 118))),
+        1
+    );
+    assert_eq!(check(18, true, &[held(101, 18)], Some((101, 121))), 1);
+    assert_eq!(check(18, true, &[], Some((100, 121))), 1);
+    // Of these nothing is to be seen.
+    assert_eq!(check(60, true, &[], None), 0);
+    assert_eq!(check(18, false, &[], None), 0);
 }
