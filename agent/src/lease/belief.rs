@@ -60,10 +60,10 @@ impl Entry {
         self.set_deadline();
     }
 
-    /// Something happened after which the store has to be asked again, at once.
-    pub(super) fn is_doubted(&mut self, now: Moment, suspect: bool) {
+    /// Something happened after which the store has to be asked again, at that moment.
+    pub(super) fn is_doubted(&mut self, now: Moment, ask_at: Moment, suspect: bool) {
         self.suspect |= suspect;
-        self.verify_at = now;
+        self.verify_at = ask_at;
         self.doubted_at = now;
     }
 

@@ -67,6 +67,8 @@ pub(super) struct Entry {
     pub(super) retry_at: Moment,
     /// Failed tries since the last success.
     pub(super) tries: u32,
+    /// When its last call left.
+    pub(super) called_at: Moment,
     /// The store may have become another one since the last proof.
     pub(super) suspect: bool,
     /// Only a call that left since then says that all is well.
@@ -229,6 +231,7 @@ impl Entry {
             verify_at: Moment::NEVER,
             retry_at: Moment::BOOT,
             tries: 0,
+            called_at: Moment::BOOT,
             suspect: false,
             doubted_at: Moment::BOOT,
             kept_until: Moment::BOOT,

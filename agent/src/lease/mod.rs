@@ -195,11 +195,15 @@ impl LeaseTable {
             if let Some(entry) = self.entries.get_mut(&lease)
                 && backend.is_none_or(|backend| *backend == entry.claim.backend)
             {
-                entry.is_doubted(now, backend.is_some());
-                // A store that is back may be told at once what it missed: whoever wants the
+                let ask_at = match backend {
+                    Some(_) => now.max(entry.called_at + schedule::BACK_GAP),
+                    None => now,
+                };
+                entry.is_doubted(now, ask_at, backend.is_some());
+                // A store that is back may be told soon what it missed: whoever wants the
                 // resource next need not wait for a pause that has grown meanwhile.
                 if backend.is_some() && entry.is_leaving() {
-                    entry.retry_at = entry.retry_at.min(now);
+                    entry.retry_at = entry.retry_at.min(ask_at);
                 }
             }
             self.advance(now, lease);
@@ -340,6 +344,7 @@ impl LeaseTable {
             Call::Release(..) | Call::Cancel(..) => Purpose::End,
         };
         entry.busy = Busy::Call { id, sent: now, purpose };
+        entry.called_at = now;
         let patience = schedule::patience(entry.claim.ttl);
         let backend = entry.claim.backend.clone();
         self.calls.insert(id, lease);

@@ -19,6 +19,9 @@ pub(super) const VERIFY_EVERY: Duration = Duration::from_secs(15);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 /// Longest upper bound of the wait before a retry.
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A store that is back is asked again at once about each lease, but no sooner than this after the
+/// last call: one that comes and goes because it is slow must not be made slower by that.
+pub(super) const BACK_GAP: Duration = Duration::from_secs(1);
 /// Longest time one call may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Shortest time one call is given, however short the ttl.

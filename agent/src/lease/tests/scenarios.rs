@@ -1,5 +1,7 @@
 //! What once went wrong, or nearly did: one scenario each, named for what must be true instead.
 
+use std::time::Duration;
+
 use stormlock_protocol::name::Ttl;
 
 use super::play::{Play, T0, granted, lease, ours, secs};
@@ -653,6 +655,28 @@ fn a_store_that_is_back_hears_at_once_what_it_missed() {
     }
     play.settle(CallResult::Refused(RefusedKind::Unreachable));
     assert!(play.calls.is_empty());
+    play.now = play.now + schedule::BACK_GAP;
     play.input(Input::Suspect(backend()));
     assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+}
+
+#[test]
+fn a_store_that_comes_and_goes_is_not_asked_each_time() {
+    for releases in [false, true] {
+        let mut play = Play::holding(Hold::Keep);
+        if releases {
+            play.input(Input::Release { ticket: Ticket(2), lease: lease(1) });
+            play.settle(CallResult::Refused(RefusedKind::Unreachable));
+        }
+        let mut calls = 0;
+        for round in 1..=100 {
+            play.at(Duration::from_millis(100) * round);
+            play.input(Input::Suspect(backend()));
+            calls += play.calls.len();
+            while !play.calls.is_empty() {
+                play.settle(CallResult::Refused(RefusedKind::Unreachable));
+            }
+        }
+        assert!((5..=15).contains(&calls), "{calls} calls in ten seconds, releases: {releases}");
+    }
 }
