@@ -26,6 +26,7 @@ mod kill;
 mod notice;
 mod outage;
 mod refused;
+mod restart;
 mod run;
 mod service;
 mod stores_all;

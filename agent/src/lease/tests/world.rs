@@ -19,6 +19,7 @@ use super::store::{Promise, Store};
 use super::{Dice, backend, claim, resource, ttl};
 
 mod people;
+mod restarts;
 
 const SECOND: u64 = 1_000_000_000;
 const AGENTS: usize = 3;
