@@ -196,6 +196,8 @@ impl Drop for Proxy {
 #[derive(Default)]
 struct Back {
     mute: AtomicBool,
+    /// The server says nothing more.
+    over: AtomicBool,
     delay_ms: AtomicU64,
 }
 
@@ -206,6 +208,10 @@ impl Back {
 
     fn is_mute(&self) -> bool {
         self.mute.load(Ordering::SeqCst)
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     /// The next answer comes so much later.
@@ -288,8 +294,10 @@ impl Shared {
         }
         // What was sent shall arrive: only this half is closed, the other follows by itself.
         let _ = server.shutdown(Shutdown::Write);
+        drop(client);
         // A server that does not follow would keep its connection, and ours, for ever.
-        self.rest(FOLLOWS);
+        let follows = |state: &mut State| !state.stops && !back.is_over();
+        drop(self.changed.wait_timeout_while(self.lock(), FOLLOWS, follows));
         let _ = server.shutdown(Shutdown::Both);
     }
 
@@ -321,6 +329,9 @@ impl Shared {
         if !back.is_mute() {
             let _ = client.shutdown(Shutdown::Both);
         }
+        let _state = self.lock();
+        back.over.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
     }
 
     /// The kernel tells of a reset once: to whichever of the two threads uses the socket first.

@@ -60,11 +60,22 @@ impl Entry {
         self.set_deadline();
     }
 
-    /// Something happened after which the store has to be asked again, at that moment.
-    pub(super) fn is_doubted(&mut self, now: Moment, ask_at: Moment, suspect: bool) {
-        self.suspect |= suspect;
-        self.verify_at = ask_at;
+    /// Something happened after which the store has to be asked again, at once.
+    pub(super) fn is_doubted(&mut self, now: Moment) {
+        self.verify_at = now;
         self.doubted_at = now;
+    }
+
+    /// The store is back, or is another one: it has to be asked again, at that moment, or told what
+    /// it missed: whoever wants the resource next need not wait for a pause that has grown
+    /// meanwhile. True if that is sooner than it would have been.
+    pub(super) fn met_a_stranger(&mut self, now: Moment, at: Moment) -> bool {
+        self.suspect = true;
+        self.doubted_at = now;
+        let due = if self.is_leaving() { &mut self.retry_at } else { &mut self.verify_at };
+        let is_sooner = at < *due;
+        *due = at.min(*due);
+        is_sooner
     }
 
     /// A renewal for `ttl` is about to leave: whoever counts on a later end than it may bring

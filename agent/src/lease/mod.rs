@@ -23,6 +23,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
@@ -45,7 +46,7 @@ use law::Law;
 use queue::{On, Queue};
 
 /// How long a recovered, attached lease waits for its holder to come back.
-const ORPHAN_AFTER: std::time::Duration = std::time::Duration::from_secs(30);
+const ORPHAN_AFTER: Duration = Duration::from_secs(30);
 /// Lost leases that one user has not acknowledged; the oldest beyond that are forgotten.
 const LOST_MAX: usize = 64;
 /// Fences of resources that were seen, kept to notice one that falls (law 8).
@@ -191,20 +192,18 @@ impl LeaseTable {
 
     fn suspect(&mut self, now: Moment, backend: Option<&BackendName>) {
         let leases: Vec<LeaseId> = self.entries.keys().copied().collect();
+        let mut pace = Duration::ZERO;
         for lease in leases {
-            if let Some(entry) = self.entries.get_mut(&lease)
-                && backend.is_none_or(|backend| *backend == entry.claim.backend)
-            {
-                let ask_at = match backend {
-                    Some(_) => now.max(entry.called_at + schedule::BACK_GAP),
-                    None => now,
-                };
-                entry.is_doubted(now, ask_at, backend.is_some());
-                // A store that is back may be told soon what it missed: whoever wants the
-                // resource next need not wait for a pause that has grown meanwhile.
-                if backend.is_some() && entry.is_leaving() {
-                    entry.retry_at = entry.retry_at.min(ask_at);
+            let Some(entry) = self.entries.get_mut(&lease) else { continue };
+            match backend {
+                None => entry.is_doubted(now),
+                Some(backend) if *backend == entry.claim.backend => {
+                    let at = now.max(entry.called_at + schedule::BACK_GAP) + pace;
+                    if entry.met_a_stranger(now, at) {
+                        pace += schedule::BACK_PACE;
+                    }
                 }
+                Some(_) => {}
             }
             self.advance(now, lease);
         }

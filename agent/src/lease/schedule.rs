@@ -22,6 +22,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A store that is back is asked again at once about each lease, but no sooner than this after the
 /// last call: one that comes and goes because it is slow must not be made slower by that.
 pub(super) const BACK_GAP: Duration = Duration::from_secs(1);
+/// And not about all at once, for the same reason: one after the other, so far apart.
+pub(super) const BACK_PACE: Duration = Duration::from_millis(50);
 /// Longest time one call may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// Shortest time one call is given, however short the ttl.

@@ -680,3 +680,28 @@ fn a_store_that_comes_and_goes_is_not_asked_each_time() {
         assert!((5..=15).contains(&calls), "{calls} calls in ten seconds, releases: {releases}");
     }
 }
+
+#[test]
+fn a_store_that_is_back_is_not_asked_about_all_leases_at_once() {
+    let mut play = Play::new();
+    let claims: Vec<Claim> = (1..=40).map(|at| claim(at, &format!("prod/{at}"), 900)).collect();
+    play.input(ask(1, 1, claims, Hold::Keep));
+    play.synced(true);
+    for at in 1..=40 {
+        play.settle(granted(at, 900));
+        play.synced(true);
+    }
+    assert!(play.calls.is_empty(), "{:?}", play.calls);
+    play.at(Duration::from_secs(2));
+    play.input(Input::Suspect(backend()));
+    let mut asked = Vec::new();
+    for tenth in 20..50 {
+        play.at(Duration::from_millis(100) * tenth);
+        asked.push(play.calls.len());
+        while !play.calls.is_empty() {
+            play.settle(ours(898));
+        }
+    }
+    assert_eq!(asked.iter().sum::<usize>(), 40, "each once: {asked:?}");
+    assert!(asked.iter().all(|calls| *calls <= 3), "{asked:?}");
+}
