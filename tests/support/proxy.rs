@@ -14,7 +14,7 @@ use std::time::Duration;
 const KEPT: Duration = Duration::from_secs(1);
 
 /// How long a server has to answer what a client sent that is gone.
-const FOLLOWS: Duration = Duration::from_secs(15);
+const FOLLOWS: Duration = Duration::from_secs(5);
 
 /// What happens to a request that a test named, and from then on to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -44,6 +44,7 @@ use entry::{Busy, Entry, Phase, Purpose, Told};
 use keeping::Landing;
 use law::Law;
 use queue::{On, Queue};
+use schedule::Pace;
 
 /// How long a recovered, attached lease waits for its holder to come back.
 const ORPHAN_AFTER: Duration = Duration::from_secs(30);
@@ -192,15 +193,15 @@ impl LeaseTable {
 
     fn suspect(&mut self, now: Moment, backend: Option<&BackendName>) {
         let leases: Vec<LeaseId> = self.entries.keys().copied().collect();
-        let mut pace = Duration::ZERO;
+        let mut pace = Pace::default();
         for lease in leases {
             let Some(entry) = self.entries.get_mut(&lease) else { continue };
             match backend {
                 None => entry.is_doubted(now),
                 Some(backend) if *backend == entry.claim.backend => {
-                    let at = now.max(entry.called_at + schedule::BACK_GAP) + pace;
+                    let at = now.max(entry.called_at + schedule::BACK_GAP) + pace.wait();
                     if entry.met_a_stranger(now, at) {
-                        pace += schedule::BACK_PACE;
+                        pace.step();
                     }
                 }
                 Some(_) => {}

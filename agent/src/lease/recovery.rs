@@ -8,12 +8,13 @@ use stormlock_protocol::name::{Fence, LeaseId};
 use super::entry::{Entry, Phase};
 use super::law::Law;
 use super::port::{Answer, Effect, No, Ticket};
-use super::schedule::{self, length};
+use super::schedule::{self, Pace, length};
 use super::{Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, Record};
 
 impl LeaseTable {
     /// Law 12: takes up what the journal remembers, believing none of it.
     pub(super) fn recover(&mut self, now: Moment, memory: Memory) {
+        let mut pace = Pace::default();
         for known in memory.leases.into_values() {
             let lease = known.intent.claim.lease;
             let mut entry = Entry::remembered(known, now, now + ORPHAN_AFTER);
@@ -23,6 +24,11 @@ impl LeaseTable {
                 entry.deadline = now + length(entry.claim.ttl);
                 entry.fence.get_or_insert(Fence(0));
                 entry.proven.get_or_insert((now, Duration::ZERO));
+            }
+            // Whoever holds one waits for its proof; for what is over there is time.
+            if entry.is_leaving() {
+                entry.retry_at = now + pace.wait();
+                pace.step();
             }
             if let Some(fence) = entry.fence {
                 let claim = &entry.claim;

@@ -22,7 +22,8 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A store that is back is asked again at once about each lease, but no sooner than this after the
 /// last call: one that comes and goes because it is slow must not be made slower by that.
 pub(super) const BACK_GAP: Duration = Duration::from_secs(1);
-/// And not about all at once, for the same reason: one after the other, so far apart.
+/// And not about all at once, for the same reason: so many, and then one after the other.
+const BACK_FIRST: u32 = 8;
 pub(super) const BACK_PACE: Duration = Duration::from_millis(50);
 /// Longest time one call may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
@@ -95,6 +96,24 @@ pub(super) fn warning(length: Duration) -> Duration {
 
 fn bound(tries: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << tries.min(10)).min(RETRY_MAX)
+}
+
+/// When, one after the other, a store that is back is asked, or asked by an agent that is.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    asked: u32,
+}
+
+impl Pace {
+    /// How much later than now the next one is asked.
+    pub(super) fn wait(&self) -> Duration {
+        BACK_PACE * self.asked.saturating_sub(BACK_FIRST - 1)
+    }
+
+    /// One is.
+    pub(super) fn step(&mut self) {
+        self.asked = self.asked.saturating_add(1);
+    }
 }
 
 /// How long one call may take.

@@ -64,7 +64,8 @@ impl World {
         }
         self.gone_sessions.insert(gone);
         let known = &mut self.agents[agent];
-        known.sessions.retain(|_, (session, _)| *session != gone);
+        let tickets = known.sessions.extract_if(.., |_, (session, _)| *session == gone);
+        self.gone_tickets.extend(tickets.map(|(ticket, _)| ticket));
         let taken = known.taken.iter().filter(|(_, session, _)| *session == gone);
         for (lease, _, attach) in taken {
             if matches!(attach, Attach::Session(_)) {
