@@ -57,6 +57,20 @@ async fn an_even_number_of_members_is_told() {
 }
 
 #[tokio::test]
+async fn an_alarm_of_corruption_is_told_and_is_no_matter_of_space() {
+    use etcd_client::{AlarmAction, AlarmType};
+    let server = EtcdServer::start();
+    let mut client = raw(&server).await.maintenance_client();
+    // Whoever may maintain a cluster may raise it, as a member does that finds its data corrupt.
+    client.alarm(AlarmAction::Activate, AlarmType::Corrupt, None).await.unwrap();
+    let remarks = open(&server.url()).examine().await.unwrap();
+    let told = remarks.iter().find(|it| it.text.contains("alarm:CORRUPT")).expect("it is told");
+    assert_eq!(told.level, Level::Bad);
+    let mend = told.mend.as_deref().unwrap_or_default();
+    assert!(mend.contains("logs") && !mend.contains("defragment"), "{told:?}");
+}
+
+#[tokio::test]
 async fn the_rights_in_the_readme_are_enough() {
     let server = EtcdServer::start();
     server.run("user add root:rootpw");
