@@ -81,11 +81,17 @@ impl Group {
                 Ok(None) | Err(_) => break,
             }
         }
+        self.is_found_gone();
+        stopped
+    }
+
+    /// Looks whether nothing of the group is left.
+    pub(crate) fn is_found_gone(&mut self) -> bool {
         // The number of a group that has gone may become another's.
         if self.ended.is_some() {
             self.is_gone |= test_kill_process_group(self.leader) == Err(Errno::SRCH);
         }
-        stopped
+        self.is_gone
     }
 
     /// True when nothing of the group is left.

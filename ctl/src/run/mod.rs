@@ -245,6 +245,9 @@ impl Guard<'_> {
                     let left = time::words(left);
                     say(&format!("the hold on {on} is about to end: the command has {left} left"));
                 }
+                // The agent looks by itself whether the group is gone, and gives back then: it may
+                // have seen that first.
+                Due::Ask(_) | Due::Kill(_) if !self.is_lost && self.group.is_found_gone() => return,
                 Due::Ask(why) => self.ask(&why),
                 Due::Kill(why) => self.kill(&why),
             }

@@ -12,6 +12,8 @@ use crate::{acquire, leases, local, until, wish};
 
 /// How often a lock is taken and given back in a row.
 const IN_A_ROW: usize = 200;
+/// How often a command leaves something behind.
+const DAEMONS: usize = 60;
 
 fn path(agent: &Agent, name: &str) -> String {
     agent.file(name).to_str().expect("a path in UTF-8").to_owned()
@@ -32,6 +34,16 @@ fn the_exit_code_is_the_commands_own() {
         let ran = Job::start(&agent, &[&["run", "prod/db"], args].concat()).ends();
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
         assert!(leases(&mut agent.client().expect("it answers")).is_empty(), "given back");
+    }
+}
+
+/// The agent sees the end of the group too, and gives back: it may be the first.
+#[test]
+fn a_command_that_leaves_a_daemon_behind_ends_with_its_own_code_whoever_sees_its_end_first() {
+    let agent = Agent::start(&local());
+    for round in 0..DAEMONS {
+        let ran = Job::start(&agent, &["run", "prod/db", "-c", "setsid -f true; exit 5"]).ends();
+        assert_eq!(ran.code, Some(5), "round {round}: {ran:?}");
     }
 }
 
