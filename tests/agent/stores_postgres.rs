@@ -65,7 +65,7 @@ fn kill_9_twenty_times_loses_no_lease_and_leaves_no_orphan_on_postgres() {
 fn setup_makes_the_tables_and_says_what_it_did() {
     let store = PostgresServer::start();
     let agent = Agent::on_postgres("alpha", &store.url());
-    says(&agent.ctl(&["acquire", "prod/db"]), UNAVAILABLE, &["prod/db"]);
+    says(&agent.ctl(&["acquire", "prod/db"]), CONFIG, &["prod/db", "stormlockd setup main"]);
     let printed = ok(setup(&agent, &["main", "--print"]));
     assert!(printed.starts_with("CREATE TABLE IF NOT EXISTS \"stormlock\""), "{printed}");
     assert!(printed.contains("GRANT SELECT, INSERT, UPDATE, DELETE ON"), "{printed}");
