@@ -46,9 +46,9 @@ const AGENT: &Arrows = &[
 /// The protocol's map.
 const PROTOCOL: &Arrows = &[
     ("lib", &["*"]),
-    ("client", &["frame", "message", "name"]),
-    ("process", &["message", "name"]),
-    ("message", &["name"]),
+    ("client", &["frame", "message", "name", "process"]),
+    ("process", &[]),
+    ("message", &["name", "process"]),
     ("frame", &[]),
     ("cause", &[]),
     ("duration", &["name"]),

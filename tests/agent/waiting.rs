@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use stormlock_protocol::client::ClientError;
-use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Process, Target};
+use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Target};
+use stormlock_protocol::process::Process;
 
 use crate::agent::{Agent, program};
 use crate::redis_server::RedisServer;

@@ -237,6 +237,7 @@ pub(crate) fn lease(name: &str, lease: &str) -> Lease {
 /// A lock of another on `prod/db`.
 pub(crate) fn lock() -> Lock {
     Lock {
+        process: None,
         resource: resource("prod/db"),
         backend: "main".into(),
         this_host_only: false,

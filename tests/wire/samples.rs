@@ -4,10 +4,11 @@
 use stormlock_protocol::frame::{self, FrameError, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{
     Acquire, Agent, Attach, Backend, Code, Cursor, Event, Finding, Health, Hold, IsHeld, Lease,
-    Level, List, Lock, LostReason, Process, Refusal, Release, Released, Renew, Reply, Request,
-    State, Status, Target, UnixMs, Unread, Wait, Waiting,
+    Level, List, Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State,
+    Status, Target, UnixMs, Unread, Wait, Waiting,
 };
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
+use stormlock_protocol::process::{Process, Terminal};
 
 /// A message and its bytes.
 pub(crate) struct Sample {
@@ -81,7 +82,7 @@ fn requests() -> Vec<Sample> {
         reason: Some(reason()),
         attach: Attach::Session,
         wait: Wait::For(600),
-        terminal: Some(Terminal(0x8803)),
+        terminal: Some(Terminal { device: 0x8803, session: process() }),
     };
     let least = Acquire {
         resources: vec![resource("a")],
@@ -94,6 +95,7 @@ fn requests() -> Vec<Sample> {
     };
     let attach =
         Request::Attach { leases: vec![named.clone(), unnamed.clone()], attach: Attach::Session };
+    let share = Request::Share { leases: vec![named.clone()], process: process() };
     let wait = Request::Wait { resource: resource("prod/db"), wait: Wait::Forever };
     let these = Release::These(vec![named.clone(), unnamed.clone()]);
     let renew = Renew { target: named, ttl: Some(ttl(60)), hold: Some(Hold::Keep) };
@@ -124,6 +126,7 @@ fn requests() -> Vec<Sample> {
         sample("Request::Subscribe", &Request::Subscribe),
         sample("Request::Wait", &wait),
         sample("Request::Attach", &attach),
+        sample("Request::Share", &share),
     ]
 }
 
@@ -180,7 +183,6 @@ fn replies() -> Vec<Sample> {
 
 fn small_enums() -> Vec<Sample> {
     let who = || Principal::new("maria@bastion2").expect("a principal");
-    let process = Process { pid: 4711, started: 123_456_789, group: true };
     let mut all = vec![
         sample("Hold::No", &Hold::No),
         sample("Hold::For", &Hold::For(28_800)),
@@ -193,7 +195,7 @@ fn small_enums() -> Vec<Sample> {
         sample("Wait::Forever", &Wait::Forever),
         sample("Attach::Detached", &Attach::Detached),
         sample("Attach::Session", &Attach::Session),
-        sample("Attach::Process", &Attach::Process(process)),
+        sample("Attach::Process", &Attach::Process(process())),
         sample("Release::These none", &Release::These(vec![])),
         sample("Release::All", &Release::All),
         sample("State::Asking", &State::Asking),
@@ -220,6 +222,10 @@ fn small_enums() -> Vec<Sample> {
     ];
     all.extend(Code::ALL.map(|code| sample(&format!("Code::{code:?}"), &code)));
     all
+}
+
+fn process() -> Process {
+    Process { pid: 4711, started: 123_456_789, group: true }
 }
 
 fn lease() -> Lease {
@@ -271,13 +277,15 @@ fn lock() -> Lock {
         left_ms: Some(898_250),
         mine: true,
         waiters: 2,
+        process: Some(process()),
     }
 }
 
 /// As the Python tool writes one, without a ttl.
 fn foreign_lock() -> Lock {
     let lease = "70d5f".parse().expect("a lease id of etcd's");
-    Lock { host: None, lease, fence: None, reason: None, left_ms: None, mine: false, ..lock() }
+    let (mine, process) = (false, None);
+    Lock { host: None, lease, fence: None, reason: None, left_ms: None, mine, process, ..lock() }
 }
 
 fn status() -> Status {

@@ -17,6 +17,7 @@ use crate::message::{
     Renew, Reply, Request, Status, Target, Unread, Wait, Waiting,
 };
 use crate::name::{LeaseId, Resource};
+use crate::process::Process;
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 
 /// Why a question has no answer.
@@ -167,6 +168,21 @@ impl Client {
         attach: Attach,
     ) -> Result<Vec<Lease>, ClientError> {
         match self.ask(&Request::Attach { leases, attach })? {
+            Reply::Acquired(leases) => Ok(leases),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Share`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn share(
+        &mut self,
+        leases: Vec<Target>,
+        process: Process,
+    ) -> Result<Vec<Lease>, ClientError> {
+        match self.ask(&Request::Share { leases, process })? {
             Reply::Acquired(leases) => Ok(leases),
             other => Err(unexpected(other)),
         }

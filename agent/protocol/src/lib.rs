@@ -30,7 +30,7 @@ pub mod duration;
 pub mod frame;
 pub mod message;
 pub mod name;
-mod process;
+pub mod process;
 
 /// Oldest protocol that this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;

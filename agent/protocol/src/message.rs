@@ -5,7 +5,8 @@
 use bincode::{Decode, Encode};
 
 pub use crate::name::UnixMs;
-use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl};
+use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
+use crate::process::{Process, Terminal};
 
 /// One question. The agent answers each with one [`Reply`], in order.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -47,6 +48,14 @@ pub enum Request {
         leases: Vec<Target>,
         /// Whose end ends them from now on.
         attach: Attach,
+    },
+    /// Another command goes on under leases of the caller's that end with a process: from now on
+    /// they end with the last of those. [`Reply::Acquired`] with them as they are. All or none.
+    Share {
+        /// 1 to [`crate::RESOURCES_MAX`] leases.
+        leases: Vec<Target>,
+        /// Whose end has to come, too.
+        process: Process,
     },
 }
 
@@ -105,17 +114,6 @@ pub enum Attach {
     Session,
     /// It ends with a process of the caller.
     Process(Process),
-}
-
-/// A process on this host, named so that no later one is taken for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct Process {
-    /// Its number.
-    pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
-    pub started: u64,
-    /// True when its end is the end of the last process in the group that it leads.
-    pub group: bool,
 }
 
 /// A lease, by resource and, where the caller knows it, by id.
@@ -326,6 +324,8 @@ pub struct Lock {
     pub mine: bool,
     /// How many on this host wait for it.
     pub waiters: u32,
+    /// The process whose end ends it. Told to the caller whose it is, and to nobody else.
+    pub process: Option<Process>,
 }
 
 /// What became of one lease that was to be released.

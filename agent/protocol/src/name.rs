@@ -200,10 +200,6 @@ impl fmt::Debug for LeaseId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct Fence(pub u64);
 
-/// A terminal, by the kernel's number of its device: field 7 of `/proc/PID/stat`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-pub struct Terminal(pub u32);
-
 /// A point of the wall clock, in milliseconds since 1970-01-01T00:00:00Z. For people only: nothing
 /// is ever decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]

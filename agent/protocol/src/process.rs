@@ -1,16 +1,30 @@
-//! How a process of this host is named so that no later one is taken for it.
+//! Processes of this host as `/proc` tells of them, and how one is named so that no later one is
+//! taken for it.
 
 use std::fs;
 use std::io;
 
-use crate::message::Process;
-use crate::name::Terminal;
+use bincode::{Decode, Encode};
 
-/// Where in `/proc/PID/stat`, after the name in parentheses, the start stands: field 22, and the
-/// first of them is field 3.
-const STARTED_AT: usize = 22 - 3;
-/// The device of its terminal: field 7.
-const TERMINAL_AT: usize = 7 - 3;
+/// A process on this host, named so that no later one is taken for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat`.
+    pub started: u64,
+    /// True when its end is the end of the last process in the group that it leads.
+    pub group: bool,
+}
+
+/// A terminal, for as long as the session goes on that it controls: its number is used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Terminal {
+    /// The kernel's number of its device: field 7 of `/proc/PID/stat`.
+    pub device: u32,
+    /// The leader of that session. When it ends, the terminal is taken from all of the session.
+    pub session: Process,
+}
 
 impl Process {
     /// The process that has this number now. With `group`, its end is that of the last process in
@@ -19,17 +33,14 @@ impl Process {
     /// # Errors
     /// When there is none, or it may not be looked at.
     pub fn look(pid: u32, group: bool) -> io::Result<Process> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let strange =
-            || io::Error::new(io::ErrorKind::InvalidData, "its /proc entry is unreadable");
-        Ok(Process { pid, started: started(&text).ok_or_else(strange)?, group })
+        Stat::of(pid).map(|stat| Process { pid, started: stat.started, group })
     }
 
     /// True while this very process is there, alive or not yet waited for; `None` where `/proc`
     /// shows nobody of its number: it is gone, or hidden (`hidepid`, `ProtectProc=`).
     #[must_use]
     pub fn is_there(&self) -> Option<bool> {
-        Process::look(self.pid, self.group).ok().map(|now| now == *self)
+        Stat::of(self.pid).ok().map(|now| now.started == self.started)
     }
 }
 
@@ -37,21 +48,77 @@ impl Terminal {
     /// The terminal that controls this process, if one does and `/proc` tells.
     #[must_use]
     pub fn of_this_process() -> Option<Terminal> {
-        let text = fs::read_to_string("/proc/self/stat").ok()?;
-        // A signed number to the kernel, whose bits are those of the device.
-        let number = field(&text, TERMINAL_AT)?.parse::<i32>().ok()?.cast_unsigned();
-        (number != 0).then_some(Terminal(number))
+        let me = Stat::of(std::process::id()).ok()?;
+        // A session that began outside of this namespace has no leader that could be looked at.
+        let session = Process::look(me.session, false).ok()?;
+        (me.terminal != 0).then_some(Terminal { device: me.terminal, session })
     }
 }
 
-fn started(stat: &str) -> Option<u64> {
-    field(stat, STARTED_AT)?.parse().ok()
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its number.
+    pub pid: u32,
+    /// It has ended, and nobody has waited for it yet.
+    pub is_dead: bool,
+    /// Whose child it is.
+    pub parent: u32,
+    /// The group it is in, by the number of its leader.
+    pub group: u32,
+    /// The session it is in, by the number of its leader.
+    pub session: u32,
+    /// The device of the terminal that controls it, as the kernel writes it; 0 for none.
+    pub terminal: u32,
+    /// When it started, in clock ticks since boot.
+    pub started: u64,
 }
 
-/// The name may hold anything, also parentheses and white space; nothing after it does.
-fn field(stat: &str, at: usize) -> Option<&str> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(at)
+impl Stat {
+    /// Of the process that has this number now.
+    ///
+    /// # Errors
+    /// When there is none, or it may not be looked at.
+    pub fn of(pid: u32) -> io::Result<Stat> {
+        let text = fs::read(format!("/proc/{pid}/stat"))?;
+        let strange =
+            || io::Error::new(io::ErrorKind::InvalidData, "its /proc entry is unreadable");
+        Stat::read(pid, &String::from_utf8_lossy(&text)).ok_or_else(strange)
+    }
+
+    /// Of all processes that `/proc` shows. They are read one after the other: one that starts
+    /// meanwhile may be missing.
+    #[must_use]
+    pub fn all() -> Vec<Stat> {
+        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter_map(|pid| Stat::of(pid).ok()).collect()
+    }
+
+    /// The name may hold anything, also parentheses and white space; nothing after it does.
+    fn read(pid: u32, text: &str) -> Option<Stat> {
+        /// Fields as proc(5) counts them; the first after the name is the third.
+        const STATE: usize = 3;
+        const PARENT: usize = 4;
+        const GROUP: usize = 5;
+        const SESSION: usize = 6;
+        const TERMINAL: usize = 7;
+        const STARTED: usize = 22;
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        let field = |number: usize| fields.get(number - STATE).copied();
+        let number = |at| field(at)?.parse().ok();
+        Some(Stat {
+            pid,
+            is_dead: matches!(field(STATE)?, "Z" | "X"),
+            parent: number(PARENT)?,
+            group: number(GROUP)?,
+            session: number(SESSION)?,
+            // A signed number to the kernel, whose bits are those of the device.
+            terminal: field(TERMINAL)?.parse::<i32>().ok()?.cast_unsigned(),
+            started: field(STARTED)?.parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -59,13 +126,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_start_is_read_whatever_the_process_is_called() {
-        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+    fn a_process_is_read_whatever_it_is_called() {
+        let rest = "1 2 3 34819 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
         for name in ["sh", "a b", "x) R 9 9 (", ")"] {
-            assert_eq!(started(&format!("42 ({name}) {fields}")), Some(4711), "{name}");
+            let expected = Stat {
+                pid: 42,
+                is_dead: false,
+                parent: 1,
+                group: 2,
+                session: 3,
+                terminal: 0x8803,
+                started: 4711,
+            };
+            let read = Stat::read(42, &format!("42 ({name}) S {rest}"));
+            assert_eq!(read, Some(expected), "{name}");
         }
-        assert_eq!(started("42 (sh) S 1 2"), None);
-        assert_eq!(started(""), None);
+        assert!(Stat::read(42, &format!("42 (sh) Z {rest}")).unwrap().is_dead);
+        for cut in ["42 (sh) S 1 2", "42 (sh)", "42 (sh", ""] {
+            assert_eq!(Stat::read(42, cut), None, "{cut}");
+        }
     }
 
     #[test]
@@ -74,5 +153,6 @@ mod tests {
         assert_eq!(me.is_there(), Some(true));
         let another = Process { started: me.started + 1, ..me };
         assert_eq!(another.is_there(), Some(false));
+        assert!(Stat::all().iter().any(|one| one.pid == me.pid && one.started == me.started));
     }
 }

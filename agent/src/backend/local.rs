@@ -313,7 +313,15 @@ mod tests {
         let terminal = None;
         let intent = Intent { claim, owner, hold, attach, terminal };
         let fence = fence.map(Fence);
-        Remembered { intent, stage, fence, proven, nonces, earlier_boot: false }
+        Remembered {
+            intent,
+            stage,
+            fence,
+            proven,
+            nonces,
+            sharers: Vec::new(),
+            earlier_boot: false,
+        }
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_process_group};
-use stormlock_protocol::message::Process;
+use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
@@ -15,6 +15,12 @@ use crate::{clock, fd};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
+/// Once in so many looks it is read in `/proc` whether any of the group is still alive: to the
+/// kernel the dead are in it until somebody waits for them, which the first process of a container
+/// may never do.
+const DEAD_EVERY: u32 = 20;
+/// So many times in a row, for one that starts while the list is read can be missed in it.
+const DEAD_LOOKS: u32 = 2;
 
 /// Those that are watched.
 #[derive(Debug, Default)]
@@ -53,19 +59,41 @@ async fn end(process: ProcessId) {
     if let Some(opened) = open(process, pid) {
         let _ = opened.readable().await;
     }
+    let (mut looks, mut dead) = (0_u32, 0);
     while process.group && is_group(pid) {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(DEAD_EVERY) {
+            dead = if is_dead(process.pid).await { dead + 1 } else { 0 };
+            if dead == DEAD_LOOKS {
+                return;
+            }
+        }
         if clock::pause(GROUP_EVERY).await.is_err() {
             return;
         }
     }
 }
 
+/// True when all of a group have ended, though nobody has waited for them. False where `/proc` may
+/// hide some.
+async fn is_dead(group: u32) -> bool {
+    let looks = tokio::task::spawn_blocking(move || {
+        // Whoever may not look at the first process may not look at others.
+        if Stat::of(1).is_err() {
+            return false;
+        }
+        let all = Stat::all();
+        let mut members = all.iter().filter(|one| one.group == group).peekable();
+        members.peek().is_some() && members.all(|one| one.is_dead)
+    });
+    looks.await.unwrap_or(false)
+}
+
 /// The very process; `None` when it is gone, whoever has its number now.
 fn open(process: ProcessId, pid: Pid) -> Option<AsyncFd<OwnedFd>> {
     let opened = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-    let ProcessId { pid, started, group } = process;
     // Looked at after it was opened: while it is open, the number stays its own.
-    if !is_there(&Process { pid, started, group }) {
+    if !is_there(process) {
         return None;
     }
     fd::watch(opened).ok()
@@ -74,9 +102,17 @@ fn open(process: ProcessId, pid: Pid) -> Option<AsyncFd<OwnedFd>> {
 /// True while a process is there. One that `/proc` hides from this agent is there while its number
 /// is somebody's: a later one of that number may be taken for it then, which keeps a lease for
 /// longer and ends none too early.
-pub fn is_there(process: &Process) -> bool {
+pub fn is_there(process: ProcessId) -> bool {
+    let ProcessId { pid, started, group } = process;
     let exists = |pid| test_kill_process(pid) != Err(Errno::SRCH);
-    process.is_there().unwrap_or_else(|| number(process.pid).is_some_and(exists))
+    let is_there = Process { pid, started, group }.is_there();
+    is_there.unwrap_or_else(|| number(pid).is_some_and(exists))
+}
+
+/// True while what ends with a process has not come to its end: with a group, while any of it is
+/// there.
+pub fn goes_on(process: ProcessId) -> bool {
+    is_there(process) || process.group && number(process.pid).is_some_and(is_group)
 }
 
 fn number(pid: u32) -> Option<Pid> {
@@ -86,4 +122,46 @@ fn number(pid: u32) -> Option<Pid> {
 /// True while a process is in the group; that it belongs to somebody else is no reason to say no.
 fn is_group(leader: Pid) -> bool {
     test_kill_process_group(leader) != Err(Errno::SRCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Far more than the looks that it takes; only a test that fails waits for it.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_group_whose_dead_nobody_waits_for_has_ended() {
+        // This process is the one that does not wait for it.
+        let mut dead = Command::new("true").process_group(0).spawn().unwrap();
+        let started = Process::look(dead.id(), true).unwrap().started;
+        let process = ProcessId { pid: dead.id(), started, group: true };
+        tokio::time::timeout(PATIENCE, end(process)).await.expect("it has ended");
+        assert!(is_group(number(dead.id()).unwrap()), "the kernel counts the dead");
+        dead.wait().unwrap();
+        assert!(!goes_on(process));
+    }
+
+    #[tokio::test]
+    async fn a_group_goes_on_while_one_of_it_does() {
+        let mut leader = Command::new("sh");
+        leader.args(["-c", "sleep 1000 >/dev/null & echo $!"]).process_group(0);
+        let leader = leader.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let started = Process::look(leader.id(), true).unwrap().started;
+        let process = ProcessId { pid: leader.id(), started, group: true };
+        let said = leader.wait_with_output().unwrap().stdout;
+        let other: u32 = String::from_utf8(said).unwrap().trim().parse().unwrap();
+        assert!(goes_on(process));
+        assert!(!is_dead(process.pid).await);
+        let mut guards = Guards::default();
+        guards.watch(process);
+        rustix::process::kill_process(number(other).unwrap(), rustix::process::Signal::KILL)
+            .unwrap();
+        let ended = tokio::time::timeout(PATIENCE, guards.ended()).await.expect("it has ended");
+        assert_eq!(ended, process);
+    }
 }

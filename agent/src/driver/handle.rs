@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stormlock_protocol::name::{LeaseId, Resource, Terminal, Ttl};
+use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Leaving;
 use super::stirs::On;
 use crate::lease::{
-    Answer, Attach, BackendName, Claim, Hold, Holder, Moment, SessionId, Uid, View,
+    Answer, Attach, BackendName, Claim, Hold, Holder, Moment, ProcessId, SessionId, Terminal, Uid,
+    View,
 };
 use crate::stores::{NotOpened, Wanted};
 
@@ -104,6 +105,7 @@ pub struct Stopping;
 pub(super) enum Command {
     Acquire { wish: Wish, waits: watch::Sender<Option<Waits>>, answer: oneshot::Sender<Answer> },
     Attach { lease: LeaseId, attach: Attach, answer: oneshot::Sender<Answer> },
+    Share { lease: LeaseId, process: ProcessId, answer: oneshot::Sender<Answer> },
     Look { on: On, answer: oneshot::Sender<(watch::Receiver<bool>, u32)> },
     LookedAt(On),
     Waiters { on: On, answer: oneshot::Sender<u32> },
@@ -143,6 +145,14 @@ impl Handle {
     /// [`Stopping`].
     pub async fn attach(&self, lease: LeaseId, attach: Attach) -> Result<Answer, Stopping> {
         self.ask(|answer| Command::Attach { lease, attach, answer }).await
+    }
+
+    /// Lets the end of another process be needed, too, for a lease to end.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn share(&self, lease: LeaseId, process: ProcessId) -> Result<Answer, Stopping> {
+        self.ask(|answer| Command::Share { lease, process, answer }).await
     }
 
     /// How many on this host wait to take a resource.

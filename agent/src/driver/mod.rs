@@ -19,7 +19,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::JoinSet;
 
-pub use guard::is_there;
+pub use guard::{goes_on, is_there};
 pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
 
 use crate::clock::{self, Alarm, JumpWatch};
@@ -147,6 +147,10 @@ impl Driver {
             Command::Attach { lease, attach, answer } => {
                 let ticket = self.question(answer);
                 self.input(Input::Attach { ticket, lease, attach });
+            }
+            Command::Share { lease, process, answer } => {
+                let ticket = self.question(answer);
+                self.input(Input::Share { ticket, lease, process });
             }
             Command::Look { on, answer } => {
                 let waiters = self.table.waiters(&on.0, &on.1);

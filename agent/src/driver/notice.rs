@@ -7,10 +7,11 @@ use std::io;
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, major, makedev, minor, open};
-use stormlock_protocol::name::{LeaseId, Terminal};
+use stormlock_protocol::name::LeaseId;
 
+use super::guard::is_there;
 use crate::clock;
-use crate::lease::{Hold, State, Uid, View};
+use crate::lease::{Hold, State, Terminal, Uid, View};
 
 /// The kernel's numbers of pseudo terminals: 256 of them per major number.
 const PTS_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
@@ -113,14 +114,17 @@ fn words(length: Duration) -> String {
 }
 
 fn say(terminal: Terminal, owner: Uid, text: &str) -> io::Result<()> {
-    let (path, device) = place(terminal).ok_or(io::ErrorKind::Unsupported)?;
+    let (path, device) = place(terminal.device).ok_or(io::ErrorKind::Unsupported)?;
+    // The number may be another terminal's by now: the session's end took it from its own.
+    if !is_there(terminal.session) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     // One that was stopped (Ctrl-S) must not hold anybody up, nor become this process's own.
     let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = open(path, flags | OFlags::CLOEXEC, Mode::empty())?;
     let stat = fstat(&file)?;
     let is_it = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == device;
-    // The number may be another's by now.
     let is_welcome = Mode::from_raw_mode(stat.st_mode).contains(Mode::WGRP);
     if !is_it || stat.st_uid != owner.0 || !is_welcome {
         return Err(io::ErrorKind::PermissionDenied.into());
@@ -131,7 +135,7 @@ fn say(terminal: Terminal, owner: Uid, text: &str) -> io::Result<()> {
 }
 
 /// Where a terminal's device is, and its number as files have it.
-fn place(Terminal(number): Terminal) -> Option<(String, u64)> {
+fn place(number: u32) -> Option<(String, u64)> {
     let upper = number >> MAJOR_AT & MAJOR_MASK;
     let lower = number & LOW_MASK | number >> HIGH_AT & HIGH_MASK;
     let device = makedev(upper, lower);
@@ -157,7 +161,10 @@ mod tests {
     use rustix::process::getuid;
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
+    use stormlock_protocol::process::Process;
+
     use super::*;
+    use crate::lease::ProcessId;
 
     /// A terminal of ours, its other side, and its path.
     fn terminal() -> (Terminal, rustix::fd::OwnedFd, File, String) {
@@ -169,7 +176,10 @@ mod tests {
         side.set_permissions(PermissionsExt::from_mode(0o620)).unwrap();
         let device = side.metadata().unwrap().rdev();
         let number = major(device) << MAJOR_AT | minor(device) & LOW_MASK;
-        (Terminal(number | (minor(device) & HIGH_MASK) << HIGH_AT), master, side, path)
+        let device = number | (minor(device) & HIGH_MASK) << HIGH_AT;
+        let me = Process::look(std::process::id(), false).unwrap();
+        let session = ProcessId { pid: me.pid, started: me.started, group: false };
+        (Terminal { device, session }, master, side, path)
     }
 
     /// What came, up to the end of a line that says this; in as many pieces as it comes.
@@ -185,7 +195,7 @@ mod tests {
     #[test]
     fn the_owner_of_a_terminal_reads_there_what_was_said() {
         let (terminal, master, _side, path) = terminal();
-        assert_eq!(place(terminal).unwrap().0, path);
+        assert_eq!(place(terminal.device).unwrap().0, path);
         say(terminal, Uid(getuid().as_raw()), "prod/db is lost").unwrap();
         reads(&master, "stormlock: prod/db is lost");
     }
@@ -202,6 +212,16 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_said_on_a_later_terminal_of_the_same_number() {
+        let (terminal, _master, _side, _) = terminal();
+        let ProcessId { pid, started, group } = terminal.session;
+        let session = ProcessId { pid, started: started - 1, group };
+        let me = Uid(getuid().as_raw());
+        let said = say(Terminal { session, ..terminal }, me, "of before").unwrap_err();
+        assert_eq!(said.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
     fn a_terminal_that_stands_still_holds_nobody_up() {
         let (terminal, master, _side, _) = terminal();
         let stops = rustix::termios::tcflow(&master, rustix::termios::Action::OOff);
@@ -213,7 +233,7 @@ mod tests {
 
     #[test]
     fn devices_are_found_by_their_number() {
-        let path = |number| place(Terminal(number)).map(|(path, _)| path);
+        let path = |number| place(number).map(|(path, _)| path);
         assert_eq!(path(0x8803).as_deref(), Some("/dev/pts/3"));
         assert_eq!(path(0x8900).as_deref(), Some("/dev/pts/256"));
         assert_eq!(path(0x0010_8801).as_deref(), Some("/dev/pts/257"));

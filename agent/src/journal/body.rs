@@ -13,7 +13,7 @@ use stormlock_protocol::name::{Fence, UnixMs};
 use super::Place;
 use super::part::{
     WrittenAttach, WrittenCeiling, WrittenEnding, WrittenIntent, WrittenLoss, WrittenPlace,
-    WrittenRenewal, boot_id, hex, lease_id, mark, nanos, nonce, ttl,
+    WrittenProcess, WrittenRenewal, boot_id, hex, lease_id, mark, nanos, nonce, ttl,
 };
 use crate::lease::{Ending, Moment, Record};
 
@@ -86,6 +86,10 @@ enum Written {
         lease: String,
         attach: WrittenAttach,
     },
+    Shared {
+        lease: String,
+        process: WrittenProcess,
+    },
     Floor {
         fence: u64,
     },
@@ -141,6 +145,9 @@ impl TryFrom<Written> for Line {
             Written::Attached { lease, attach } => {
                 Record::Attached { lease: lease_id(&lease)?, attach: attach.into() }
             }
+            Written::Shared { lease, process } => {
+                Record::Shared { lease: lease_id(&lease)?, process: process.into() }
+            }
             Written::Floor { fence } => Record::Floor(Fence(fence)),
         };
         Ok(Line::Record(record))
@@ -187,6 +194,9 @@ impl From<&Record> for Written {
             Record::Gone { lease } => Written::Gone { lease: lease.to_string() },
             Record::Attached { lease, attach } => {
                 Written::Attached { lease: lease.to_string(), attach: (*attach).into() }
+            }
+            Record::Shared { lease, process } => {
+                Written::Shared { lease: lease.to_string(), process: (*process).into() }
             }
             Record::Floor(fence) => Written::Floor { fence: fence.0 },
         }

@@ -5,13 +5,13 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use stormlock_protocol::name::{LeaseId, Principal, Reason, Resource, Terminal, Ttl, UnixMs};
+use stormlock_protocol::name::{LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
 
 use super::Place;
 use super::body::Unreadable;
 use crate::lease::{
     Attach, BackendName, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, ProcessId, SessionId,
-    Uid,
+    Terminal, Uid,
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,7 +36,7 @@ pub(super) struct WrittenIntent {
     pub(super) hold: WrittenHold,
     pub(super) attach: WrittenAttach,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) terminal: Option<u32>,
+    pub(super) terminal: Option<WrittenTerminal>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,7 +68,20 @@ pub(super) enum WrittenHold {
 pub(super) enum WrittenAttach {
     Detached,
     Session(u64),
-    Process { pid: u32, started: u64, group: bool },
+    Process(WrittenProcess),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WrittenProcess {
+    pid: u32,
+    started: u64,
+    group: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct WrittenTerminal {
+    device: u32,
+    session: WrittenProcess,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -124,7 +137,10 @@ impl From<&Intent> for WrittenIntent {
             owner: owner.0,
             hold: (*hold).into(),
             attach: (*attach).into(),
-            terminal: terminal.map(|terminal| terminal.0),
+            terminal: terminal.map(|Terminal { device, session }| WrittenTerminal {
+                device,
+                session: session.into(),
+            }),
         }
     }
 }
@@ -147,7 +163,11 @@ impl TryFrom<WrittenIntent> for Intent {
             nonce: nonce(&written.nonce)?,
         };
         let (hold, attach) = (written.hold.into(), written.attach.into());
-        let terminal = written.terminal.map(Terminal);
+        let terminal = written.terminal;
+        let terminal = terminal.map(|WrittenTerminal { device, session }| Terminal {
+            device,
+            session: session.into(),
+        });
         Ok(Intent { claim, owner: Uid(written.owner), hold, attach, terminal })
     }
 }
@@ -177,9 +197,7 @@ impl From<Attach> for WrittenAttach {
         match attach {
             Attach::Detached => WrittenAttach::Detached,
             Attach::Session(session) => WrittenAttach::Session(session.0),
-            Attach::Process(ProcessId { pid, started, group }) => {
-                WrittenAttach::Process { pid, started, group }
-            }
+            Attach::Process(process) => WrittenAttach::Process(process.into()),
         }
     }
 }
@@ -189,10 +207,22 @@ impl From<WrittenAttach> for Attach {
         match written {
             WrittenAttach::Detached => Attach::Detached,
             WrittenAttach::Session(session) => Attach::Session(SessionId(session)),
-            WrittenAttach::Process { pid, started, group } => {
-                Attach::Process(ProcessId { pid, started, group })
-            }
+            WrittenAttach::Process(process) => Attach::Process(process.into()),
         }
+    }
+}
+
+impl From<ProcessId> for WrittenProcess {
+    fn from(process: ProcessId) -> WrittenProcess {
+        let ProcessId { pid, started, group } = process;
+        WrittenProcess { pid, started, group }
+    }
+}
+
+impl From<WrittenProcess> for ProcessId {
+    fn from(written: WrittenProcess) -> ProcessId {
+        let WrittenProcess { pid, started, group } = written;
+        ProcessId { pid, started, group }
     }
 }
 

@@ -173,6 +173,7 @@ impl Replay {
             | Record::Renewed { .. }
             | Record::Marking { .. }
             | Record::Attached { .. }
+            | Record::Shared { .. }
             | Record::Ending { .. }
             | Record::Lost { .. }
             | Record::Gone { .. }

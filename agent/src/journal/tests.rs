@@ -12,18 +12,18 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use stormlock_protocol::name::{
-    Fence, LeaseId, Principal, Reason, Resource, Terminal, Ttl, UnixMs,
-};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
 
 use super::body::Line;
 use super::*;
 use crate::lease::{
-    Attach, BackendName, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, SessionId, Stage, Uid,
+    Attach, BackendName, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, ProcessId, SessionId,
+    Stage, Terminal, Uid,
 };
 
 /// Longer than any disk takes; only a test that fails waits for it.
 const PATIENCE: Duration = Duration::from_secs(60);
+const PROCESS: ProcessId = ProcessId { pid: 4711, started: 123_456_789, group: true };
 /// Names that somebody will use one day.
 const ODD: [&str; 6] = [
     "maria@bastion2",
@@ -74,7 +74,8 @@ fn intent(number: u64, hold: Hold, attach: Attach) -> Record {
         nonce: Nonce(number << 32),
     };
     let owner = Uid(1000 + u32::try_from(number).expect("small"));
-    let terminal = number.is_multiple_of(3).then_some(Terminal(0x8800));
+    let terminal =
+        number.is_multiple_of(3).then_some(Terminal { device: 0x8800, session: PROCESS });
     Record::Intent(Box::new(Intent { claim, owner, hold, attach, terminal }))
 }
 
@@ -104,6 +105,10 @@ fn ending(number: u64, how: Ending) -> Record {
 
 fn lost(number: u64, loss: Loss) -> Record {
     Record::Lost { lease: lease(number), loss }
+}
+
+fn shared(number: u64, started: u64) -> Record {
+    Record::Shared { lease: lease(number), process: ProcessId { started, ..PROCESS } }
 }
 
 fn gone(number: u64) -> Record {
@@ -176,8 +181,11 @@ fn core_like(choices: &[(u8, u8)]) -> Vec<Record> {
             _ => {
                 next += 1;
                 leases.push(next);
-                let attach =
-                    if what % 2 == 0 { Attach::Detached } else { Attach::Session(SessionId(3)) };
+                let attach = match what % 3 {
+                    0 => Attach::Detached,
+                    1 => Attach::Session(SessionId(3)),
+                    _ => Attach::Process(PROCESS),
+                };
                 intent(next, Hold::Until(at(5000)), attach)
             }
         };
@@ -197,6 +205,7 @@ fn step(number: u64, stage: &Stage, what: u8, clock: u64, fence: &mut u64) -> Re
             granted(number, *fence, clock)
         }
         (Stage::Held, 0) => ending(number, Ending::Release),
+        (Stage::Held, 7) => shared(number, clock),
         (Stage::Held, 1) => lost(number, Loss::TakenBy(Principal::foreign(ODD[1]))),
         (Stage::Held, 2) => Record::Marking {
             lease: lease(number),

@@ -151,6 +151,15 @@ pub struct ProcessId {
     pub group: bool,
 }
 
+/// A terminal, for as long as the session goes on that it controls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// The kernel's number of its device.
+    pub device: u32,
+    /// The leader of that session.
+    pub session: ProcessId,
+}
+
 /// How long the agent keeps renewing a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
@@ -173,6 +182,9 @@ pub enum Attach {
     /// It ends with this process, whoever is connected.
     Process(ProcessId),
 }
+
+/// Most processes that may share a lease with the one it is attached to.
+pub const SHARERS_MAX: usize = 64;
 
 /// Why a lease was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]

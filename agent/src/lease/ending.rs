@@ -4,7 +4,7 @@ use stormlock_protocol::name::LeaseId;
 
 use super::entry::{Busy, Entry, Phase, Purpose, Wish};
 use super::law::Law;
-use super::port::{After, Answer, Call, CallResult, No, Ticket};
+use super::port::{After, Answer, Call, CallResult, Effect, No, Ticket};
 use super::schedule;
 use super::{Attach, Awaiting, Ending, LeaseTable, Loss, Moment, Record, Standing, Uid};
 
@@ -264,12 +264,25 @@ impl LeaseTable {
         if self.stopping || !self.obeys(Law::AttachedEnds) {
             return;
         }
-        let attached: Vec<LeaseId> = self
-            .entries
-            .values()
-            .filter(|entry| entry.attach == attach)
-            .map(Entry::lease)
-            .collect();
+        let mut attached = Vec::new();
+        let mut shared = Vec::new();
+        for entry in self.entries.values_mut() {
+            entry.sharers.retain(|process| Attach::Process(*process) != attach);
+            if entry.attach != attach {
+                continue;
+            }
+            // The others go on under it: the first of them takes the place of what ended.
+            match entry.sharers.first().copied() {
+                Some(next) => {
+                    entry.attach = Attach::Process(next);
+                    entry.sharers.remove(0);
+                    shared.push(Record::Attached { lease: entry.lease(), attach: entry.attach });
+                }
+                None => attached.push(entry.lease()),
+            }
+        }
+        // Nobody waits for the journal: a start that does not know this hears of the end again.
+        self.effects.extend(shared.into_iter().map(Effect::Record));
         for lease in attached {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
                 Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),

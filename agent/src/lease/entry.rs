@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Terminal, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Ttl};
 
 use super::port::{After, CallId, No, State, SyncId, Ticket, View};
 use super::schedule::{self, length};
 use super::{
-    Attach, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, Proof, RefusedKind, Remembered,
-    SessionId, Stage, Uid,
+    Attach, Claim, Ending, Hold, Intent, Loss, Moment, Nonce, ProcessId, Proof, RefusedKind,
+    Remembered, SessionId, Stage, Terminal, Uid,
 };
 
 /// Most marks that one lease may have in doubt; after that many renewals of unknown outcome in a
@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub(super) owner: Uid,
     pub(super) hold: Hold,
     pub(super) attach: Attach,
+    /// The processes that have to end, too, before the end of that one ends it.
+    pub(super) sharers: Vec<ProcessId>,
     pub(super) terminal: Option<Terminal>,
     pub(super) phase: Phase,
     pub(super) fence: Option<Fence>,
@@ -189,6 +191,7 @@ impl Entry {
         let mut entry = Entry::new(known.intent, phase, known.nonces);
         entry.fence = known.fence;
         entry.is_in_copies = true;
+        entry.sharers = known.sharers;
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
             entry.deadline = schedule::deadline(sent, remaining);
@@ -211,6 +214,7 @@ impl Entry {
             owner: intent.owner,
             hold: intent.hold,
             attach: intent.attach,
+            sharers: Vec::new(),
             terminal: intent.terminal,
             phase,
             fence: None,
@@ -288,6 +292,7 @@ impl Entry {
             deadline: self.end(),
             hold: self.hold,
             attach: self.attach,
+            sharers: self.sharers.clone(),
             terminal: self.terminal,
         }
     }

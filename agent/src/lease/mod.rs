@@ -29,7 +29,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
-    RefusedKind, SessionId, Standing, Uid, Unfit, mint,
+    RefusedKind, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, mint,
 };
 pub use moment::Moment;
 pub use port::{
@@ -142,6 +142,7 @@ impl LeaseTable {
                 self.wish(now, lease, entry::Wish { ticket, ttl, hold });
             }
             Input::Attach { ticket, lease, attach } => self.attach(now, ticket, lease, attach),
+            Input::Share { ticket, lease, process } => self.share(now, ticket, lease, process),
             Input::Gone(session) => {
                 self.unheard(now, session);
                 self.left(now, Attach::Session(session));

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Resource, Terminal, Ttl};
+use stormlock_protocol::name::{Fence, LeaseId, Resource, Ttl};
 
 use super::{
     Attach, Attempt, BackendName, Claim, Hold, Holder, Loss, Memory, Moment, Nonce, ProcessId,
-    Proof, Record, RefusedKind, SessionId, Standing, Uid,
+    Proof, Record, RefusedKind, SessionId, Standing, Terminal, Uid,
 };
 
 /// One question of a session; its answer names it again.
@@ -56,6 +56,16 @@ pub enum Input {
         lease: LeaseId,
         /// Whose end ends it.
         attach: Attach,
+    },
+    /// A lease that ends with a process ends with the last of several from now on. Answered as
+    /// [`Input::Attach`] is.
+    Share {
+        /// The question.
+        ticket: Ticket,
+        /// Which lease.
+        lease: LeaseId,
+        /// Whose end has to come, too.
+        process: ProcessId,
     },
     /// A session ended.
     Gone(SessionId),
@@ -312,6 +322,8 @@ pub struct View {
     pub hold: Hold,
     /// Whose end ends it.
     pub attach: Attach,
+    /// The processes that have to end, too, before the end of that one ends it.
+    pub sharers: Vec<ProcessId>,
     /// Where its owner wants to hear of it.
     pub terminal: Option<Terminal>,
     /// How many on this host wait for the resource.

@@ -6,9 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Terminal, Ttl, UnixMs};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Ttl, UnixMs};
 
-use super::{Attach, Claim, Hold, Loss, Moment, Nonce, Uid};
+use super::{Attach, Claim, Hold, Loss, Moment, Nonce, ProcessId, Terminal, Uid};
 
 /// One change that the next start must know of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,13 @@ pub enum Record {
         /// Whose end ends it.
         attach: Attach,
     },
+    /// The end of another process has to come, too, before it ends.
+    Shared {
+        /// Which.
+        lease: LeaseId,
+        /// Whose end.
+        process: ProcessId,
+    },
     /// Nothing is left to remember of it.
     Gone {
         /// Which.
@@ -125,6 +132,8 @@ pub struct Remembered {
     pub proven: Option<(Moment, Duration)>,
     /// Every mark that the store may have.
     pub nonces: Vec<Nonce>,
+    /// The processes that share it, ended or not.
+    pub sharers: Vec<ProcessId>,
     /// True when it was asked for in an earlier boot than the last one in the journal.
     pub earlier_boot: bool,
 }
@@ -198,6 +207,13 @@ impl Memory {
                     known.intent.attach = attach;
                 }
             }
+            Record::Shared { lease, process } => {
+                if let Some(known) = self.leases.get_mut(&lease)
+                    && !known.sharers.contains(&process)
+                {
+                    known.sharers.push(process);
+                }
+            }
             Record::Ending { lease, how } => self.stage(lease, Stage::Ending(how)),
             Record::Lost { lease, loss } => self.stage(lease, Stage::Lost(loss)),
         }
@@ -242,7 +258,8 @@ impl Memory {
         let nonces = vec![intent.claim.nonce];
         let lease = intent.claim.lease;
         let (fence, proven, stage) = (None, None, Stage::Asked);
-        let fresh = Remembered { intent, stage, fence, proven, nonces, earlier_boot: false };
+        let (sharers, earlier_boot) = (Vec::new(), false);
+        let fresh = Remembered { intent, stage, fence, proven, nonces, sharers, earlier_boot };
         self.leases.insert(lease, fresh);
     }
 
@@ -294,6 +311,9 @@ impl Remembered {
         }
         for next in self.nonces.iter().skip(1) {
             records.push(Record::Marking { lease, next: *next, ceiling: None });
+        }
+        for process in &self.sharers {
+            records.push(Record::Shared { lease, process: *process });
         }
         match &self.stage {
             Stage::Asked | Stage::Held => {}

@@ -9,7 +9,7 @@ use super::entry::{Entry, Phase};
 use super::law::Law;
 use super::port::{Answer, Effect, No, Ticket};
 use super::schedule::{self, Pace, length};
-use super::{Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, Record};
+use super::{Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record};
 
 impl LeaseTable {
     /// Law 12: takes up what the journal remembers, believing none of it.
@@ -35,6 +35,9 @@ impl LeaseTable {
                 self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
             }
             let attach = entry.attach;
+            for process in &entry.sharers {
+                self.effects.push_back(Effect::Guard(*process));
+            }
             self.insert(entry);
             self.guard(attach);
             self.advance(now, lease);
@@ -44,6 +47,37 @@ impl LeaseTable {
     /// Another end ends a lease from now on. It is in the kernel's hands before it is answered:
     /// after a crash of the agent the end of before must not end it.
     pub(super) fn attach(&mut self, now: Moment, ticket: Ticket, lease: LeaseId, attach: Attach) {
+        self.change_end(now, ticket, lease, attach, |entry| {
+            entry.attach = attach;
+            entry.orphan_at = Moment::NEVER;
+            Record::Attached { lease, attach }
+        });
+    }
+
+    /// The end of another process has to come, too, before a lease ends.
+    pub(super) fn share(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        lease: LeaseId,
+        process: ProcessId,
+    ) {
+        self.change_end(now, ticket, lease, Attach::Process(process), |entry| {
+            if !entry.sharers.contains(&process) {
+                entry.sharers.push(process);
+            }
+            Record::Shared { lease, process }
+        });
+    }
+
+    fn change_end(
+        &mut self,
+        now: Moment,
+        ticket: Ticket,
+        lease: LeaseId,
+        guarded: Attach,
+        change: impl FnOnce(&mut Entry) -> Record,
+    ) {
         let (stopping, works) = (self.stopping, self.journal_works);
         let Some(entry) = self.entries.get_mut(&lease) else {
             return self.refuse(ticket, No::NotHeld);
@@ -52,10 +86,9 @@ impl LeaseTable {
             Phase::Held | Phase::Unproven if stopping => self.refuse(ticket, No::Stopping),
             Phase::Held | Phase::Unproven if !works => self.refuse(ticket, No::Journal),
             Phase::Held | Phase::Unproven => {
-                entry.attach = attach;
-                entry.orphan_at = Moment::NEVER;
-                self.record(Record::Attached { lease, attach });
-                self.guard(attach);
+                let record = change(entry);
+                self.record(record);
+                self.guard(guarded);
                 self.write(Awaiting::Attached(lease, ticket));
                 self.refresh(now, lease);
             }

@@ -1,5 +1,6 @@
 //! The socket: accepts connections, asks the kernel who they are, and gives each its session.
 
+mod attach;
 pub mod listen;
 mod overview;
 pub mod peer;

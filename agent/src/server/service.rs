@@ -13,15 +13,15 @@ use stormlock_protocol::message::{
 use stormlock_protocol::name::{Resource, Ttl, UnixMs};
 use tokio::sync::watch;
 
+use super::attach::{attach, terminal};
 use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
 use super::told;
 use super::wait::{self, Tell};
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Handle, Stopping, Wish, is_there};
+use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
-    Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, ProcessId, Proof, SessionId,
-    Standing, View,
+    Answer, BackendName, Claim, Hold, Holder, No, Nonce, Proof, SessionId, Standing, View,
 };
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
@@ -88,6 +88,7 @@ impl Service {
             Request::Doctor => self.doctor(caller).await,
             Request::Wait { resource, wait } => self.wait(caller, &resource, wait, tell).await,
             Request::Attach { leases, attach } => self.attach(caller, leases, attach).await,
+            Request::Share { leases, process } => self.share(caller, leases, process).await,
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
         };
         answered.unwrap_or_else(Reply::Refused)
@@ -149,7 +150,7 @@ impl Service {
             owner: caller.who.uid,
             hold: hold_from_now(hold)?,
             attach: attach(caller, ask.attach)?,
-            terminal: ask.terminal,
+            terminal: ask.terminal.map(terminal),
             leases_max,
             until: wait::until(ask.wait),
             hold_for: match hold {
@@ -157,39 +158,6 @@ impl Service {
                 _ => None,
             },
         })
-    }
-
-    async fn attach(
-        &self,
-        caller: &Caller,
-        leases: Vec<Target>,
-        to: message::Attach,
-    ) -> Answered<Reply> {
-        if leases.is_empty() || leases.len() > RESOURCES_MAX {
-            let why = format!("name 1 to {RESOURCES_MAX} leases, not {}", leases.len());
-            return Err(Refusal::new(Code::BadRequest, why));
-        }
-        let to = attach(caller, to)?;
-        let mut found = Vec::with_capacity(leases.len());
-        for target in &leases {
-            match self.find(caller, target).await? {
-                Found::Here(view) if view.owner == caller.who.uid => found.push(view),
-                Found::Here(_) | Found::Elsewhere(..) => {
-                    return Err(told::not_yours(&target.resource));
-                }
-            }
-        }
-        let mut attached = Vec::with_capacity(found.len());
-        for view in found {
-            match self.driver.attach(view.claim.lease, to).await? {
-                Answer::Renewed(view) => attached.push(self.told(&view)),
-                Answer::No(no) => {
-                    return Err(self.refusal(caller, no).await.about(&view.claim.resource));
-                }
-                Answer::Acquired(_) | Answer::Released => return Err(told::bug("an attach")),
-            }
-        }
-        Ok(Reply::Acquired(attached))
     }
 
     fn claim(
@@ -329,10 +297,13 @@ impl Service {
     ) -> Answered<Option<message::Lock>> {
         let Some(holder) = holder else { return Ok(None) };
         let view = self.driver.view(holder.lease).await?;
-        let mine = view.is_some_and(|view| is_mine(caller, &view));
+        let mine = view.filter(|view| is_mine(caller, view));
+        let process = mine.as_ref().and_then(told::process);
+        let mine = mine.is_some();
         let waiters = self.driver.waiters(backend.clone(), holder.resource.clone()).await?;
         let this_host_only = self.this_host_only(backend);
-        Ok(Some(message::Lock { mine, waiters, ..told::lock(backend, this_host_only, holder) }))
+        let lock = told::lock(backend, this_host_only, holder);
+        Ok(Some(message::Lock { mine, waiters, process, ..lock }))
     }
 
     /// The words for a no of the core.
@@ -413,25 +384,6 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
-}
-
-/// Whose end a caller wants to end a lease.
-fn attach(caller: &Caller, asked: message::Attach) -> Answered<Attach> {
-    Ok(match asked {
-        message::Attach::Detached => Attach::Detached,
-        message::Attach::Session => Attach::Session(caller.session),
-        message::Attach::Process(process) => {
-            let message::Process { pid, started, group } = process;
-            if !is_there(&process) {
-                let why = format!(
-                    "there is no process {pid} that began when you say, or this agent cannot see \
-                     it (another namespace, a hidden /proc)"
-                );
-                return Err(Refusal::new(Code::BadRequest, why));
-            }
-            Attach::Process(ProcessId { pid, started, group })
-        }
-    })
 }
 
 /// How a lease that another writer took names itself.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stormlock_protocol::message::{self, Code, LostReason, Refusal};
 use stormlock_protocol::name::{LeaseId, Principal, Resource, Ttl, UnixMs};
+use stormlock_protocol::process::Process;
 
 use crate::clock;
 use crate::lease::{
@@ -39,9 +40,7 @@ pub(super) fn lease(view: &View, this_host_only: bool) -> message::Lease {
         attach: match view.attach {
             Attach::Detached => message::Attach::Detached,
             Attach::Session(_) => message::Attach::Session,
-            Attach::Process(ProcessId { pid, started, group }) => {
-                message::Attach::Process(message::Process { pid, started, group })
-            }
+            Attach::Process(process) => message::Attach::Process(as_told(process)),
         },
         waiters: view.waiters,
         ends_soon: view.ends_soon,
@@ -89,7 +88,20 @@ pub(super) fn lock(backend: &BackendName, this_host_only: bool, holder: Holder) 
         left_ms: holder.remaining.map(millis),
         mine: false,
         waiters: 0,
+        process: None,
     }
+}
+
+/// The process whose end ends a lease.
+pub(super) fn process(view: &View) -> Option<Process> {
+    match view.attach {
+        Attach::Process(process) => Some(as_told(process)),
+        Attach::Detached | Attach::Session(_) => None,
+    }
+}
+
+fn as_told(ProcessId { pid, started, group }: ProcessId) -> Process {
+    Process { pid, started, group }
 }
 
 /// True for a lease that can still be given back: not lost, not ended.
@@ -174,6 +186,15 @@ pub(super) fn describe_error(backend: &BackendName, error: &AskError) -> String 
 /// A configuration that names no such store.
 pub(super) fn no_store(backend: &BackendName) -> Refusal {
     Refusal::new(Code::Config, format!("no backend is called {backend}"))
+}
+
+/// A command of `run` goes on under it.
+pub(super) fn at_work(on: &Resource, group: u32) -> Refusal {
+    let why = format!(
+        "{on} is held for a command that goes on, process group {group}: end that, and the agent \
+         gives it back (`kill -TERM -- -{group}`)"
+    );
+    Refusal::new(Code::Held, why).about(on)
 }
 
 /// Nothing of the caller's is there.

@@ -1,8 +1,8 @@
 //! `acquire`: take resources, all or none.
 
 use stormlock_protocol::cause::plain;
-use stormlock_protocol::message::{self, Attach, Code, Lease, Process};
-use stormlock_protocol::name::Terminal;
+use stormlock_protocol::message::{self, Attach, Code, Lease};
+use stormlock_protocol::process::{Process, Terminal};
 
 use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
@@ -88,8 +88,12 @@ pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
         return failure;
     };
     let is_mine = refusal.holder.as_ref().is_some_and(|lock| lock.mine);
+    let process = refusal.holder.as_ref().and_then(|lock| lock.process);
     let failure = if asked > 1 { failure.advise("so none was taken") } else { failure };
-    if is_mine {
+    if let Some(Process { pid, group: true, .. }) = process {
+        // The agent would not release it: that command counts on it.
+        failure.then_type(format!("kill -TERM -- -{pid}"), "end the command that it is held for")
+    } else if is_mine {
         failure
             .then_type(format!("stormctl renew {resource}"), "keep it longer")
             .then_type(format!("stormctl release {resource}"), "give it back")

@@ -109,6 +109,7 @@ mod tests {
     fn every_layout_is_the_python_tools_to_the_byte() {
         let now = date(2026, 11, 25).at(14, 2, 31, 7_000_000).to_zoned(TimeZone::UTC).unwrap();
         let lock = Lock {
+            process: None,
             resource: Resource::new("prod/db").unwrap(),
             backend: "main".into(),
             this_host_only: false,

@@ -1,6 +1,7 @@
 //! `status`: what is yours on this host, and how the agent and its backends are.
 
-use stormlock_protocol::message::{Agent, Backend, Health, Hold, Lease, State, Status};
+use stormlock_protocol::message::{Agent, Attach, Backend, Health, Hold, Lease, State, Status};
+use stormlock_protocol::process::Process;
 
 use super::{footnote, lease_row, marked};
 use crate::connect::Link;
@@ -127,7 +128,7 @@ fn table(leases: &[Lease], view: &View) -> String {
             lease.resource.to_string(),
             told_state(lease),
             if lease.left_ms == 0 { "-".into() } else { time::short(lease.left_ms / 1_000) },
-            told_hold(lease.hold, view),
+            told_hold(lease, view),
             marked(&lease.backend, lease.this_host_only),
             or_empty(lease.reason.as_ref()),
         ]);
@@ -176,11 +177,15 @@ fn mood(told: &str) -> Mood {
     }
 }
 
-fn told_hold(hold: Hold, view: &View) -> String {
-    match hold {
-        Hold::No | Hold::Usual => "not renewed".to_owned(),
-        Hold::Keep => "until released".to_owned(),
-        Hold::For(secs) => format!("for {}", time::exact(u64::from(secs))),
-        Hold::Until(at) => format!("until {}", time::clock(at, &view.now)),
+fn told_hold(lease: &Lease, view: &View) -> String {
+    match (lease.hold, lease.attach) {
+        (Hold::Keep, Attach::Process(Process { pid, group: true, .. })) => {
+            format!("until group {pid} ends")
+        }
+        (Hold::Keep, Attach::Process(Process { pid, .. })) => format!("until {pid} ends"),
+        (Hold::Keep, _) => "until released".to_owned(),
+        (Hold::No | Hold::Usual, _) => "not renewed".to_owned(),
+        (Hold::For(secs), _) => format!("for {}", time::exact(u64::from(secs))),
+        (Hold::Until(at), _) => format!("until {}", time::clock(at, &view.now)),
     }
 }

@@ -16,7 +16,8 @@ use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Hold, IsHeld, Lease, Release, Released, Renew, Target, Wait,
 };
-use stormlock_protocol::name::{LeaseId, Resource, Terminal, Ttl};
+use stormlock_protocol::name::{LeaseId, Resource, Ttl};
+use stormlock_protocol::process::Terminal;
 
 use self::args::{Asked, Call, Verb};
 use crate::command::{current, told_scope};

@@ -10,9 +10,11 @@ use std::time::Duration;
 use rustix::event::poll;
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpgid, getpid, kill_process_group,
-    pidfd_open, pidfd_send_signal, set_child_subreaper, test_kill_process_group, wait,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, pidfd_open,
+    pidfd_send_signal, set_child_subreaper, test_kill_process_group, wait,
 };
+
+use stormlock_protocol::process::Stat;
 
 use crate::clock::Moment;
 
@@ -39,7 +41,7 @@ pub(crate) struct Group {
 }
 
 /// A process, by its number and when it started.
-type Named = (i32, u64);
+type Named = (u32, u64);
 
 impl Group {
     /// What others of ours there are, before the command is started: orphans of the command become
@@ -52,7 +54,7 @@ impl Group {
             ));
         }
         set_child_subreaper(Some(getpid()))?;
-        Ok(descendants(&BTreeSet::new()).into_iter().map(|found| found.named()).collect())
+        Ok(descendants(&BTreeSet::new()).iter().map(named).collect())
     }
 
     pub(crate) fn new(leader: &Child, others: BTreeSet<Named>) -> Group {
@@ -111,9 +113,8 @@ impl Group {
     pub(crate) fn signal_all(&self, signal: Signal) {
         self.signal(signal);
         for one in descendants(&self.others) {
-            let is_in_group = getpgid(Pid::from_raw(one.pid)).is_ok_and(|it| it == self.leader);
-            if !is_in_group {
-                one.signal(signal);
+            if i32::try_from(one.group) != Ok(self.leader.as_raw_nonzero().get()) {
+                named_signal(named(&one), signal);
             }
         }
     }
@@ -125,7 +126,7 @@ impl Group {
 
     /// Kills the group and every descendant, wherever it went, until none is left. Those that
     /// cannot be killed are given back.
-    pub(crate) fn kill(&mut self) -> Vec<i32> {
+    pub(crate) fn kill(&mut self) -> Vec<u32> {
         let began = Moment::now();
         let mut empty = 0;
         loop {
@@ -135,7 +136,7 @@ impl Group {
             // not, but takes longer.
             let found = descendants(&self.others);
             for one in &found {
-                one.signal(Signal::KILL);
+                named_signal(named(one), Signal::KILL);
             }
             self.reap();
             empty = if found.is_empty() { empty + 1 } else { 0 };
@@ -201,30 +202,15 @@ fn pause(length: Duration) {
     }
 }
 
-/// A process that is alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Found {
-    pid: i32,
-    parent: i32,
-    started: u64,
-    is_dead: bool,
-}
-
-impl Found {
-    fn named(&self) -> Named {
-        (self.pid, self.started)
-    }
-
-    fn signal(&self, signal: Signal) {
-        named_signal(self.named(), signal);
-    }
+fn named(of: &Stat) -> Named {
+    (of.pid, of.started)
 }
 
 /// Signals this very process, whoever has its number now.
 fn named_signal((pid, started): Named, signal: Signal) {
-    let Some(number) = Pid::from_raw(pid) else { return };
+    let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
-    if look(pid).is_some_and(|now| now.started == started) {
+    if Stat::of(pid).is_ok_and(|now| now.started == started) {
         let _ = pidfd_send_signal(&pidfd, signal);
     }
 }
@@ -233,15 +219,14 @@ fn named_signal((pid, started): Named, signal: Signal) {
 /// built without that.
 fn children_of_children(others: &BTreeSet<Named>) -> Vec<Named> {
     let mut found = Vec::new();
-    let mut parents = vec![getpid().as_raw_nonzero().get()];
+    let mut parents = vec![std::process::id()];
     while let Some(parent) = parents.pop() {
         let Ok(threads) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
         for thread in threads.flatten() {
             let Ok(text) = fs::read_to_string(thread.path().join("children")) else { continue };
             let pids = text.split_ascii_whitespace().filter_map(|word| word.parse().ok());
-            let alive = pids.filter_map(look).filter(|one| !one.is_dead);
-            let named = alive.map(|one| one.named()).filter(|one| !others.contains(one));
-            for one in named {
+            let alive = pids.filter_map(|pid| Stat::of(pid).ok()).filter(|one| !one.is_dead);
+            for one in alive.map(|one| named(&one)).filter(|one| !others.contains(one)) {
                 parents.push(one.0);
                 found.push(one);
             }
@@ -251,13 +236,13 @@ fn children_of_children(others: &BTreeSet<Named>) -> Vec<Named> {
 }
 
 /// Everything alive below this process but for `others` and what is below them.
-fn descendants(others: &BTreeSet<Named>) -> Vec<Found> {
-    let mut rest = processes();
-    rest.retain(|one| !others.contains(&one.named()));
-    let mut known = vec![getpid().as_raw_nonzero().get()];
+fn descendants(others: &BTreeSet<Named>) -> Vec<Stat> {
+    let mut rest = Stat::all();
+    rest.retain(|one| !others.contains(&named(one)));
+    let mut known = vec![std::process::id()];
     let mut found = Vec::new();
     while let Some(parent) = known.pop() {
-        let (below, others): (Vec<Found>, _) =
+        let (below, others): (Vec<Stat>, _) =
             rest.into_iter().partition(|one| one.parent == parent);
         rest = others;
         known.extend(below.iter().map(|one| one.pid));
@@ -265,47 +250,4 @@ fn descendants(others: &BTreeSet<Named>) -> Vec<Found> {
     }
     found.retain(|one| !one.is_dead);
     found
-}
-
-fn processes() -> Vec<Found> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    pids.filter_map(look).collect()
-}
-
-fn look(pid: i32) -> Option<Found> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    read(pid, &String::from_utf8_lossy(&text))
-}
-
-/// The name may hold anything, also parentheses and white space; nothing after it does.
-fn read(pid: i32, stat: &str) -> Option<Found> {
-    /// Fields 4 and 22; the first after the name is field 3.
-    const PARENT: usize = 4 - 3;
-    const STARTED: usize = 22 - 3;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    Some(Found {
-        pid,
-        parent: fields.get(PARENT)?.parse().ok()?,
-        started: fields.get(STARTED)?.parse().ok()?,
-        is_dead: matches!(*fields.first()?, "Z" | "X"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_read_whatever_it_is_called() {
-        let fields = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
-        for name in ["sh", "a b", "x) R 9 9 (", ")"] {
-            let found = read(42, &format!("42 ({name}) S {fields}"));
-            let is_dead = false;
-            assert_eq!(found, Some(Found { pid: 42, parent: 1, started: 4711, is_dead }), "{name}");
-        }
-        assert!(read(42, &format!("42 (sh) Z {fields}")).unwrap().is_dead);
-        assert_eq!(read(42, "42 (sh) S 1 2"), None);
-    }
 }

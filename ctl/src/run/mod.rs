@@ -20,9 +20,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{
-    Attach, Code, Hold, Lease, LostReason, Process, Release, Released, State,
+    Attach, Code, Hold, Lease, LostReason, Release, Released, State,
 };
 use stormlock_protocol::name::Resource;
+use stormlock_protocol::process::Process;
 
 use crate::clock::{Alarm, Moment};
 use crate::exit::{Exit, Failure};
@@ -114,18 +115,21 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
     Ok(guard.end(&under))
 }
 
-/// From here on the leases end with the command's group.
+/// From here on the leases end with the command's group, and those of another run not before it.
 fn attach(shim: &Shim, under: &Under) -> Result<(), Failure> {
-    if under.own.is_empty() {
-        return Ok(());
-    }
-    let targets: Vec<_> = under.own.iter().map(target).collect();
     let doing = "attaching the lease to the command";
     let process = Process::look(shim.child.id(), true).map_err(|error| {
         Failure::new(Exit::Software, Code::Internal.as_str(), plain(&format!("{doing}: {error}")))
     })?;
+    let targets = |leases: &[Lease]| leases.iter().map(target).collect::<Vec<_>>();
     take::again(&under.socket, PATIENCE, take::RETURN_MAX, |client| {
-        client.attach(targets.clone(), Attach::Process(process)).map(drop)
+        if !under.own.is_empty() {
+            client.attach(targets(&under.own), Attach::Process(process))?;
+        }
+        if !under.shared.is_empty() {
+            client.share(targets(&under.shared), process)?;
+        }
+        Ok(())
     })
     .map_err(|error| crate::connect::explain_change(error, doing))
 }
@@ -199,7 +203,7 @@ struct Guard<'a> {
     /// It has or had the terminal, and gets it again when it goes on.
     has_lent: bool,
     /// What could not be killed.
-    left: Vec<i32>,
+    left: Vec<u32>,
 }
 
 impl Guard<'_> {
@@ -443,6 +447,8 @@ fn not_released(outcome: &Released) -> Option<String> {
         // The agent saw the end of the group before we asked.
         Code::NotHeld => None,
         Code::Lost => Some(format!("{on} was lost before the command ended")),
+        // A run within this one left its group, and goes on.
+        Code::Held => Some(refusal.message.clone()),
         _ => Some(format!("releasing {on}: {}; the agent tries it again", refusal.message)),
     }
 }

@@ -10,9 +10,10 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::message::{
-    Acquire, Attach, Code, Lease, Process, Refusal, Release, State, Target, Wait,
+    Acquire, Attach, Code, Lease, Refusal, Release, State, Target, Wait,
 };
 use stormlock_protocol::name::{LeaseId, Resource};
+use stormlock_protocol::process::Process;
 
 use crate::clock::Moment;
 use crate::command::acquire::with_next;

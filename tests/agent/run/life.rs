@@ -8,7 +8,7 @@ use super::{Job, all_is_free, wait_for_file};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::proxy::Proxy;
-use crate::redis_server::RedisServer;
+use crate::redis_server::{Answer, RedisServer};
 use crate::{leases, local, until};
 
 /// How often the agent is killed under a command.
@@ -18,8 +18,13 @@ const OUTAGE_MS: u64 = 5_000;
 
 /// A line for a shell that counts in a file until another file is there, then ends with 5.
 fn counts(agent: &Agent) -> String {
+    counts_as(agent, "count")
+}
+
+/// The same in a file of another name.
+fn counts_as(agent: &Agent, name: &str) -> String {
     let file = |name| agent.file(name).to_str().expect("a path in UTF-8").to_owned();
-    let (count, end) = (file("count"), file("end"));
+    let (count, end) = (file(name), file("end"));
     format!(
         "n=0; until [ -e {end} ]; do n=$((n+1)); echo $n >{count}.new; mv {count}.new {count}; \
          sleep 0.02; done; exit 5"
@@ -34,6 +39,11 @@ fn counts_on(agent: &Agent) {
     };
     let before = count();
     until("the command goes on", || (count() > before + 3).then_some(()));
+}
+
+/// Somebody with access to the store deletes a lock there; the agent finds out when it renews.
+fn take_away(store: &RedisServer, resource: &str) {
+    assert_eq!(store.run(&format!("DEL {resource}")), Answer::Int(1));
 }
 
 fn end(agent: &Agent) {
@@ -118,40 +128,49 @@ fn an_outage_of_five_seconds_disturbs_nobody() {
 fn a_lease_that_is_taken_away_ends_the_command_at_once_and_kindly() {
     let store = RedisServer::start();
     let agent = Agent::on_redis("alpha", &store.url());
-    for (how, signal) in [("term", "TERM"), ("int", "INT"), ("hup", "HUP")] {
-        let asked = path(&agent, how);
-        let line = format!("trap 'echo asked >{asked}; exit 0' {signal}; {}", counts(&agent));
-        let job = Job::start(&agent, &["run", "prod/db", "--on-lost", how, "-c", &line]);
-        counts_on(&agent);
-        assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+    let start = |how: &str, line: &str| {
+        Job::start(&agent, &["run", how, "--ttl", "15s", "--on-lost", how, "-c", line])
+    };
+    let asked = [("term", "TERM"), ("int", "INT"), ("hup", "HUP")].map(|(how, signal)| {
+        let file = path(&agent, how);
+        let line =
+            format!("trap 'echo asked >{file}; exit 0' {signal}; {}", counts_as(&agent, signal));
+        (how, signal, start(how, &line))
+    });
+    let warned = start("warn", &counts(&agent));
+    counts_on(&agent);
+    for (how, signal, _) in &asked {
+        until("it counts", || agent.file(signal).exists().then_some(()));
+        take_away(&store, how);
+    }
+    for (how, _, job) in asked {
         let ran = job.ends();
         assert_eq!(ran.code, Some(79), "{ran:?}");
         assert!(ran.stderr.contains("has to end"), "{ran:?}");
         wait_for_file(&agent, how, "asked");
     }
-    let job = Job::start(&agent, &["run", "prod/db", "--on-lost", "warn", "-c", &counts(&agent)]);
-    counts_on(&agent);
-    assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
-    until("it is said", || job.said().contains("goes on").then_some(()));
+    take_away(&store, "warn");
+    until("it is said", || warned.said().contains("goes on").then_some(()));
     counts_on(&agent);
     end(&agent);
-    assert_eq!(job.ends().code, Some(5));
+    assert_eq!(warned.ends().code, Some(5));
 }
 
 #[test]
 fn what_does_not_end_when_it_is_asked_is_killed_after_the_grace_with_all_that_it_started() {
     for leader_ignores in [true, false] {
-        let agent = Agent::start(&local());
+        let store = RedisServer::start();
+        let agent = Agent::on_redis("alpha", &store.url());
         let counting = counts(&agent);
         let daemon = counting.replace("/count", "/daemon").replace("/end", "/never");
         let trap = if leader_ignores { "trap '' TERM;" } else { "" };
         // The daemon ignores it in any case.
         let line = format!("{trap} (trap '' TERM; exec setsid sh -c '{daemon}') & {counting}");
-        let args = ["run", "prod/db", "--ttl", "60s", "--kill-after", "1s", "-c", &line];
+        let args = ["run", "prod/db", "--ttl", "15s", "--kill-after", "1s", "-c", &line];
         let job = Job::start(&agent, &args);
         counts_on(&agent);
         until("the daemon counts", || agent.file("daemon").exists().then_some(()));
-        assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+        take_away(&store, "prod/db");
         let ran = job.ends();
         assert_eq!(ran.code, Some(79), "{ran:?}");
         assert!(ran.stderr.contains("it is killed"), "{ran:?}");

@@ -1,5 +1,6 @@
 //! What a command sees, how it ends, and what is held meanwhile.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -250,6 +251,73 @@ fn a_run_within_a_run_shares_its_lease_and_gives_back_only_its_own() {
         command.env("STORMLOCK_RESOURCES", "prod/db").env("STORMLOCK_LEASES", lines[1][0]);
     });
     assert_eq!(job.ends().code, Some(75));
+}
+
+#[test]
+fn a_run_that_left_the_one_around_it_keeps_their_lease() {
+    let mut agent = Agent::start(&local());
+    let [inner, end] = ["inner", "end"].map(|name| path(&agent, name));
+    let goes_on = format!(
+        "echo $$ >{inner}.new; mv {inner}.new {inner}; until [ -e {end} ]; do sleep 0.02; done"
+    );
+    let line = format!(
+        "setsid \"$CTL\" run prod/db -c '{goes_on}' & until [ -e {inner} ]; do sleep 0.02; done"
+    );
+    let job = Job::start_with(&agent, &["run", "prod/db", "-c", &line], |command| {
+        command.env("CTL", program("stormctl"));
+    });
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let group = fs::read_to_string(&inner).expect("it ran");
+    let told =
+        format!("prod/db is held for a command that goes on, process group {}", group.trim());
+    assert!(ran.stderr.contains(&told), "{ran:?}");
+    let held = agent.ctl(&["is-held", "prod/db", "--by", "me"]);
+    assert_eq!(held.code, Some(0), "{held:?}");
+    // The next agent knows of both, and sees that one has ended.
+    agent.kill();
+    agent.restart();
+    until("it is held for the one that goes on", || {
+        let status = agent.ctl(&["status", "-o", "json"]).stdout;
+        let pid = format!("\"pid\":{}", group.trim());
+        (status.contains("\"held\"") && status.replace(' ', "").contains(&pid)).then_some(())
+    });
+    fs::write(&end, "").expect("a file");
+    all_is_free(&agent);
+}
+
+#[test]
+fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
+    let agent = Agent::start(&local());
+    let [begun, end] = ["begun", "end"].map(|name| path(&agent, name));
+    let line = format!(
+        "echo $$ >{begun}.new; mv {begun}.new {begun}; until [ -e {end} ]; do sleep 0.02; done; \
+         exit 5"
+    );
+    let job = Job::start(&agent, &["run", "prod/db", "-c", &line]);
+    let group = until("it runs", || fs::read_to_string(&begun).ok());
+    let told = format!("kill -TERM -- -{}", group.trim());
+    let other = agent.ctl(&["acquire", "prod/app"]);
+    assert_eq!(other.code, Some(0), "{other:?}");
+    for args in
+        [&["release", "prod/db"][..], &["release", "--all"], &["release", "prod/db", "--if-held"]]
+    {
+        let refused = agent.ctl(args);
+        assert_eq!(refused.code, Some(75), "{refused:?}");
+        assert!(refused.stderr.contains(&told), "{refused:?}");
+    }
+    let again = agent.ctl(&["acquire", "prod/db"]);
+    assert_eq!(again.code, Some(75), "{again:?}");
+    assert!(
+        again.stderr.contains(&told) && !again.stderr.contains("stormctl release"),
+        "{again:?}"
+    );
+    let held = agent.ctl(&["is-held", "prod/db", "--by", "me"]);
+    assert_eq!(held.code, Some(0), "{held:?}");
+    assert_eq!(agent.ctl(&["is-held", "prod/app"]).code, Some(1), "--all gave back what it could");
+    fs::write(&end, "").expect("a file");
+    assert_eq!(job.ends().code, Some(5), "nothing disturbed it");
+    all_is_free(&agent);
 }
 
 #[test]

@@ -36,6 +36,7 @@ enum Step {
         tells: bool,
     },
     Attach(u8),
+    Share(u8),
     Settle {
         which: u8,
         how: u8,
@@ -87,6 +88,7 @@ impl Step {
             34 => Step::Ended(which),
             35 | 36 => Step::Stirred { which, tells: how % 2 == 1 },
             _ if how % 4 == 1 => Step::Attach(which),
+            _ if how % 4 == 2 => Step::Share(which),
             // Nothing much happens after it.
             _ if how % 4 == 0 => Step::Stop,
             _ => Step::Pass(1),
@@ -213,6 +215,11 @@ impl Run {
                     _ => Attach::Process(process(which)),
                 };
                 self.input(Input::Attach { ticket, lease, attach });
+            }
+            Step::Share(which) => {
+                let (ticket, lease) = (self.question(), self.lease(which));
+                let process = process(which.wrapping_add(1));
+                self.input(Input::Share { ticket, lease, process });
             }
             Step::Gone(session) => self.input(Input::Gone(SessionId(u64::from(session % 4)))),
             Step::Ended(which) => self.input(Input::Ended(process(which))),

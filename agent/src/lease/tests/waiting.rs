@@ -335,3 +335,38 @@ fn a_lease_ends_with_its_process_whoever_is_connected_also_after_a_restart() {
     next.input(Input::Ended(process));
     assert_eq!(next.view().state, State::Released);
 }
+
+#[test]
+fn a_shared_lease_ends_with_the_last_of_its_processes_also_after_a_restart() {
+    let [outer, inner, other] = [1, 2, 3].map(|pid| ProcessId { pid, started: 9, group: true });
+    let mut play = Play::holding(Hold::Keep);
+    let attach = Attach::Process(outer);
+    play.input(Input::Attach { ticket: Ticket(5), lease: lease(1), attach });
+    for (ticket, process) in [(6, inner), (7, other), (8, inner)] {
+        play.input(Input::Share { ticket: Ticket(ticket), lease: lease(1), process });
+    }
+    let shared = |answer: &Answer| matches!(answer, Answer::Renewed(view) if view.attach == attach);
+    assert!(play.answers[1..].iter().all(shared), "{:?}", play.answers);
+    assert_eq!(play.view().sharers, [inner, other]);
+    let is_held = |play: &Play| matches!(play.view().state, State::Held | State::AtRisk);
+
+    // The one that it was taken for may go first, or last.
+    play.input(Input::Ended(other));
+    play.input(Input::Ended(outer));
+    assert!(is_held(&play));
+    assert_eq!(play.view().attach, Attach::Process(inner));
+    let memory = play.memory();
+    play.input(Input::Ended(inner));
+    assert_eq!(play.view().state, State::Released);
+
+    // What ended before the restart is told once more.
+    let mut next = Play::new();
+    next.input(Input::Recover(Box::new(memory)));
+    next.synced(true);
+    next.settle(play::ours(60));
+    assert!(next.guarded.contains(&inner) && next.guarded.contains(&other));
+    for (ended, goes_on) in [(other, true), (outer, true), (inner, false)] {
+        next.input(Input::Ended(ended));
+        assert_eq!(is_held(&next), goes_on, "{ended:?}");
+    }
+}
