@@ -264,6 +264,7 @@ impl LeaseTable {
         if self.stopping || !self.obeys(Law::AttachedEnds) {
             return;
         }
+        let is_shared = self.obeys(Law::LastEnds);
         let mut attached = Vec::new();
         let mut shared = Vec::new();
         for entry in self.entries.values_mut() {
@@ -272,7 +273,7 @@ impl LeaseTable {
                 continue;
             }
             // The others go on under it: the first of them takes the place of what ended.
-            match entry.sharers.first().copied() {
+            match entry.sharers.first().copied().filter(|_| is_shared) {
                 Some(next) => {
                     entry.attach = Attach::Process(next);
                     entry.sharers.remove(0);

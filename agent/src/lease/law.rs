@@ -20,6 +20,8 @@ pub(super) enum Law {
     FencesRise,
     /// 9: what is attached to a session ends with it.
     AttachedEnds,
+    /// 9: what several processes share ends with the last of them.
+    LastEnds,
     /// 11: a held lease is renewed long before its deadline.
     RenewEarly,
     /// 11: a lease is read back, however sure we are.

@@ -129,6 +129,7 @@ struct Agent {
     waiting: BTreeSet<CallId>,
     journal: Vec<Record>,
     durable: usize,
+    written: usize,
     journal_breaks: bool,
     /// Parts per million that its clock is fast, and what it showed at the true time zero.
     fast_ppm: i64,
@@ -148,6 +149,9 @@ struct Agent {
     /// Who took what through which session.
     taken: Vec<(LeaseId, SessionId, Attach)>,
     sessions: BTreeMap<Ticket, (SessionId, Attach)>,
+    /// What is to end with another process too, once that is answered; and what surely does.
+    shares: BTreeMap<Ticket, (LeaseId, SessionId)>,
+    sharers: BTreeMap<LeaseId, Vec<(SessionId, IsSure)>>,
     /// Who waits for one resource alone, in the order in which they came.
     waiting_for: BTreeMap<Ticket, Resource>,
     /// What the store tells it about.
@@ -193,6 +197,7 @@ impl World {
                 waiting: BTreeSet::new(),
                 journal: Vec::new(),
                 durable: 0,
+                written: 0,
                 journal_breaks: false,
                 fast_ppm: ppm(&mut dice),
                 offset: dice.below(1_000_000) * SECOND,
@@ -205,6 +210,8 @@ impl World {
                 fences: BTreeMap::new(),
                 taken: Vec::new(),
                 sessions: BTreeMap::new(),
+                shares: BTreeMap::new(),
+                sharers: BTreeMap::new(),
                 waiting_for: BTreeMap::new(),
                 watching: BTreeSet::new(),
             })
@@ -438,7 +445,9 @@ impl World {
                 self.later(delay, Happening::OnDisk { agent, life, sync, length });
             }
             Effect::Write(sync) => {
-                // Less than the kernel promises: here such records may be gone after a crash.
+                // In the kernel's hands: a crash of the host takes it, one of the agent does not.
+                let known = &mut self.agents[agent];
+                known.written = known.journal.len();
                 let input = Input::Synced { sync, durable: true };
                 self.later(0, Happening::Tell { agent, life, input });
             }
@@ -484,12 +493,32 @@ impl World {
                 }
             }
             Answer::Renewed(view) => {
+                self.shared(agent, ticket);
                 if self.agents[agent].beliefs.contains_key(&view.claim.lease) {
                     self.believes(agent, &view);
                 }
             }
             Answer::Released | Answer::No(_) => {}
         }
+    }
+
+    /// Whoever asked to share a lease counts on it from now on.
+    fn shared(&mut self, agent: usize, ticket: Ticket) {
+        let known = &mut self.agents[agent];
+        let Some((lease, by)) = known.shares.remove(&ticket) else { return };
+        let mut sharers = known.sharers.get_mut(&lease).expect("it was asked for").iter_mut();
+        let (_, is_sure) = sharers.find(|(session, _)| *session == by).expect("it was asked for");
+        *is_sure = true;
+    }
+
+    /// True while one of the processes is there that a lease ends with; of those that share it, the
+    /// sure ones only, or all that may.
+    fn goes_on(&self, agent: &Agent, lease: LeaseId, attach: Attach, surely: bool) -> bool {
+        let is_there = |process: &ProcessId| !self.gone_processes.contains(process);
+        let sharers = agent.sharers.get(&lease).into_iter().flatten();
+        let mut sharers = sharers.filter(|(_, is_sure)| *is_sure || !surely);
+        matches!(attach, Attach::Process(process) if is_there(&process))
+            || sharers.any(|(session, _)| is_there(&process(*session)))
     }
 
     /// Of those on one host who wait for one resource, whoever came first is served first.
@@ -553,6 +582,7 @@ impl World {
                 }
             }
             State::Lost(_) | State::Released => {
+                self.ends_with_its_processes(agent, view);
                 self.agents[agent].beliefs.remove(&lease);
                 let lost = matches!(view.state, State::Lost(_));
                 self.agents[agent].over.insert(lease, lost);
@@ -565,6 +595,22 @@ impl World {
             }
             State::Asking => {}
         }
+    }
+
+    /// What nobody gave back, and what has no end of its own, ends with the last of its processes.
+    fn ends_with_its_processes(&self, agent: usize, view: &View) {
+        let (known, lease) = (&self.agents[agent], view.claim.lease);
+        if view.state != State::Released
+            || view.hold != Hold::Keep
+            || !known.beliefs.contains_key(&lease)
+        {
+            return;
+        }
+        let taken = known.taken.iter().find(|(it, ..)| *it == lease);
+        let goes_on = taken.is_some_and(|(.., attach)| {
+            matches!(attach, Attach::Process(_)) && self.goes_on(known, lease, *attach, true)
+        });
+        assert!(!goes_on, "it ended before those who count on it: {view:?}");
     }
 
     fn believes(&mut self, agent: usize, view: &View) {
@@ -620,19 +666,21 @@ impl World {
             let holder = (0..AGENTS).find(|agent| {
                 let table = self.agents[*agent].table.as_ref().expect("all run now");
                 let view = table.view(self.moment(*agent), row.lease);
-                view.is_some_and(|view| matches!(view.state, State::Held | State::AtRisk))
+                // One of several that somebody waits for may have been granted just now.
+                let is_known = |state| matches!(state, State::Asking | State::Held | State::AtRisk);
+                view.is_some_and(|view| is_known(view.state))
             });
             assert!(holder.is_some(), "an orphan on {on}: {row:?}");
-            let attached = self.agents.iter().flat_map(|agent| &agent.taken).any(
-                |(lease, session, attach)| {
+            let attached = self.agents.iter().any(|agent| {
+                agent.taken.iter().any(|(lease, session, attach)| {
                     *lease == row.lease
                         && match attach {
                             Attach::Detached => false,
                             Attach::Session(_) => self.gone_sessions.contains(session),
-                            Attach::Process(process) => self.gone_processes.contains(process),
+                            Attach::Process(_) => !self.goes_on(agent, *lease, *attach, false),
                         }
-                },
-            );
+                })
+            });
             assert!(!attached, "attached to nobody on {on}: {row:?}");
         }
     }
@@ -669,13 +717,14 @@ impl World {
             println!("{:.6} agent {agent} crashes, reboot: {reboot}", secs(self.now));
         }
         let known = &self.agents[agent];
-        let unsynced = (known.journal.len() - known.durable) as u64;
-        let survives = known.durable as u64 + self.dice.below(unsynced + 1);
+        let safe = if reboot { known.durable } else { known.durable.max(known.written) };
+        let open = (known.journal.len() - safe) as u64;
+        let survives = safe as u64 + self.dice.below(open + 1);
         let offset = self.dice.below(1000) * SECOND;
         let now = self.now;
         let known = &mut self.agents[agent];
         known.journal.truncate(usize::try_from(survives).expect("small"));
-        known.durable = known.journal.len();
+        (known.durable, known.written) = (known.journal.len(), 0);
         known.table = None;
         known.life += 1;
         known.waiting.clear();
@@ -684,13 +733,15 @@ impl World {
         self.gone_sessions.extend(known.sessions.values().map(|(session, _)| *session));
         self.gone_sessions.extend(known.taken.iter().map(|(_, session, _)| *session));
         known.sessions.clear();
+        known.shares.clear();
         known.waiting_for.clear();
         known.watching.clear();
         known.fences.clear();
         known.over.retain(|_, lost| *lost);
         if reboot {
-            let processes = known.taken.iter().map(|(_, session, _)| process(*session));
-            self.gone_processes.extend(processes);
+            let takers = known.taken.iter().map(|(_, session, _)| session);
+            let sharers = known.sharers.values().flatten().map(|(session, _)| session);
+            self.gone_processes.extend(takers.chain(sharers).map(|session| process(*session)));
             known.beliefs.clear();
             known.boot += 1;
             // The clock shows some small time after boot.
@@ -729,8 +780,8 @@ impl World {
     fn ask(&mut self, agent: usize, claims: Vec<Claim>, hold: Hold, attached: u64) -> Input {
         let (ticket, session) = (Ticket(self.fresh()), SessionId(self.fresh()));
         let attach = match attached {
-            8 => Attach::Session(session),
-            9 => Attach::Process(process(session)),
+            6 | 7 => Attach::Session(session),
+            8 | 9 => Attach::Process(process(session)),
             _ => Attach::Detached,
         };
         self.agents[agent].sessions.insert(ticket, (session, attach));
@@ -792,6 +843,9 @@ impl World {
         Moment::from_nanos(known.offset + drifted(self.now - known.missed, known.fast_ppm))
     }
 }
+
+/// An answer said so.
+type IsSure = bool;
 
 /// The process that whoever has this session would have its leases follow.
 fn process(of: SessionId) -> ProcessId {
@@ -875,6 +929,7 @@ fn every_law_that_is_turned_off_is_noticed() {
         Law::LostForEver,
         Law::FencesRise,
         Law::AttachedEnds,
+        Law::LastEnds,
         Law::RenewEarly,
         Law::VerifyOften,
         Law::RestartRenews,

@@ -13,7 +13,7 @@ impl World {
         }
         let leases: Vec<LeaseId> = known.beliefs.keys().copied().collect();
         let ticket = Ticket(self.fresh());
-        match self.dice.below(10) {
+        match self.dice.below(12) {
             0..=4 => self.person_acquires(agent),
             5 if !leases.is_empty() => {
                 let lease = *self.dice.pick(&leases);
@@ -28,6 +28,7 @@ impl World {
                 self.tell(agent, Input::Renew { ticket, lease, ttl, hold });
             }
             8 => self.person_leaves(agent),
+            9 | 10 => self.person_shares(agent),
             _ => self.person_polls(agent),
         }
     }
@@ -54,7 +55,8 @@ impl World {
     fn person_leaves(&mut self, agent: usize) {
         let asking = self.agents[agent].sessions.values().map(|(session, _)| *session);
         let holding = self.agents[agent].taken.iter().map(|(_, session, _)| *session);
-        let sessions: Vec<SessionId> = asking.chain(holding).collect();
+        let sharing = self.agents[agent].sharers.values().flatten().map(|(session, _)| *session);
+        let sessions: Vec<SessionId> = asking.chain(holding).chain(sharing).collect();
         if sessions.is_empty() {
             return;
         }
@@ -80,13 +82,33 @@ impl World {
     fn process_ends(&mut self, agent: usize, of: SessionId) {
         let process = process(of);
         self.gone_processes.insert(process);
-        let known = &mut self.agents[agent];
-        for (lease, _, attach) in &known.taken {
-            if *attach == Attach::Process(process) {
-                known.beliefs.remove(lease);
-            }
+        let known = &self.agents[agent];
+        let attached = known.taken.iter().filter(|(.., attach)| is_to_a_process(*attach));
+        let over =
+            attached.filter(|(lease, _, attach)| !self.goes_on(known, *lease, *attach, true));
+        let over: Vec<LeaseId> = over.map(|(lease, ..)| *lease).collect();
+        for lease in over {
+            self.agents[agent].beliefs.remove(&lease);
         }
         self.tell(agent, Input::Ended(process));
+    }
+
+    /// Another command of somebody's counts on what ends with the first.
+    fn person_shares(&mut self, agent: usize) {
+        let known = &self.agents[agent];
+        let attached = known.taken.iter().filter(|(lease, _, attach)| {
+            is_to_a_process(*attach) && known.beliefs.contains_key(lease)
+        });
+        let leases: Vec<LeaseId> = attached.map(|(lease, ..)| *lease).collect();
+        if leases.is_empty() {
+            return;
+        }
+        let lease = *self.dice.pick(&leases);
+        let (ticket, by) = (Ticket(self.fresh()), SessionId(self.fresh()));
+        let known = &mut self.agents[agent];
+        known.shares.insert(ticket, (lease, by));
+        known.sharers.entry(lease).or_default().push((by, false));
+        self.tell(agent, Input::Share { ticket, lease, process: process(by) });
     }
 
     fn person_polls(&mut self, agent: usize) {
@@ -154,4 +176,8 @@ impl World {
             }
         }
     }
+}
+
+fn is_to_a_process(attach: Attach) -> bool {
+    matches!(attach, Attach::Process(_))
 }
