@@ -19,6 +19,9 @@ pub(crate) const IN_REACH_US: u64 = 30_000_000;
 const LATE_US: u64 = 10_000_000;
 /// By how much the end of a lease moves that was renewed: less is the way of an answer.
 const MOVES_US: u64 = 1_000_000;
+/// How much later than its ttl says a store may show a lease that nobody renews: a hold of two
+/// seconds, a call that was held up, and an etcd that counts from its own start again.
+const FREE_US: u64 = 20_000_000;
 /// How long the store may show a lease that nobody was granted: a cancel is tried again after half
 /// a minute at the latest.
 const LINGERS_US: u64 = 60_000_000;
@@ -50,6 +53,8 @@ pub(crate) enum Wrong {
     Forgotten { lease: LeaseId, at: u64 },
     /// The store went on showing a lease that nobody was granted.
     Lingers { lease: LeaseId, us: u64 },
+    /// The store went on showing a lease that was given back, or that nobody renewed.
+    Outstays { lease: LeaseId, us: u64 },
     /// A kept lease was lost in a calm, or its end did not move in time.
     NotRenewed { lease: LeaseId, from: u64, to: u64 },
 }
@@ -68,6 +73,7 @@ pub(crate) fn wrong(events: &Events) -> Vec<Wrong> {
         wrong.extend(believed_before_renewed(lease, told, blind));
         wrong.extend(forgotten(lease, told));
         wrong.extend(lingers(lease, told));
+        wrong.extend(outstays(lease, told));
         wrong.extend(calm.and_then(|calm| not_renewed(lease, told, calm)));
     }
     wrong.extend(nobody_was_told(&leases, hung_up));
@@ -326,6 +332,23 @@ fn lingers(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
     let first = stood.iter().map(|it| it.answered).min()?;
     let us = stood.iter().map(|it| it.asked).max()?.saturating_sub(first);
     (us > LINGERS_US).then_some(Wrong::Lingers { lease, us })
+}
+
+/// What is given back is free at once, and what nobody renews once its ttl is over.
+fn outstays(lease: LeaseId, told: &[&Told]) -> Option<Wrong> {
+    let released = told.iter().filter(|it| it.what == What::Released).map(|it| it.answered).min();
+    let ran_out = told.iter().find_map(|it| match it.what {
+        What::Granted { ttl_secs, is_kept: false, .. } => {
+            // The renewal that counts may be one whose answer never came.
+            let renews = |it: &&&Told| it.belief().is_some() || it.what == What::Tried;
+            let renewed = told.iter().filter(renews).map(|it| it.answered).max()?;
+            Some(renewed + u64::from(ttl_secs) * 1_000_000 + FREE_US)
+        }
+        _ => None,
+    });
+    let free = released.into_iter().chain(ran_out).min()?;
+    let stood = told.iter().filter(|it| it.what == What::Stands).map(|it| it.asked).max()?;
+    (stood > free).then(|| Wrong::Outstays { lease, us: stood - free })
 }
 
 /// In a calm the end of a kept lease moves whenever it is renewed. One whose ttl is longer than the

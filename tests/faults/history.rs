@@ -38,6 +38,8 @@ pub(crate) enum What {
     HeldInStore,
     /// The store showed it to somebody.
     Stands,
+    /// A renewal was asked for and never answered.
+    Tried,
     /// From when it was asked on, its holder counts on it no more.
     Leaves,
     /// The agent has it from before its start, and does not know yet.

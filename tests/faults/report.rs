@@ -114,6 +114,7 @@ impl Wrong {
             | Wrong::BelievedBeforeRenewed { lease, .. }
             | Wrong::Forgotten { lease, .. }
             | Wrong::Lingers { lease, .. }
+            | Wrong::Outstays { lease, .. }
             | Wrong::NotRenewed { lease, .. } => vec![*lease],
         }
     }

@@ -259,7 +259,8 @@ impl<'a> User<'a> {
         // What is still being cancelled counts against the limit of a user, and all are one here.
         let codes = [Code::Held, Code::Unavailable, Code::Timeout, Code::TooMany];
         assert!(codes.contains(&no.code), "{no:?}");
-        if let Some(lock) = no.holder {
+        // Who waited in vain is told the holder that was seen last, which may be of before.
+        if let (Code::Held, Some(lock)) = (no.code, no.holder) {
             self.told(&lock.resource, lock.lease, asked, What::Stands);
         }
     }
@@ -321,9 +322,15 @@ impl<'a> User<'a> {
                 }
                 true
             }
-            Err(No::Broken) => true,
+            Err(No::Broken) => {
+                self.told_in(life, on, lease, asked, What::Tried);
+                true
+            }
             Err(No::Refused(no)) => match no.code {
-                Code::Unavailable => true,
+                Code::Unavailable => {
+                    self.told_in(life, on, lease, asked, What::Tried);
+                    true
+                }
                 Code::Lost => {
                     self.told_in(life, on, lease, asked, What::Lost);
                     false

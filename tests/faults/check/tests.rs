@@ -320,6 +320,33 @@ fn a_lease_that_nobody_was_granted_and_the_store_goes_on_showing_is_seen() {
 }
 
 #[test]
+fn a_lease_that_stands_for_longer_than_anybody_renewed_it_is_seen() {
+    let belief = belief(7, 5);
+    let grant = told(1, (8, 10), What::Granted { belief, ttl_secs: 5, is_kept: false });
+    let stands = |at| told(1, (at, at + 1), What::Stands);
+    let ended = told(1, (50, 50), What::EventReleased);
+    let check = |told: &[Told], us: Option<u64>| {
+        let expected = us.map(|us| Wrong::Outstays { lease: lease(1), us: us * SECOND });
+        check(told, expected.as_slice());
+    };
+    check(&[grant.clone(), stands(35), ended.clone()], None);
+    check(&[grant.clone(), stands(36), ended.clone()], Some(1));
+    let tried = told(1, (11, 12), What::Tried);
+    check(&[grant.clone(), tried, stands(36), ended.clone()], None);
+    let kept = granted(1, (8, 10), 7, 5);
+    check(&[kept, stands(49), ended], None);
+}
+
+#[test]
+fn a_lease_that_stands_after_it_was_given_back_is_seen() {
+    let mut history = vec![granted(1, (10, 11), 7, 60), told(1, (21, 22), What::Stands)];
+    history.extend(given_back(1, (20, 21)));
+    check(&history, &[]);
+    history.push(told(1, (23, 24), What::Stands));
+    check(&history, &[Wrong::Outstays { lease: lease(1), us: 2 * SECOND }]);
+}
+
+#[test]
 fn a_kept_lease_whose_end_does_not_move_in_a_calm_is_seen() {
     let held = |at, left| told(1, (at, at), What::Held(belief(7, left)));
     let calm = |history: &[Told]| Events {
