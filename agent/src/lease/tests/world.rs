@@ -502,25 +502,6 @@ impl World {
         }
     }
 
-    /// Whoever asked to share a lease counts on it from now on.
-    fn shared(&mut self, agent: usize, ticket: Ticket) {
-        let known = &mut self.agents[agent];
-        let Some((lease, by)) = known.shares.remove(&ticket) else { return };
-        let mut sharers = known.sharers.get_mut(&lease).expect("it was asked for").iter_mut();
-        let (_, is_sure) = sharers.find(|(session, _)| *session == by).expect("it was asked for");
-        *is_sure = true;
-    }
-
-    /// True while one of the processes is there that a lease ends with; of those that share it, the
-    /// sure ones only, or all that may.
-    fn goes_on(&self, agent: &Agent, lease: LeaseId, attach: Attach, surely: bool) -> bool {
-        let is_there = |process: &ProcessId| !self.gone_processes.contains(process);
-        let sharers = agent.sharers.get(&lease).into_iter().flatten();
-        let mut sharers = sharers.filter(|(_, is_sure)| *is_sure || !surely);
-        matches!(attach, Attach::Process(process) if is_there(&process))
-            || sharers.any(|(session, _)| is_there(&process(*session)))
-    }
-
     /// Of those on one host who wait for one resource, whoever came first is served first.
     fn served(&mut self, agent: usize, ticket: Ticket, answer: &Answer) {
         let Some(on) = self.agents[agent].waiting_for.remove(&ticket) else { return };
@@ -595,22 +576,6 @@ impl World {
             }
             State::Asking => {}
         }
-    }
-
-    /// What nobody gave back, and what has no end of its own, ends with the last of its processes.
-    fn ends_with_its_processes(&self, agent: usize, view: &View) {
-        let (known, lease) = (&self.agents[agent], view.claim.lease);
-        if view.state != State::Released
-            || view.hold != Hold::Keep
-            || !known.beliefs.contains_key(&lease)
-        {
-            return;
-        }
-        let taken = known.taken.iter().find(|(it, ..)| *it == lease);
-        let goes_on = taken.is_some_and(|(.., attach)| {
-            matches!(attach, Attach::Process(_)) && self.goes_on(known, lease, *attach, true)
-        });
-        assert!(!goes_on, "it ended before those who count on it: {view:?}");
     }
 
     fn believes(&mut self, agent: usize, view: &View) {
