@@ -353,7 +353,8 @@ pub(crate) struct Release {
 
 /// Move the end of a lease
 ///
-/// Without options its ttl starts again. A lease that ended cannot be renewed: exit code 79.
+/// Without options its ttl starts again; --for and --until say how long it is kept. A lease that
+/// ended cannot be renewed: exit code 79.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl renew prod/db
@@ -377,7 +378,7 @@ pub(crate) struct Renew {
 #[group(multiple = false)]
 pub(crate) struct RenewHold {
     /// Keep it renewed for this long from now
-    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs, allow_hyphen_values = true)]
+    #[arg(long = "for", value_name = "DUR", value_parser = renew_secs, allow_hyphen_values = true)]
     pub(crate) for_secs: Option<u32>,
     /// Keep it renewed until then
     #[arg(long, value_name = "TIME", value_parser = until, allow_hyphen_values = true)]
@@ -529,6 +530,11 @@ fn reason(text: &str) -> Result<Reason, NameError> {
 fn hold_secs(text: &str) -> Result<u32, String> {
     let secs = time::parse_duration(text)?;
     u32::try_from(secs).map_err(|_| "it is too long (use --keep to hold without an end)".to_owned())
+}
+
+fn renew_secs(text: &str) -> Result<u32, String> {
+    let secs = time::parse_duration(text)?;
+    u32::try_from(secs).map_err(|_| "it is too long".to_owned())
 }
 
 fn wait_secs(text: &str) -> Result<u32, String> {

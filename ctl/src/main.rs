@@ -10,6 +10,7 @@ mod command;
 mod compat;
 mod connect;
 mod exit;
+mod mistyped;
 mod notify;
 mod render;
 mod run;
@@ -36,9 +37,9 @@ fn main() -> ExitCode {
     if let Some(args) = run::shim::is_called(&argv) {
         return ExitCode::from(run::shim::run(args));
     }
-    let code = match args::parse(argv) {
+    let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
-        Err(error) => told(&error).code(),
+        Err(error) => told(&mistyped::mended(error, &argv)).code(),
     };
     ExitCode::from(code)
 }

@@ -1,5 +1,8 @@
 //! The agent says no: exit codes, and what a person and a program are told.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use stormlock_protocol::frame::{Verdict, Welcome};
 use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
 
@@ -161,5 +164,45 @@ fn bad_arguments_are_told_before_anything_is_asked() {
     fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);
     fake.run(&["acquire", "a", "--ttl", "90"]).fails(64, &["90 has no unit"]);
     fake.run(&["renew", "a", "nonsense!"]).fails(64, &["it is not a lease id"]);
+    assert!(fake.was_asked_nothing_more());
+}
+
+#[test]
+fn a_misspelt_option_is_not_offered_as_a_value() {
+    let fake = Fake::new(vec![]);
+    for args in [&["acquire", "a", "--fr", "5s"][..], &["acquire", "a", "--forr", "5s"]] {
+        let run = fake.run(args);
+        run.fails(64, &["unexpected argument '--f"]);
+        assert!(!run.stderr.contains("as a value"), "{}", run.stderr);
+    }
+    fake.run(&["acquire", "a", "--forr", "5s"]).fails(64, &["a similar argument exists: '--for'"]);
+}
+
+#[test]
+fn a_renewal_for_ever_is_told_how_a_longer_one_is_asked_for() {
+    let fake = Fake::new(vec![]);
+    fake.run(&["renew", "a", "--keep"]).fails(64, &["'--for DUR' or '--until TIME'"]);
+    let run = fake.run(&["renew", "a", "--for", "60000d"]);
+    run.fails(64, &["too long"]);
+    assert!(!run.stderr.contains("--keep"), "{}", run.stderr);
+}
+
+#[test]
+fn a_command_without_its_dashes_is_no_resource() {
+    let fake = Fake::new(vec![]);
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("migrate");
+    std::fs::write(&tool, "").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = fake.command(&[&["run"], args].concat());
+        command.env("PATH", dir.path()).current_dir(dir.path());
+        Run::of(command)
+    };
+    std::fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+    let dashes = "put -- before the command";
+    let fix = "stormctl run prod/db r2 -- migrate all ";
+    run(&["prod/db", "r2", "migrate", "all"]).fails(64, &["migrate is a program", dashes, fix]);
+    run(&["r1", "./migrate"]).fails(64, &[dashes]);
+    run(&["r1", "migrate", "-v"]).fails(64, &[dashes]);
     assert!(fake.was_asked_nothing_more());
 }

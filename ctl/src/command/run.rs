@@ -2,6 +2,8 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use stormlock_protocol::message::{self, Hold, Lease};
@@ -49,6 +51,7 @@ fn prepare(
     view: &View,
 ) -> Result<(Work, Under), Failure> {
     each_once(&args.resources)?;
+    has_its_dashes(args)?;
     if let Some(ttl) = args.take.ttl {
         grace(args, ttl)?;
     }
@@ -85,6 +88,38 @@ fn prepare(
         say(&format!("{} is yours until you leave this shell", names.join(", ")));
     }
     Ok((Work { argv, grace, on_lost: args.on_lost.signal() }, under))
+}
+
+/// A command without the dashes before it would be taken for resources, and a shell run under them.
+/// Whoever means that says so.
+fn has_its_dashes(args: &args::Run) -> Result<(), Failure> {
+    if args.line.is_some() || !args.command.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
+    let Some(at) = (1..words.len()).find(|at| is_program(words[*at])) else { return Ok(()) };
+    let (resources, command) = (words[..at].join(" "), words[at..].join(" "));
+    let told = format!("{} is a program, and stands here as a resource", words[at]);
+    Err(Failure::usage(told)
+        .advise("put -- before the command")
+        .then_type(format!("stormctl run {resources} -- {command}"), "run it")
+        .then_type(
+            format!("stormctl run {} -- \"$SHELL\"", words.join(" ")),
+            "a shell under all of them",
+        ))
+}
+
+/// True for what a shell would run by that name.
+fn is_program(word: &str) -> bool {
+    const SOMEBODY_RUNS: u32 = 0o111;
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|it| it.is_file() && it.mode() & SOMEBODY_RUNS != 0)
+    };
+    if word.contains('/') {
+        return runs(Path::new(word));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.is_absolute() && runs(&dir.join(word)))
 }
 
 /// What is told to the command first is what it was asked to run under, in that order; then what it
