@@ -211,8 +211,10 @@ fn a_release_that_half_works_says_which_half() {
     let outcomes =
         vec![released("x", None), released("y", Some(not_held)), released("z", Some(unreachable))];
     let fake = Fake::replying(vec![Reply::Released(outcomes)]);
-    fake.run(&["release", "x", "y", "z"])
-        .fails(69, &["releasing z: redis does not answer", "y: not yours", "released: x"]);
+    fake.run(&["release", "x", "y", "z"]).fails(
+        69,
+        &["releasing z: redis does not answer", "y: not yours", "released: x; not released: y, z"],
+    );
 }
 
 #[test]
