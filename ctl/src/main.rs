@@ -14,6 +14,7 @@ mod mistyped;
 mod notify;
 mod render;
 mod run;
+mod stdout;
 mod time;
 
 use std::env;

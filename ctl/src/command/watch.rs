@@ -1,6 +1,6 @@
 //! `watch`: what happens to the caller's leases, as JSON lines, while it happens.
 
-use std::io::{self, Write};
+use std::io;
 
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::client::Client;
@@ -29,8 +29,7 @@ pub(crate) fn run(args: &args::Watch, link: &mut Link, view: &View) -> Result<An
             Event::Caught => Some(view.document(&Document::new(Line::Caught {}))?),
         };
         if let Some(text) = text {
-            let mut stdout = io::stdout().lock();
-            match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            match crate::stdout::write(text.as_bytes()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(Answer::default());
