@@ -4,7 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ const JOIN_THE_GROUP: &str =
     "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again";
 const ANOTHERS_AGENT: &str =
     "it is another user's own agent; without --socket and STORMLOCK_SOCKET the host's is asked";
+const NAME_A_SOCKET: &str =
+    "name the agent's socket, or leave out --socket and STORMLOCK_SOCKET: the host's is asked then";
 const TREAT_AS_NOT_HELD: &str =
     "what was asked may have happened: treat it as not held; `stormctl status` shows what is yours";
 
@@ -163,6 +165,10 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
     };
     let unavailable = Code::Unavailable.as_str();
     match error {
+        ClientError::NoAgent { path, .. } if is_no_socket(&path) => {
+            let told = format!("{} is no socket, so no agent listens there", path.display());
+            Failure::new(Exit::Unavailable, unavailable, plain(&told)).advise(NAME_A_SOCKET)
+        }
         ClientError::NoAgent { .. } => fail(Exit::Unavailable, unavailable).advise(
             "start one: `systemctl start stormlockd`, or without root `stormlockd --user`, \
              or to try it out `stormlockd dev`",
@@ -189,6 +195,11 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
         }
         ClientError::Refused(refusal) => refused(refusal, doing),
     }
+}
+
+/// The kernel says of anything else that it refuses.
+fn is_no_socket(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.file_type().is_socket())
 }
 
 fn is_for_a_group(socket: &Path) -> bool {

@@ -78,6 +78,21 @@ fn your_own_lock_is_told_as_yours() {
 }
 
 #[test]
+fn what_a_run_around_it_holds_is_not_to_be_released_in_it() {
+    let mine = Lock { mine: true, ..lock() };
+    let fake = Fake::refusing(held_by(mine.clone()));
+    let mut command = fake.command(&["acquire", "prod/db"]);
+    command.env("STORMLOCK_LEASES", format!("77 {ID}"));
+    let run = Run::of(command);
+    run.fails(75, &["prod/db is already yours", "the `stormctl run` around this command holds it"]);
+    assert!(!run.stderr.contains("release prod/db"), "{}", run.stderr);
+    let fake = Fake::refusing(held_by(mine));
+    let mut command = fake.command(&["acquire", "prod/db"]);
+    command.env("STORMLOCK_LEASES", "77 78");
+    Run::of(command).fails(75, &["stormctl release prod/db "]);
+}
+
+#[test]
 fn what_another_writer_left_out_is_told_as_unknown() {
     let sparse = Lock { host: None, fence: None, reason: None, left_ms: None, ..lock() };
     let run = Fake::refusing(held_by(sparse)).run(&["acquire", "prod/db"]);
@@ -125,6 +140,20 @@ fn a_dead_socket_is_no_agent() {
     command.arg("--socket").arg(&path).args(["status", "--json"]);
     let run = Run::of(command);
     assert_eq!((run.code, &run.error_json()["code"]), (69, &"unavailable".into()));
+}
+
+#[test]
+fn what_is_no_socket_is_told_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.as_path(), dir.path(), "/dev/null".as_ref()] {
+        let mut command = stormctl();
+        command.arg("--socket").arg(path).arg("status");
+        let run = Run::of(command);
+        run.fails(69, &["is no socket", "leave out --socket"]);
+        assert!(!run.stderr.contains("systemctl start"), "{}", run.stderr);
+    }
 }
 
 #[test]
