@@ -140,6 +140,11 @@ fn signals_are_passed_on_to_the_whole_group() {
         (Signal::QUIT, "QUIT"),
         (Signal::USR1, "USR1"),
         (Signal::USR2, "USR2"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::VTALARM, "VTALRM"),
+        (Signal::PROF, "PROF"),
+        (Signal::POWER, "PWR"),
+        (Signal::WINCH, "WINCH"),
     ] {
         let line = format!(
             "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do read x <{}; done",
