@@ -113,7 +113,14 @@ impl Taking<'_> {
         progress: &Progress,
     ) -> Result<Vec<Lease>, ClientError> {
         let ask = Acquire { wait: self.wait(), ..self.ask.clone() };
-        let leases = client.acquire_waiting(ask, |waiting| progress.show(waiting))?;
+        // Nobody else is waited for while a leftover of our own is given back.
+        let is_told = self.ask.wait != Wait::No;
+        let tell = |waiting| {
+            if is_told {
+                progress.show(waiting)
+            }
+        };
+        let leases = client.acquire_waiting(ask, tell)?;
         let wanted = &self.ask.resources;
         if_about(leases, |leases| leases.iter().map(|lease| &lease.resource).eq(wanted))
     }
