@@ -247,7 +247,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) take: Take,
     /// From the signal that asks it to end until it is killed; at most a third of the ttl [default:
-    /// 30s, or what a short ttl leaves]
+    /// 30s, or what a short ttl or hold leaves]
     #[arg(long, value_name = "DUR", value_parser = patience, allow_hyphen_values = true)]
     pub(crate) kill_after: Option<Duration>,
     /// What the command gets when it has to end; with warn it goes on, and only you are told

@@ -217,6 +217,17 @@ fn a_renewal_for_ever_is_told_how_a_longer_one_is_asked_for() {
 }
 
 #[test]
+fn a_grace_that_a_hold_has_no_room_for_is_told_with_one_that_it_has() {
+    let fake = Fake::new(vec![]);
+    let grace = ["--kill-after", "20s", "--", "true"];
+    let run = |hold: &[&str]| fake.run(&[&["run", "a"], hold, &grace].concat());
+    run(&["--for", "20s"]).fails(64, &["--kill-after 20s", "(--for)", "say --kill-after 9s"]);
+    run(&["--until", "+20s"]).fails(64, &["--kill-after 20s", "(--until)", "say --kill-after "]);
+    fake.run(&["run", "a", "--for", "3s", "--", "true"]).fails(64, &["--for", "4s at least"]);
+    assert!(fake.was_asked_nothing_more());
+}
+
+#[test]
 fn a_command_without_its_dashes_is_no_resource() {
     let fake = Fake::new(vec![]);
     let dir = tempfile::tempdir().unwrap();

@@ -59,6 +59,9 @@ fn what_is_not_had_runs_nothing_and_has_its_own_code() {
         (&["prod/app", "--ttl", "4s"], 64),
         (&["prod/app", "--ttl", "9s", "--kill-after", "4s"], 64),
         (&["prod/app", "prod/app"], 64),
+        (&["prod/app", "--for", "20s", "--kill-after", "20s"], 64),
+        (&["prod/app", "--until", "+20s", "--kill-after", "20s"], 64),
+        (&["prod/app", "--for", "3s"], 64),
     ] {
         let ran = Job::start(&agent, &[&["run"], args, &["--", "touch", &touch]].concat()).ends();
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
