@@ -16,12 +16,16 @@ use stormlock_protocol::message::{Code, Refusal};
 use stormlock_protocol::{PROTOCOL_MAX, PROTOCOL_MIN, SYSTEM_SOCKET, USER_SOCKET};
 
 use crate::exit::{Exit, Failure};
+use crate::render::say;
 
 /// How long an answer may take. The agent bounds its own calls to a store well below this, so a
 /// longer silence is an agent that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer about the agent itself may take: no store is asked for it.
 pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// When a person who waits for an answer begins to wonder.
+const SLOW: Duration = Duration::from_secs(2);
 
 const PROTOCOL_CODE: &str = "protocol";
 const JOIN_THE_GROUP: &str =
@@ -32,6 +36,15 @@ const NAME_A_SOCKET: &str =
     "name the agent's socket, or leave out --socket and STORMLOCK_SOCKET: the host's is asked then";
 const TREAT_AS_NOT_HELD: &str =
     "what was asked may have happened: treat it as not held; `stormctl status` shows what is yours";
+
+fn told_slow(socket: &Path) {
+    say(&format!(
+        "waiting for the agent on {}, which has not answered for {} s: it or its store is slow, or \
+         hangs; see `systemctl status stormlockd` (Ctrl-C ends this)",
+        socket.display(),
+        SLOW.as_secs()
+    ));
+}
 
 /// A connection to the agent that explains its errors.
 pub(crate) struct Link {
@@ -51,6 +64,11 @@ impl Link {
     /// Connects to the first socket of the client's order that is there.
     pub(crate) fn open(explicit: Option<&Path>, patience: Duration) -> Result<Link, Failure> {
         open(&Places::of_this_process(explicit), patience)
+    }
+
+    /// Says so when an answer takes long: silence would look like a client that hangs.
+    pub(crate) fn tell_if_slow(&mut self) {
+        self.client.tell_if_slow(SLOW, self.socket.clone(), told_slow);
     }
 
     /// Changes how long each later answer may take.

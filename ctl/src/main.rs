@@ -60,7 +60,10 @@ fn do_it(cli: &Cli) -> u8 {
 
 fn open(cli: &Cli, view: &View) -> Result<Link, Failure> {
     let patience = cli.globals.patience.unwrap_or(PATIENCE);
-    let link = Link::open(cli.globals.socket.as_deref(), patience)?;
+    let mut link = Link::open(cli.globals.socket.as_deref(), patience)?;
+    if !view.is_quiet {
+        link.tell_if_slow();
+    }
     if view.is_verbose {
         render::say(&format!("asking the agent on {}", link.socket.display()));
     }
