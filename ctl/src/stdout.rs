@@ -5,7 +5,6 @@
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, fcntl_getfd};
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
@@ -19,15 +18,8 @@ static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 static LOOK_FIRST: extern "C" fn() = look;
 
 extern "C" fn look() {
-    let is_closed = fcntl_getfd(stdout()) == Err(Errno::BADF);
+    let is_closed = fcntl_getfd(rustix::stdio::stdout()) == Err(Errno::BADF);
     IS_CLOSED.store(is_closed, Ordering::Relaxed);
-}
-
-/// The descriptor by its number, which may be no open one.
-#[expect(unsafe_code, reason = "whether it is open is the question")]
-fn stdout() -> BorrowedFd<'static> {
-    // SAFETY: the number is only asked about, and nothing in this program closes it.
-    unsafe { BorrowedFd::borrow_raw(1) }
 }
 
 /// Writes all of it, or says why not.
