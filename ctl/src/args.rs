@@ -293,8 +293,8 @@ pub(crate) struct Hold {
 
 /// Print what happens to your leases, one JSON document per line
 ///
-/// First each lease as it is, then a line of the type caught, then each change, until the agent
-/// goes away (exit code 69) or you end it.
+/// First each lease as it is, then a line of the type caught, then each change, until you end it or
+/// its reader goes away. When the agent restarts it says so, and begins anew once that is back.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl watch

@@ -101,6 +101,11 @@ pub(crate) fn explain_change(error: ClientError, doing: &str) -> Failure {
     explain(error, doing, Asks::Changes)
 }
 
+/// Says why a question that changes nothing has no answer.
+pub(crate) fn explain_question(error: ClientError, doing: &str) -> Failure {
+    explain(error, doing, Asks::Reads)
+}
+
 /// Passes an answer on if it is about what was asked: anything else is not ours to believe.
 pub(crate) fn if_about<T>(answer: T, is_about: impl Fn(&T) -> bool) -> Result<T, ClientError> {
     if is_about(&answer) { Ok(answer) } else { Err(ClientError::WrongReply) }

@@ -19,8 +19,8 @@ use crate::message::{
 use crate::name::{LeaseId, Resource};
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 
-/// How much later than the end of a wait its answer may come: the agent may be asking the store then,
-/// which it does for 5 s at most. A longer silence is an agent that hangs.
+/// How much later than the end of a wait its answer may come: the agent may be asking the store
+/// then, which it does for 5 s at most. A longer silence is an agent that hangs.
 const WAIT_SLACK: Duration = Duration::from_secs(7);
 
 /// Why a question has no answer.

@@ -1,7 +1,7 @@
 //! `acquire`: take resources, all or none.
 
 use stormlock_protocol::cause::plain;
-use stormlock_protocol::message::{self, Attach, Code, Lease, Lock, Process};
+use stormlock_protocol::message::{self, Attach, Code, Lease, Lock, Process, Wait};
 use stormlock_protocol::name::Terminal;
 
 use super::{each_once, lease_row, proven, scope, told_end};
@@ -11,6 +11,7 @@ use crate::exit::{Answer, Failure};
 use crate::render::json::{Document, LeaseJson, Line};
 use crate::render::progress::Progress;
 use crate::render::{Format, View, tsv};
+use crate::run::take::wait_and_take;
 
 #[derive(serde::Serialize)]
 struct Leases<'a> {
@@ -32,10 +33,15 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
     let progress = Progress::new(view);
-    let waits = |waiting| progress.show(waiting);
-    let taken = link.change(&doing, |client| {
-        client.acquire_waiting(ask, waits).and_then(|leases| if_about(leases, is_ours))
-    });
+    // Bound to a process it is so from the first: what that process is has to be known before.
+    let taken = if ask.wait != Wait::No && ask.attach == Attach::Detached {
+        wait_and_take(&ask, &doing, link, &progress)
+    } else {
+        let waits = |waiting| progress.show(waiting);
+        link.change(&doing, |client| {
+            client.acquire_waiting(ask, waits).and_then(|leases| if_about(leases, is_ours))
+        })
+    };
     drop(progress);
     let leases = taken.map_err(|failure| with_next(failure, args.resources.len()))?;
     proven(&doing, &leases)?;

@@ -185,8 +185,8 @@ fn check_hold(args: &args::Run) -> Result<(), Failure> {
     };
     let (asked, fits) = (asked.as_secs(), grace_of_hold(length).as_secs());
     let told = format!(
-        "--kill-after {} does not fit into a hold of {told} ({flag}): the command would be asked to \
-         end as soon as it runs",
+        "--kill-after {} does not fit into a hold of {told} ({flag}): the command would be asked \
+         to end as soon as it runs",
         time::exact(asked)
     );
     let advice = format!("say --kill-after {} or less, or a longer {flag}", time::exact(fits));

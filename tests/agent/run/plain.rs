@@ -298,10 +298,27 @@ fn what_happens_to_ones_leases_can_be_watched() {
         said.lines().any(is).then_some(())
     });
     let mut agent = agent;
-    agent.stop();
+    for restart in 1..=2 {
+        let caught = |said: &str| said.matches("caught").count();
+        let before = caught(&job.said());
+        if restart == 1 {
+            assert!(agent.stop().success())
+        } else {
+            agent.kill()
+        }
+        until("it is told that the agent went away", || {
+            (job.said().matches("went away").count() == restart).then_some(())
+        });
+        agent.restart();
+        until("the state is told anew", || (caught(&job.said()) > before).then_some(()));
+        assert_eq!(job.said().matches("the agent is back").count(), restart, "{}", job.said());
+    }
+    job.signal(Signal::KILL);
     let ran = job.ends();
-    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stdout.matches("\"resource\":\"prod/old\"").count() >= 3, "{ran:?}");
     for line in ran.stdout.lines() {
         assert!(line.starts_with("{\"schema\":1,\"type\":"), "{line}");
     }
+    agent.stop();
+    assert_eq!(agent.ctl(&["watch"]).code, Some(69), "where there never was one");
 }
