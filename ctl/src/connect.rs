@@ -24,6 +24,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer about the agent itself may take: no store is asked for it.
 pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How much later than the end of a wait its answer may come: the agent may be asking the store
+/// then, which it does for 5 s at most. A longer silence is an agent that hangs.
+const WAIT_SLACK: Duration = Duration::from_secs(7);
 /// When a person who waits for an answer begins to wonder.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -150,8 +153,15 @@ impl Places {
     }
 }
 
+/// A connection that waits no longer than it was told to.
+pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
+    let mut client = Client::connect(socket, patience)?;
+    client.bound_waits(WAIT_SLACK);
+    Ok(client)
+}
+
 fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
-    let connect = |path: &Path| match Client::connect(path, patience) {
+    let connect = |path: &Path| match connect(path, patience) {
         Ok(client) => Ok(Link { client, socket: path.to_owned(), patience }),
         Err(error) => Err(error),
     };

@@ -19,10 +19,6 @@ use crate::message::{
 use crate::name::{LeaseId, Resource};
 use crate::{PROTOCOL_MAX, PROTOCOL_MIN};
 
-/// How much later than the end of a wait its answer may come: the agent may be asking the store
-/// then, which it does for 5 s at most. A longer silence is an agent that hangs.
-const WAIT_SLACK: Duration = Duration::from_secs(7);
-
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -90,6 +86,8 @@ pub struct Client {
     /// What has come of the next reply: a wait may end in the midst of it.
     arrived: Vec<u8>,
     slow: Option<Slow>,
+    /// How much later than the end of a wait its answer may come.
+    wait_slack: Option<Duration>,
 }
 
 /// Who is told, once, that an answer takes longer than this.
@@ -116,12 +114,19 @@ impl Client {
             .wait_mode(ConnectWaitMode::Timeout(patience))
             .connect_sync();
         let stream = connected.map_err(|source| connect_error(path, patience, source))?;
-        Ok(Client { stream, welcome: None, patience, arrived: Vec::new(), slow: None })
+        let (welcome, arrived, slow, wait_slack) = (None, Vec::new(), None, None);
+        Ok(Client { stream, welcome, patience, arrived, slow, wait_slack })
     }
 
     /// Changes how long each later reply may take.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// Bounds each wait that has an end: its answer may come so much later, and the first word of
+    /// it is waited for no longer either. Otherwise an agent that hangs is waited for without end.
+    pub fn bound_waits(&mut self, slack: Duration) {
+        self.wait_slack = Some(slack);
     }
 
     /// Has `tell` called with `socket`, once, when the first word of an answer takes longer than
@@ -154,7 +159,7 @@ impl Client {
         ask: Acquire,
         waits: impl FnMut(Waiting),
     ) -> Result<Vec<Lease>, ClientError> {
-        let limit = limit(ask.wait);
+        let limit = self.limit(ask.wait);
         match self.ask_and_wait(&Request::Acquire(ask), limit, waits)? {
             Reply::Acquired(leases) => Ok(leases),
             other => Err(unexpected(other)),
@@ -171,7 +176,8 @@ impl Client {
         wait: Wait,
         waits: impl FnMut(Waiting),
     ) -> Result<(), ClientError> {
-        match self.ask_and_wait(&Request::Wait { resource, wait }, limit(wait), waits)? {
+        let limit = self.limit(wait);
+        match self.ask_and_wait(&Request::Wait { resource, wait }, limit, waits)? {
             Reply::Current(None) => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -326,6 +332,14 @@ impl Client {
         Ok(reply)
     }
 
+    /// The longest that the answer to a question with this wait may take.
+    fn limit(&self, wait: Wait) -> Option<Duration> {
+        match wait {
+            Wait::No | Wait::Forever => None,
+            Wait::For(secs) => Some(Duration::from_secs(secs.into()) + self.wait_slack?),
+        }
+    }
+
     fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
         self.ask_within(request, Patience::new(self.patience))
     }
@@ -434,14 +448,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-}
-
-/// The longest that an answer to a question with this wait takes.
-fn limit(wait: Wait) -> Option<Duration> {
-    match wait {
-        Wait::No | Wait::Forever => None,
-        Wait::For(secs) => Some(Duration::from_secs(secs.into()) + WAIT_SLACK),
     }
 }
 

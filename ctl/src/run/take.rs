@@ -18,7 +18,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use crate::clock::Moment;
 use crate::command::acquire::with_next;
 use crate::command::proven;
-use crate::connect::{Link, explain_change, if_about};
+use crate::connect::{Link, connect, explain_change, if_about};
 use crate::exit::Failure;
 use crate::render::View;
 use crate::render::progress::Progress;
@@ -257,7 +257,7 @@ fn come_back(
     let now = Moment::now();
     let until = until.min(now + RETURN_MAX).max(now + at_least);
     loop {
-        let back = Client::connect(socket, patience).and_then(|mut client| {
+        let back = connect(socket, patience).and_then(|mut client| {
             is_ready(&mut client)?;
             Ok(client)
         });
