@@ -367,7 +367,9 @@ fn unsafe_code_says_why_it_is_sound() {
     let files = project();
     let unsafe_files: Vec<_> = files.iter().filter(|f| f.is_rust() && blocks(f) > 0).collect();
     let names: Vec<_> = unsafe_files.iter().map(|file| &file.path).collect();
-    assert!(names.len() <= 1, "one file at most, where a child is made ready for exec: {names:?}");
+    // A caller's groups, which no crate reads, and the look at stdout before the runtime's own.
+    let known = ["agent/src/server/peer.rs", "ctl/src/stdout.rs"];
+    assert_eq!(names, known.each_ref(), "no other file may have any");
 }
 
 #[test]

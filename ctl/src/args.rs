@@ -247,7 +247,7 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) take: Take,
     /// From the signal that asks it to end until it is killed; at most a third of the ttl [default:
-    /// 30s, or what a short ttl leaves]
+    /// 30s, or what a short ttl or hold leaves]
     #[arg(long, value_name = "DUR", value_parser = patience, allow_hyphen_values = true)]
     pub(crate) kill_after: Option<Duration>,
     /// What the command gets when it has to end; with warn it goes on, and only you are told
@@ -293,8 +293,8 @@ pub(crate) struct Hold {
 
 /// Print what happens to your leases, one JSON document per line
 ///
-/// First each lease as it is, then a line of the type caught, then each change, until the agent
-/// goes away (exit code 69) or you end it.
+/// First each lease as it is, then a line of the type caught, then each change, until you end it or
+/// its reader goes away. When the agent restarts it says so, and begins anew once that is back.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl watch
@@ -353,7 +353,8 @@ pub(crate) struct Release {
 
 /// Move the end of a lease
 ///
-/// Without options its ttl starts again. A lease that ended cannot be renewed: exit code 79.
+/// Without options its ttl starts again; --for and --until say how long it is kept. A lease that
+/// ended cannot be renewed: exit code 79.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl renew prod/db
@@ -377,7 +378,7 @@ pub(crate) struct Renew {
 #[group(multiple = false)]
 pub(crate) struct RenewHold {
     /// Keep it renewed for this long from now
-    #[arg(long = "for", value_name = "DUR", value_parser = hold_secs, allow_hyphen_values = true)]
+    #[arg(long = "for", value_name = "DUR", value_parser = renew_secs, allow_hyphen_values = true)]
     pub(crate) for_secs: Option<u32>,
     /// Keep it renewed until then
     #[arg(long, value_name = "TIME", value_parser = until, allow_hyphen_values = true)]
@@ -529,6 +530,11 @@ fn reason(text: &str) -> Result<Reason, NameError> {
 fn hold_secs(text: &str) -> Result<u32, String> {
     let secs = time::parse_duration(text)?;
     u32::try_from(secs).map_err(|_| "it is too long (use --keep to hold without an end)".to_owned())
+}
+
+fn renew_secs(text: &str) -> Result<u32, String> {
+    let secs = time::parse_duration(text)?;
+    u32::try_from(secs).map_err(|_| "it is too long".to_owned())
 }
 
 fn wait_secs(text: &str) -> Result<u32, String> {

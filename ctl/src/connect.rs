@@ -4,7 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use stormlock_protocol::message::{Code, Refusal};
 use stormlock_protocol::{PROTOCOL_MAX, PROTOCOL_MIN, SYSTEM_SOCKET, USER_SOCKET};
 
 use crate::exit::{Exit, Failure};
+use crate::render::say;
 
 /// How long an answer may take. The agent bounds its own calls to a store well below this, so a
 /// longer silence is an agent that hangs.
@@ -23,13 +24,30 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer about the agent itself may take: no store is asked for it.
 pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How much later than the end of a wait its answer may come: the agent may be asking the store
+/// then, which it does for 5 s at most. A longer silence is an agent that hangs.
+const WAIT_SLACK: Duration = Duration::from_secs(7);
+/// When a person who waits for an answer begins to wonder.
+const SLOW: Duration = Duration::from_secs(2);
+
 const PROTOCOL_CODE: &str = "protocol";
 const JOIN_THE_GROUP: &str =
     "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again";
 const ANOTHERS_AGENT: &str =
     "it is another user's own agent; without --socket and STORMLOCK_SOCKET the host's is asked";
+const NAME_A_SOCKET: &str =
+    "name the agent's socket, or leave out --socket and STORMLOCK_SOCKET: the host's is asked then";
 const TREAT_AS_NOT_HELD: &str =
     "what was asked may have happened: treat it as not held; `stormctl status` shows what is yours";
+
+fn told_slow(socket: &Path) {
+    say(&format!(
+        "waiting for the agent on {}, which has not answered for {} s: it or its store is slow, or \
+         hangs; see `systemctl status stormlockd` (Ctrl-C ends this)",
+        socket.display(),
+        SLOW.as_secs()
+    ));
+}
 
 /// A connection to the agent that explains its errors.
 pub(crate) struct Link {
@@ -49,6 +67,11 @@ impl Link {
     /// Connects to the first socket of the client's order that is there.
     pub(crate) fn open(explicit: Option<&Path>, patience: Duration) -> Result<Link, Failure> {
         open(&Places::of_this_process(explicit), patience)
+    }
+
+    /// Says so when an answer takes long: silence would look like a client that hangs.
+    pub(crate) fn tell_if_slow(&mut self) {
+        self.client.tell_if_slow(SLOW, self.socket.clone(), told_slow);
     }
 
     /// Changes how long each later answer may take.
@@ -79,6 +102,11 @@ impl Link {
 /// Says why a question for a change has no answer.
 pub(crate) fn explain_change(error: ClientError, doing: &str) -> Failure {
     explain(error, doing, Asks::Changes)
+}
+
+/// Says why a question that changes nothing has no answer.
+pub(crate) fn explain_question(error: ClientError, doing: &str) -> Failure {
+    explain(error, doing, Asks::Reads)
 }
 
 /// Passes an answer on if it is about what was asked: anything else is not ours to believe.
@@ -125,8 +153,15 @@ impl Places {
     }
 }
 
+/// A connection that waits no longer than it was told to.
+pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
+    let mut client = Client::connect(socket, patience)?;
+    client.bound_waits(WAIT_SLACK);
+    Ok(client)
+}
+
 fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
-    let connect = |path: &Path| match Client::connect(path, patience) {
+    let connect = |path: &Path| match connect(path, patience) {
         Ok(client) => Ok(Link { client, socket: path.to_owned(), patience }),
         Err(error) => Err(error),
     };
@@ -163,6 +198,10 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
     };
     let unavailable = Code::Unavailable.as_str();
     match error {
+        ClientError::NoAgent { path, .. } if is_no_socket(&path) => {
+            let told = format!("{} is no socket, so no agent listens there", path.display());
+            Failure::new(Exit::Unavailable, unavailable, plain(&told)).advise(NAME_A_SOCKET)
+        }
         ClientError::NoAgent { .. } => fail(Exit::Unavailable, unavailable).advise(
             "start one: `systemctl start stormlockd`, or without root `stormlockd --user`, \
              or to try it out `stormlockd dev`",
@@ -189,6 +228,11 @@ fn explain(error: ClientError, doing: &str, asks: Asks) -> Failure {
         }
         ClientError::Refused(refusal) => refused(refusal, doing),
     }
+}
+
+/// The kernel says of anything else that it refuses.
+fn is_no_socket(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| !found.file_type().is_socket())
 }
 
 fn is_for_a_group(socket: &Path) -> bool {

@@ -75,6 +75,8 @@ pub(crate) struct Answer {
     pub(crate) talk: Vec<String>,
     /// For stderr even with `-q`: the answer promises less than it seems.
     pub(crate) warnings: Vec<String>,
+    /// For stderr when `data` cannot be written: what was done all the same, and how to undo it.
+    pub(crate) unwritten: Vec<String>,
     /// `None` is [`Exit::Ok`].
     pub(crate) exit: Option<Exit>,
 }

@@ -10,9 +10,11 @@ mod command;
 mod compat;
 mod connect;
 mod exit;
+mod mistyped;
 mod notify;
 mod render;
 mod run;
+mod stdout;
 mod time;
 
 use std::env;
@@ -36,9 +38,9 @@ fn main() -> ExitCode {
     if let Some(args) = run::shim::is_called(&argv) {
         return ExitCode::from(run::shim::run(args));
     }
-    let code = match args::parse(argv) {
+    let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
-        Err(error) => told(&error).code(),
+        Err(error) => told(&mistyped::mended(error, &argv)).code(),
     };
     ExitCode::from(code)
 }
@@ -58,7 +60,10 @@ fn do_it(cli: &Cli) -> u8 {
 
 fn open(cli: &Cli, view: &View) -> Result<Link, Failure> {
     let patience = cli.globals.patience.unwrap_or(PATIENCE);
-    let link = Link::open(cli.globals.socket.as_deref(), patience)?;
+    let mut link = Link::open(cli.globals.socket.as_deref(), patience)?;
+    if !view.is_quiet {
+        link.tell_if_slow();
+    }
     if view.is_verbose {
         render::say(&format!("asking the agent on {}", link.socket.display()));
     }

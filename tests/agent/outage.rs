@@ -34,6 +34,43 @@ fn a_store_that_is_down_is_said_in_bounded_time_and_takes_nothing() {
     assert_eq!(listed.code, Some(69), "{listed:?}");
 }
 
+#[test]
+fn a_wait_for_a_store_that_is_away_ends_as_unavailable_and_says_what_to_look_at() {
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = mute.local_addr().expect("its address").port();
+    let agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{port}"));
+    for (timeout, why) in [("1s", "without an answer: backend main"), ("20s", "backend main")] {
+        let ran = agent.ctl(&["acquire", "prod/db", "--timeout", timeout]);
+        assert_eq!(ran.code, Some(69), "{ran:?}");
+        assert!(ran.stderr.contains(why), "{ran:?}");
+        assert!(ran.stderr.contains("stormctl doctor"), "{ran:?}");
+        assert!(!ran.stderr.contains("hands"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_wait_during_which_a_store_goes_away_ends_as_unavailable_too() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let agent = behind(&proxy);
+    let other = Agent::on_redis("beta", &store.url());
+    acquire(&mut other.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    for verb in ["acquire", "wait"] {
+        let job = crate::run::Job::start(&agent, &[verb, "prod/db", "--timeout", "20s"]);
+        until("it waits", || job.said().contains("waiting for prod/db").then_some(()));
+        proxy.refuse(true);
+        proxy.cut();
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(69), "{verb}: {ran:?}");
+        let told = ran.stderr.contains("without an answer: backend main cannot be reached");
+        assert!(told && ran.stderr.contains("stormctl doctor"), "{verb}: {ran:?}");
+        proxy.refuse(false);
+        until("the store is back", || {
+            (agent.ctl(&["current", "prod/db"]).code == Some(0)).then_some(())
+        });
+    }
+}
+
 /// Stores of a test that never answer: the kernel takes connections for them.
 const MUTE: usize = 8;
 

@@ -194,6 +194,62 @@ fn a_lease_may_be_attached_to_another_end_by_its_owner_only_to_what_is_there() {
 }
 
 #[test]
+fn a_wait_outlives_restarts_of_the_agent() {
+    for verb in [&["acquire", "prod/db", "--keep", "-w"][..], &["wait", "prod/db"]] {
+        let mut agent = Agent::start(&local());
+        acquire(&mut agent.client().expect("it answers"), wish("prod/db", Hold::Keep));
+        let mut job = crate::run::Job::start(&agent, verb);
+        for restart in 0..3 {
+            until("it waits", || {
+                (job.said().matches("waiting for prod/db").count() > restart).then_some(())
+            });
+            match restart {
+                0 => agent.kill(),
+                1 => assert!(agent.stop().success()),
+                _ => break,
+            }
+            agent.restart();
+        }
+        assert!(job.is_running(), "{}", job.said());
+        until("it can be given back", || {
+            (agent.ctl(&["release", "prod/db"]).code == Some(0)).then_some(())
+        });
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let held = leases(&mut agent.client().expect("it answers"));
+        let held: Vec<String> = held.iter().map(|lease| lease.lease.to_string()).collect();
+        let told: Vec<&str> = ran.stdout.lines().collect();
+        assert_eq!(held, told, "what it printed, and nothing else");
+    }
+}
+
+/// Killed when the grant, or what it was attached to, was written down and not told yet.
+#[test]
+fn a_wait_that_was_granted_when_the_agent_died_leaves_one_lease() {
+    std::thread::scope(|scope| {
+        for point in ["acquire-tell:1", "renew-tell:1"] {
+            scope.spawn(move || {
+                let mut agent = Agent::prepare(&local());
+                agent.restart_with(|command| {
+                    command.env("STORMLOCK_FAILPOINT", point);
+                });
+                let args = ["acquire", "prod/db", "--keep", "-w"];
+                let job = crate::run::Job::start(&agent, &args);
+                assert!(agent.ends_within(std::time::Duration::from_secs(60)), "{point}");
+                agent.kill();
+                agent.restart();
+                let ran = job.ends();
+                assert_eq!(ran.code, Some(0), "{point}: {ran:?}");
+                let held = leases(&mut agent.client().expect("it answers"));
+                assert_eq!(held.len(), 1, "{point}: {held:?}");
+                assert_eq!(ran.stdout.trim(), held[0].lease.to_string(), "{point}");
+                assert_eq!(held[0].attach, Attach::Detached, "{point}");
+            });
+        }
+    });
+}
+
+#[test]
 fn a_wait_outlives_a_store_that_is_away_for_a_while() {
     let store = RedisServer::start();
     let agents = ["alpha", "beta"].map(|host| Agent::on_redis(host, &store.url()));

@@ -25,6 +25,8 @@ pub(crate) enum Act {
     Reply(Reply),
     /// Writes these bytes instead of a frame, then closes.
     Bytes(Vec<u8>),
+    /// Writes these bytes and nothing more until the client goes away.
+    Part(Vec<u8>),
     /// Closes without a word.
     Close,
     /// Says nothing until the client goes away.
@@ -139,12 +141,17 @@ fn serve(
             Act::Reply(reply) => stream.write_all(&frame::encode(&reply).unwrap())?,
             Act::Bytes(bytes) => return stream.write_all(&bytes),
             Act::Close => return Ok(()),
-            Act::Mute => {
-                let mut rest = Vec::new();
-                return stream.read_to_end(&mut rest).map(|_| ());
+            Act::Part(bytes) => {
+                stream.write_all(&bytes)?;
+                return until_it_goes(&mut stream);
             }
+            Act::Mute => return until_it_goes(&mut stream),
         }
     }
+}
+
+fn until_it_goes(stream: &mut UnixStream) -> std::io::Result<()> {
+    stream.read_to_end(&mut Vec::new()).map(|_| ())
 }
 
 /// `stormctl` with an environment that no developer's shell can change.

@@ -1,7 +1,9 @@
 //! An agent that is broken, mute or somebody else: always an error in bounded time, never success.
 
+use std::thread;
+
 use stormlock_protocol::frame;
-use stormlock_protocol::message::{Cursor, Reply};
+use stormlock_protocol::message::{Cursor, Reply, Waiting};
 
 use crate::fake::{Act, Fake, Greet, id, lease, lock, resource, status};
 
@@ -59,6 +61,37 @@ fn a_mute_agent_is_given_up_on() {
     let run = Fake::new(vec![Act::Mute]).run(&["doctor"]);
     assert_eq!(run.code, 1);
     assert!(run.stdout.contains("did not answer"), "{}", run.stdout);
+}
+
+#[test]
+fn a_mute_agent_is_told_of_before_it_is_given_up_on() {
+    let told = |fake: &Fake| {
+        format!(
+            "stormctl: waiting for the agent on {}, which has not answered for 2 s",
+            fake.socket().display()
+        )
+    };
+    let fake = Fake::new(vec![Act::Mute]);
+    let run = fake.run(&["--patience", "4s", "status"]);
+    run.fails(69, &[&told(&fake), "systemctl status stormlockd", "Ctrl-C", "within 4000 ms"]);
+    let quiet = Fake::new(vec![Act::Mute]).run(&["-q", "--patience", "4s", "status"]);
+    assert_eq!((quiet.code, quiet.stderr.lines().count()), (69, 1), "{quiet:?}");
+}
+
+#[test]
+fn a_wait_is_not_much_longer_than_it_was_to_be_whatever_the_agent_does() {
+    let waiting = Waiting { resource: resource("a"), holder: None, place: 1, of: 1 };
+    let waiting = || frame::encode(&Reply::Waiting(waiting.clone())).unwrap();
+    thread::scope(|scope| {
+        for verb in ["acquire", "wait"] {
+            for acts in [vec![Act::Mute], vec![Act::Part(waiting())]] {
+                scope.spawn(move || {
+                    let run = Fake::new(acts).run(&[verb, "a", "--timeout", "1s"]);
+                    run.fails(69, &["did not answer within 8000 ms"]);
+                });
+            }
+        }
+    });
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! The agent says no: exit codes, and what a person and a program are told.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use stormlock_protocol::frame::{Verdict, Welcome};
 use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
 
@@ -75,6 +78,21 @@ fn your_own_lock_is_told_as_yours() {
 }
 
 #[test]
+fn what_a_run_around_it_holds_is_not_to_be_released_in_it() {
+    let mine = Lock { mine: true, ..lock() };
+    let fake = Fake::refusing(held_by(mine.clone()));
+    let mut command = fake.command(&["acquire", "prod/db"]);
+    command.env("STORMLOCK_LEASES", format!("77 {ID}"));
+    let run = Run::of(command);
+    run.fails(75, &["prod/db is already yours", "the `stormctl run` around this command holds it"]);
+    assert!(!run.stderr.contains("release prod/db"), "{}", run.stderr);
+    let fake = Fake::refusing(held_by(mine));
+    let mut command = fake.command(&["acquire", "prod/db"]);
+    command.env("STORMLOCK_LEASES", "77 78");
+    Run::of(command).fails(75, &["stormctl release prod/db "]);
+}
+
+#[test]
 fn what_another_writer_left_out_is_told_as_unknown() {
     let sparse = Lock { host: None, fence: None, reason: None, left_ms: None, ..lock() };
     let run = Fake::refusing(held_by(sparse)).run(&["acquire", "prod/db"]);
@@ -125,6 +143,20 @@ fn a_dead_socket_is_no_agent() {
 }
 
 #[test]
+fn what_is_no_socket_is_told_as_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.as_path(), dir.path(), "/dev/null".as_ref()] {
+        let mut command = stormctl();
+        command.arg("--socket").arg(path).arg("status");
+        let run = Run::of(command);
+        run.fails(69, &["is no socket", "leave out --socket"]);
+        assert!(!run.stderr.contains("systemctl start"), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn a_greeting_refused_says_which_side_to_update() {
     let welcome = |verdict| Welcome { min: 7, max: 9, verdict };
     for (verdict, exit, told) in [
@@ -161,5 +193,56 @@ fn bad_arguments_are_told_before_anything_is_asked() {
     fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);
     fake.run(&["acquire", "a", "--ttl", "90"]).fails(64, &["90 has no unit"]);
     fake.run(&["renew", "a", "nonsense!"]).fails(64, &["it is not a lease id"]);
+    assert!(fake.was_asked_nothing_more());
+}
+
+#[test]
+fn a_misspelt_option_is_not_offered_as_a_value() {
+    let fake = Fake::new(vec![]);
+    for args in [&["acquire", "a", "--fr", "5s"][..], &["acquire", "a", "--forr", "5s"]] {
+        let run = fake.run(args);
+        run.fails(64, &["unexpected argument '--f"]);
+        assert!(!run.stderr.contains("as a value"), "{}", run.stderr);
+    }
+    fake.run(&["acquire", "a", "--forr", "5s"]).fails(64, &["a similar argument exists: '--for'"]);
+}
+
+#[test]
+fn a_renewal_for_ever_is_told_how_a_longer_one_is_asked_for() {
+    let fake = Fake::new(vec![]);
+    fake.run(&["renew", "a", "--keep"]).fails(64, &["'--for DUR' or '--until TIME'"]);
+    let run = fake.run(&["renew", "a", "--for", "60000d"]);
+    run.fails(64, &["too long"]);
+    assert!(!run.stderr.contains("--keep"), "{}", run.stderr);
+}
+
+#[test]
+fn a_grace_that_a_hold_has_no_room_for_is_told_with_one_that_it_has() {
+    let fake = Fake::new(vec![]);
+    let grace = ["--kill-after", "20s", "--", "true"];
+    let run = |hold: &[&str]| fake.run(&[&["run", "a"], hold, &grace].concat());
+    run(&["--for", "20s"]).fails(64, &["--kill-after 20s", "(--for)", "say --kill-after 9s"]);
+    run(&["--until", "+20s"]).fails(64, &["--kill-after 20s", "(--until)", "say --kill-after "]);
+    fake.run(&["run", "a", "--for", "3s", "--", "true"]).fails(64, &["--for", "4s at least"]);
+    assert!(fake.was_asked_nothing_more());
+}
+
+#[test]
+fn a_command_without_its_dashes_is_no_resource() {
+    let fake = Fake::new(vec![]);
+    let dir = tempfile::tempdir().unwrap();
+    let tool = dir.path().join("migrate");
+    std::fs::write(&tool, "").unwrap();
+    let run = |args: &[&str]| {
+        let mut command = fake.command(&[&["run"], args].concat());
+        command.env("PATH", dir.path()).current_dir(dir.path());
+        Run::of(command)
+    };
+    std::fs::set_permissions(&tool, Permissions::from_mode(0o755)).unwrap();
+    let dashes = "put -- before the command";
+    let fix = "stormctl run prod/db r2 -- migrate all ";
+    run(&["prod/db", "r2", "migrate", "all"]).fails(64, &["migrate is a program", dashes, fix]);
+    run(&["r1", "./migrate"]).fails(64, &[dashes]);
+    run(&["r1", "migrate", "-v"]).fails(64, &[dashes]);
     assert!(fake.was_asked_nothing_more());
 }

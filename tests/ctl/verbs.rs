@@ -2,14 +2,17 @@
 
 use std::process::Command;
 
+use stormlock_protocol::frame;
 use stormlock_protocol::message::{
     Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Lease, Level, List,
-    Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target,
-    Unread, Wait,
+    Lock, LostReason, Process, Refusal, Release, Released, Renew, Reply, Request, State, Status,
+    Target, Unread, Wait, Waiting,
 };
 use stormlock_protocol::name::{Principal, Reason, Ttl, UnixMs};
 
-use crate::fake::{Act, Fake, ID, Run, SINCE, id, lease, lock, resource, status, stormctl};
+use crate::fake::{
+    Act, Fake, ID, Run, SINCE, held_by, id, lease, lock, resource, status, stormctl,
+};
 
 const OTHER_ID: &str = "1af1c2d3e4f50617283940515263748f";
 
@@ -19,6 +22,29 @@ fn target(name: &str, lease: Option<&str>) -> Target {
 
 fn released(name: &str, refusal: Option<Refusal>) -> Released {
     Released { resource: resource(name), lease: Some(id(ID)), refusal }
+}
+
+/// What it waits for then is its own, and about to be given back.
+#[test]
+fn a_run_that_was_not_told_to_wait_says_nothing_of_waiting_for_its_own_leftover() {
+    let gone = Process { pid: std::process::id(), started: 1, group: false };
+    let left = Lease { attach: Attach::Process(gone), ..lease("prod/db", ID) };
+    let waiting =
+        Waiting { resource: resource("prod/db"), holder: Some(Box::new(lock())), place: 1, of: 1 };
+    let then = Refusal::new(Code::Timeout, "waited in vain");
+    let both: Vec<u8> = [Reply::Waiting(waiting), Reply::Refused(then)]
+        .iter()
+        .flat_map(|reply| frame::encode(reply).unwrap())
+        .collect();
+    let acts = vec![
+        Act::Reply(Reply::Refused(held_by(lock()))),
+        Act::Reply(Reply::Status(status(vec![left.clone()]))),
+        Act::Reply(Reply::Status(status(vec![left]))),
+        Act::Bytes(both),
+    ];
+    let run = Fake::new(acts).run(&["run", "prod/db", "--", "true"]);
+    run.fails(75, &["waited in vain"]);
+    assert!(!run.stderr.contains("waiting for"), "{}", run.stderr);
 }
 
 #[test]
@@ -211,8 +237,10 @@ fn a_release_that_half_works_says_which_half() {
     let outcomes =
         vec![released("x", None), released("y", Some(not_held)), released("z", Some(unreachable))];
     let fake = Fake::replying(vec![Reply::Released(outcomes)]);
-    fake.run(&["release", "x", "y", "z"])
-        .fails(69, &["releasing z: redis does not answer", "y: not yours", "released: x"]);
+    fake.run(&["release", "x", "y", "z"]).fails(
+        69,
+        &["releasing z: redis does not answer", "y: not yours", "released: x; not released: y, z"],
+    );
 }
 
 #[test]

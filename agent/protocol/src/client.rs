@@ -86,6 +86,17 @@ pub struct Client {
     patience: Duration,
     /// What has come of the next reply: a wait may end in the midst of it.
     arrived: Vec<u8>,
+    slow: Option<Slow>,
+    /// How much later than the end of a wait its answer may come.
+    wait_slack: Option<Duration>,
+}
+
+/// Who is told, once, that an answer takes longer than this.
+#[derive(Debug)]
+struct Slow {
+    after: Duration,
+    socket: PathBuf,
+    tell: fn(&Path),
 }
 
 impl Client {
@@ -104,12 +115,25 @@ impl Client {
             .wait_mode(ConnectWaitMode::Timeout(patience))
             .connect_sync();
         let stream = connected.map_err(|source| connect_error(path, patience, source))?;
-        Ok(Client { stream, welcome: None, patience, arrived: Vec::new() })
+        let (welcome, arrived, slow, wait_slack) = (None, Vec::new(), None, None);
+        Ok(Client { stream, welcome, patience, arrived, slow, wait_slack })
     }
 
     /// Changes how long each later reply may take.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// Bounds each wait that has an end: its answer may come so much later, and the first word of
+    /// it is waited for no longer either. Otherwise an agent that hangs is waited for without end.
+    pub fn bound_waits(&mut self, slack: Duration) {
+        self.wait_slack = Some(slack);
+    }
+
+    /// Has `tell` called with `socket`, once, when the first word of an answer takes longer than
+    /// `after`.
+    pub fn tell_if_slow(&mut self, after: Duration, socket: PathBuf, tell: fn(&Path)) {
+        self.slow = Some(Slow { after, socket, tell });
     }
 
     /// The agent's welcome, once a first question was answered.
@@ -136,7 +160,8 @@ impl Client {
         ask: Acquire,
         waits: impl FnMut(Waiting),
     ) -> Result<Vec<Lease>, ClientError> {
-        match self.ask_and_wait(&Request::Acquire(ask), waits)? {
+        let limit = self.limit(ask.wait);
+        match self.ask_and_wait(&Request::Acquire(ask), limit, waits)? {
             Reply::Acquired(leases) => Ok(leases),
             other => Err(unexpected(other)),
         }
@@ -152,7 +177,8 @@ impl Client {
         wait: Wait,
         waits: impl FnMut(Waiting),
     ) -> Result<(), ClientError> {
-        match self.ask_and_wait(&Request::Wait { resource, wait }, waits)? {
+        let limit = self.limit(wait);
+        match self.ask_and_wait(&Request::Wait { resource, wait }, limit, waits)? {
             Reply::Current(None) => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -306,18 +332,35 @@ impl Client {
     fn ask_and_wait(
         &mut self,
         request: &Request,
+        limit: Option<Duration>,
         mut waits: impl FnMut(Waiting),
     ) -> Result<Reply, ClientError> {
-        let mut reply = self.ask(request)?;
+        let whole = limit.map(Patience::new);
+        let first = limit.map_or(self.patience, |limit| limit.min(self.patience));
+        let mut reply = self.ask_within(request, Patience::new(first))?;
+        // From here on the agent has said why it takes long.
+        let slow = self.slow.take();
         while let Reply::Waiting(waiting) = reply {
             waits(waiting);
-            reply = self.read_reply(None)?;
+            reply = self.read_reply(whole)?;
         }
+        self.slow = slow;
         Ok(reply)
     }
 
+    /// The longest that the answer to a question with this wait may take.
+    fn limit(&self, wait: Wait) -> Option<Duration> {
+        match wait {
+            Wait::No | Wait::Forever => None,
+            Wait::For(secs) => Some(Duration::from_secs(secs.into()) + self.wait_slack?),
+        }
+    }
+
     fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        let patience = Patience::new(self.patience);
+        self.ask_within(request, Patience::new(self.patience))
+    }
+
+    fn ask_within(&mut self, request: &Request, patience: Patience) -> Result<Reply, ClientError> {
         let frame = frame::encode(request)?;
         if self.welcome.is_some() {
             self.write(&frame, &patience)?;
@@ -382,13 +425,30 @@ impl Client {
         within: Option<&Patience>,
     ) -> Result<usize, ClientError> {
         loop {
-            let left = within.map(Patience::left).transpose()?;
+            let left = within.map(|patience| self.next_look(patience)).transpose()?;
             self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
             match self.stream.read(into) {
                 Ok(0) => return Err(ClientError::Closed),
                 Ok(length) => return Ok(length),
                 Err(e) if is_pause(&e) => {}
                 Err(e) => return Err(io_error(e)),
+            }
+        }
+    }
+
+    /// How long to wait before the next look at what is left of the patience.
+    fn next_look(&mut self, patience: &Patience) -> Result<Duration, ClientError> {
+        let left = patience.left()?;
+        let Some(slow) = self.slow.take() else { return Ok(left) };
+        let passed = patience.limit.saturating_sub(left);
+        match slow.after.checked_sub(passed) {
+            Some(rest) if !rest.is_zero() => {
+                self.slow = Some(slow);
+                Ok(left.min(rest))
+            }
+            _ => {
+                (slow.tell)(&slow.socket);
+                Ok(left)
             }
         }
     }
@@ -408,6 +468,7 @@ impl Client {
 }
 
 /// How much longer one exchange may take: a peer that trickles bytes gets no extension.
+#[derive(Debug, Clone, Copy)]
 struct Patience {
     from: Instant,
     limit: Duration,

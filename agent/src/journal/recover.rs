@@ -243,20 +243,35 @@ impl Replay {
     }
 
     fn of_nobody(&self, found: usize, path: &str) -> String {
+        let leases = match found {
+            0 => "No lease can be read in it: any that was stays in its store until its".to_owned(),
+            1 => "The one lease in it is not adopted: it stays in its store until its".to_owned(),
+            _ => format!(
+                "None of its {found} leases is adopted: they stay in their stores until their"
+            ),
+        };
         format!(
             "the journal is so damaged that nothing in it says which machine wrote it; it is kept \
-             as {path}. None of its {found} leases is adopted: they stay in their stores until \
-             their ttl is over. Check this disk"
+             as {path}. {leases} ttl is over. Check this disk"
         )
     }
 
     fn of_other_machine(&self, place: &Place, found: usize, path: &str) -> String {
         let theirs = self.origin.as_ref().and_then(|origin| origin.machine.as_deref());
         let ours = place.machine.as_deref();
+        let leases = match found {
+            0 => ", and has no lease in it".to_owned(),
+            1 => " and the one lease in it is not adopted; it is the other machine's, or stays in \
+                  its store until its ttl is over"
+                .to_owned(),
+            _ => format!(
+                " and none of its {found} leases is adopted; they are the other machine's, or stay \
+                 in their stores until their ttl is over"
+            ),
+        };
         format!(
             "the journal was written on another machine (machine id {}, here it is {}): a copied \
-             disk. It is kept as {path} and none of its {found} leases is adopted; they are the \
-             other machine's, or stay in their stores until their ttl is over",
+             disk. It is kept as {path}{leases}",
             theirs.unwrap_or("none"),
             ours.unwrap_or("none"),
         )

@@ -108,7 +108,10 @@ impl LeaseTable {
     /// What is wrong may be over before the time to wait is: it does not send away who waits.
     fn fail_or_wait(&mut self, now: Moment, ticket: Ticket, no: No) {
         match self.has_waited(ticket) {
-            Some(on) => self.park(now, ticket, on, None),
+            Some(on) => {
+                self.troubled(&on, no);
+                self.park(now, ticket, on, None);
+            }
             None => self.fail(now, ticket, no),
         }
     }
@@ -184,6 +187,9 @@ impl LeaseTable {
         result: CallResult,
     ) {
         let cancels = self.obeys(Law::UnknownIsNotNo);
+        if let (CallResult::Attempted(_), Some(on)) = (&result, self.place(lease)) {
+            self.heard(&on);
+        }
         let Some((entry, group)) = self.asked_by(lease) else { return };
         let Phase::Asking(asking) = &mut entry.phase else { return };
         match result {

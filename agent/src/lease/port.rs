@@ -267,6 +267,8 @@ pub enum No {
     Held(Resource, Option<Box<Holder>>),
     /// Another has it still, and the time to wait for it is over.
     WaitedOut(Resource, Option<Box<Holder>>),
+    /// The time to wait is over, and for so long nothing was heard but this.
+    WaitedInVain(Duration, Box<No>),
     /// The lease was lost.
     Lost(Loss),
     /// There is no such lease here.

@@ -12,8 +12,8 @@ use stormlock_protocol::name::{LeaseId, Resource, UnixMs};
 
 use super::asking::Group;
 use super::claim::{is_narrow, mint};
-use super::entry::{Entry, Phase};
-use super::port::{Effect, No, Ticket};
+use super::entry::{Busy, Entry, Phase};
+use super::port::{After, Effect, No, Ticket};
 use super::schedule;
 use super::{BackendName, Claim, Ending, Holder, Intent, LeaseTable, Moment, Nonce, Record};
 
@@ -41,6 +41,8 @@ pub(super) struct Queue {
     is_watched: bool,
     /// Looks in a row at a lock whose end was due.
     late: u32,
+    /// Since when the store says nothing of the resource, and why, as it was told last.
+    trouble: Option<(Moment, No)>,
 }
 
 /// What a waiting group knows of its wait.
@@ -124,12 +126,60 @@ impl LeaseTable {
         false
     }
 
+    /// The store did not say who has it: those who wait hear of that when they give up.
+    pub(super) fn troubled(&mut self, on: &On, no: No) {
+        if let Some(queue) = self.queues.get_mut(on) {
+            let since = queue.trouble.take().map_or(queue.asked_at, |(since, _)| since);
+            queue.trouble = Some((since, no));
+        }
+    }
+
+    /// The store answered.
+    pub(super) fn heard(&mut self, on: &On) {
+        if let Some(queue) = self.queues.get_mut(on) {
+            queue.trouble = None;
+        }
+    }
+
+    /// What to say at the end of a wait. Who had it once is no answer when the store has said
+    /// nothing since.
+    fn waited(&self, now: Moment, ticket: Ticket, on: On) -> No {
+        let queue = self.queues.get(&on);
+        if let Some((since, no)) = queue.and_then(|queue| queue.trouble.as_ref()) {
+            return No::WaitedInVain(since.until(now), Box::new(no.clone()));
+        }
+        let holder = queue.and_then(|queue| queue.holder.clone());
+        let asker = queue.and_then(|queue| queue.asking).unwrap_or(ticket);
+        match self.unanswered(asker, &on) {
+            Some((entry, since)) if holder.is_none() || entry.tries > 0 => {
+                let since = queue.map_or(since, |queue| queue.asked_at);
+                let no = entry.store_no(None, After::Cancelling);
+                No::WaitedInVain(since.until(now), Box::new(no))
+            }
+            _ => No::WaitedOut(on.1, holder.map(Box::new)),
+        }
+    }
+
+    /// The claim that a group is asking the store for, if that has not answered, and when it asked.
+    fn unanswered(&self, asker: Ticket, on: &On) -> Option<(&Entry, Moment)> {
+        let group = self.groups.get(&asker)?;
+        let lease = *group.members.get(group.at)?;
+        let entry = self.entries.get(&lease)?;
+        let is_asked = matches!(entry.busy, Busy::Call { .. }) || entry.tries > 0;
+        let asked = group.patience.as_ref()?.asked.0;
+        (is_asked && self.place(lease).as_ref() == Some(on)).then_some((entry, asked))
+    }
+
     /// A group met a holder: it gives back what it has and waits for its turn. `holder`: who it is,
     /// where that is news.
     pub(super) fn park(&mut self, now: Moment, ticket: Ticket, on: On, holder: Option<Holder>) {
         let is_over = |group: &Group| group.patience.as_ref().is_some_and(|it| it.until <= now);
         if self.groups.get(&ticket).is_some_and(is_over) {
-            return self.fail(now, ticket, No::WaitedOut(on.1, holder.map(Box::new)));
+            let no = match holder {
+                Some(holder) => No::WaitedOut(on.1, Some(Box::new(holder))),
+                None => self.waited(now, ticket, on),
+            };
+            return self.fail(now, ticket, no);
         }
         self.let_go(now, ticket);
         let roll = self.roll();
@@ -205,8 +255,8 @@ impl LeaseTable {
             let waited_for = group.patience.as_ref().and_then(|patience| patience.queued.clone());
             let asked_for = group.members.get(group.at).and_then(|lease| self.place(*lease));
             let Some(on) = waited_for.or(asked_for) else { continue };
-            let holder = self.queues.get(&on).and_then(|queue| queue.holder.clone());
-            self.fail(now, ticket, No::WaitedOut(on.1, holder.map(Box::new)));
+            let no = self.waited(now, ticket, on);
+            self.fail(now, ticket, no);
         }
         let due = self.queues.iter().filter(|(_, queue)| queue.look_at <= now);
         let due: Vec<On> = due.map(|(on, _)| on.clone()).collect();
@@ -314,7 +364,7 @@ impl LeaseTable {
     }
 
     /// What a claim is for, and where.
-    fn place(&self, lease: LeaseId) -> Option<On> {
+    pub(super) fn place(&self, lease: LeaseId) -> Option<On> {
         let claim = &self.entries.get(&lease)?.claim;
         Some((claim.backend.clone(), claim.resource.clone()))
     }
@@ -332,6 +382,7 @@ impl Queue {
             tells,
             is_watched: false,
             late: 0,
+            trouble: None,
         }
     }
 

@@ -129,11 +129,20 @@ pub(super) fn waited_out(on: &Resource, lock: Option<message::Lock>) -> Refusal 
     refusal
 }
 
+/// The store had not said for so long who has it.
+pub(super) fn waited_in_vain(time: Duration, mut refusal: Refusal) -> Refusal {
+    let secs = time.as_secs().max(1);
+    refusal.message =
+        format!("waited in vain, the last {secs} s without an answer: {}", refusal.message);
+    refusal
+}
+
 /// The words for a no of the core.
 pub(super) fn refusal(no: No) -> Refusal {
     match no {
         No::Held(on, _) => held(&on, None),
         No::WaitedOut(on, _) => waited_out(&on, None),
+        No::WaitedInVain(time, no) => waited_in_vain(time, refusal(*no)),
         No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
         No::TooMany(max) => {

@@ -61,17 +61,27 @@ impl Service {
         let until = until(wait).unwrap_or_else(clock::now);
         let mut looking = self.driver.look(backend.clone(), on.clone()).await?;
         let mut known: Option<Holder> = None;
+        let mut silent: Option<(Moment, Refusal)> = None;
         let mut late = 0;
         loop {
             looking.stirs.borrow_and_update();
+            let began = clock::now();
             let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
             let asked = self.stores.within(&backend, QUESTION_PATIENCE, store.holder(on)).await;
             let holder = match asked {
                 Ok(None) => return Ok(Reply::Current(None)),
-                Ok(Some(holder)) => holder,
+                Ok(Some(holder)) => {
+                    silent = None;
+                    holder
+                }
                 // A store that goes away later may come back before the wait is over.
                 Err(error) => match known.take() {
-                    Some(holder) if may_pass(&error) => holder,
+                    Some(holder) if may_pass(&error) => {
+                        let no = told::no_answer(&backend, on, &error);
+                        let since = silent.take().map_or(began, |(since, _)| since);
+                        silent = Some((since, no));
+                        holder
+                    }
                     _ => return Err(told::no_answer(&backend, on, &error)),
                 },
             };
@@ -79,7 +89,10 @@ impl Service {
             late = if same { late + 1 } else { 0 };
             let lock = self.lock(caller, &backend, Some(holder.clone())).await?;
             if clock::now() >= until {
-                return Err(told::waited_out(on, lock));
+                return Err(match silent {
+                    Some((since, no)) => told::waited_in_vain(since.until(clock::now()), no),
+                    None => told::waited_out(on, lock),
+                });
             }
             if !same {
                 let (place, of) = (looking.waiters + 1, looking.waiters + 1);

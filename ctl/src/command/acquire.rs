@@ -1,7 +1,7 @@
 //! `acquire`: take resources, all or none.
 
 use stormlock_protocol::cause::plain;
-use stormlock_protocol::message::{self, Attach, Code, Lease};
+use stormlock_protocol::message::{self, Attach, Code, Lease, Lock, Wait};
 use stormlock_protocol::process::{Process, Terminal};
 
 use super::{each_once, lease_row, proven, scope, told_end};
@@ -11,6 +11,7 @@ use crate::exit::{Answer, Failure};
 use crate::render::json::{Document, LeaseJson, Line};
 use crate::render::progress::Progress;
 use crate::render::{Format, View, tsv};
+use crate::run::take::wait_and_take;
 
 #[derive(serde::Serialize)]
 struct Leases<'a> {
@@ -32,15 +33,21 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     let is_ours =
         |leases: &Vec<Lease>| leases.iter().map(|lease| &lease.resource).eq(args.resources.iter());
     let progress = Progress::new(view);
-    let waits = |waiting| progress.show(waiting);
-    let taken = link.change(&doing, |client| {
-        client.acquire_waiting(ask, waits).and_then(|leases| if_about(leases, is_ours))
-    });
+    // Bound to a process it is so from the first: what that process is has to be known before.
+    let taken = if ask.wait != Wait::No && ask.attach == Attach::Detached {
+        wait_and_take(&ask, &doing, link, &progress)
+    } else {
+        let waits = |waiting| progress.show(waiting);
+        link.change(&doing, |client| {
+            client.acquire_waiting(ask, waits).and_then(|leases| if_about(leases, is_ours))
+        })
+    };
     drop(progress);
     let leases = taken.map_err(|failure| with_next(failure, args.resources.len()))?;
     proven(&doing, &leases)?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
-    Ok(Answer { data: data(&leases, view)?, talk, warnings: scope(&leases, view), exit: None })
+    let (warnings, unwritten) = (scope(&leases, view), leases.iter().map(unwritten).collect());
+    Ok(Answer { data: data(&leases, view)?, talk, warnings, unwritten, exit: None })
 }
 
 /// Whose end ends what is taken.
@@ -61,6 +68,14 @@ fn check(args: &args::Acquire) -> Result<String, Failure> {
     Ok(format!("acquiring {}", names.join(", ")))
 }
 
+/// A lease that nobody was told of would be held by nobody who knows.
+fn unwritten(taken: &Lease) -> String {
+    let Lease { resource, lease, .. } = taken;
+    format!(
+        "{resource} is taken, as lease {lease}: `stormctl release {resource} {lease}` gives it back"
+    )
+}
+
 fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
     let as_json = |lease| LeaseJson::new(lease, &view.now);
     match view.format {
@@ -77,6 +92,12 @@ fn data(leases: &[Lease], view: &View) -> Result<String, Failure> {
     }
 }
 
+/// True for what this command runs under: to release it here would end what is around it.
+fn is_around(lock: &Lock) -> bool {
+    let named = std::env::var(crate::run::LEASES).unwrap_or_default();
+    lock.mine && named.split_ascii_whitespace().any(|id| id.parse() == Ok(lock.lease))
+}
+
 /// What to type after a refusal.
 pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
     let is_held = |code| matches!(code, Code::Held | Code::Timeout);
@@ -89,6 +110,14 @@ pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
     };
     let is_mine = refusal.holder.as_ref().is_some_and(|lock| lock.mine);
     let process = refusal.holder.as_ref().and_then(|lock| lock.process);
+    if let Some(lock) = refusal.holder.as_ref().filter(|lock| is_around(lock)) {
+        let told = format!(
+            "the `stormctl run` around this command holds it (STORMLOCK_LEASES names lease {}) and \
+             gives it back at its end: what runs here is under it already",
+            lock.lease
+        );
+        return failure.advise(told);
+    }
     let failure = if asked > 1 { failure.advise("so none was taken") } else { failure };
     if let Some(Process { pid, group: true, .. }) = process {
         // The agent would not release it: that command counts on it.

@@ -123,7 +123,7 @@ impl Holding {
             }
             while let Some(came) = self.signals.next() {
                 match came {
-                    Came::Forward(Signal::USR1 | Signal::USR2) => {}
+                    Came::Forward(Signal::USR1 | Signal::USR2 | Signal::WINCH) => {}
                     Came::Forward(_) => return Ok(Ended::Told),
                     Came::Stop => stand_still()?,
                     Came::Continue | Came::Other => {}

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &args::List, link: &mut Link, view: &View) -> Result<Ans
         (true, None, Format::Human) => vec!["no locks".to_owned()],
         _ => Vec::new(),
     };
-    Ok(Answer { data: data(&found, view)?, talk, warnings, exit })
+    Ok(Answer { data: data(&found, view)?, talk, warnings, exit, ..Answer::default() })
 }
 
 /// A lock as a row of `-o tsv`.

@@ -88,8 +88,14 @@ fn failure(outcomes: &[&Released], done: &[&Released]) -> Failure {
         let command = format!("stormctl current {}", only.resource);
         failure = failure.then_type(command, "who holds it");
     }
-    let done: Vec<&str> = done.iter().map(|outcome| outcome.resource.as_str()).collect();
-    if done.is_empty() { failure } else { failure.advise(format!("released: {}", done.join(", "))) }
+    let done: Vec<&Released> = done.iter().filter(|it| it.refusal.is_none()).copied().collect();
+    if done.is_empty() {
+        return failure;
+    }
+    let names = |outcomes: &[&Released]| {
+        outcomes.iter().map(|it| it.resource.as_str()).collect::<Vec<_>>().join(", ")
+    };
+    failure.advise(format!("released: {}; not released: {}", names(&done), names(outcomes)))
 }
 
 /// Perhaps two resources were meant, and the second was taken for a lease id.

@@ -2,10 +2,12 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
-use stormlock_protocol::message::{self, Hold, Lease};
-use stormlock_protocol::name::Ttl;
+use stormlock_protocol::message::{self, Code, Hold, Lease};
+use stormlock_protocol::name::{Resource, Ttl};
 
 use super::{each_once, scope};
 use crate::args::{self, OnLost};
@@ -13,7 +15,7 @@ use crate::clock::Moment;
 use crate::connect::Link;
 use crate::exit::{Exit, Failure};
 use crate::render::{View, failure, say};
-use crate::run::deadline::{grace_max, usual_grace};
+use crate::run::deadline::{Proof, fits_hold, grace_max, grace_of_hold, usual_grace};
 use crate::run::take::{Taken, inherited, take, to_this_process};
 use crate::run::{self, Under, Work};
 use crate::time;
@@ -22,6 +24,10 @@ use crate::time;
 const GRACE: Duration = Duration::from_secs(30);
 /// The shortest ttl that leaves a command time to end and a renewal time to be late.
 const TTL_MIN: Duration = Duration::from_secs(5);
+/// The shortest hold that leaves a command a second to end in and as much for its work.
+const HOLD_MIN: Duration = Duration::from_secs(4);
+/// What a hold has lost of its length by the time that it is looked at, at most: that is no news.
+const ROUNDING: Duration = Duration::from_secs(1);
 /// The shell of a line, and of people without one of their own.
 const SHELL: &str = "/bin/sh";
 
@@ -49,9 +55,11 @@ fn prepare(
     view: &View,
 ) -> Result<(Work, Under), Failure> {
     each_once(&args.resources)?;
+    has_its_dashes(args)?;
     if let Some(ttl) = args.take.ttl {
         grace(args, ttl)?;
     }
+    check_hold(args)?;
     let attach = to_this_process()?;
     let mut link = open()?;
     let socket = std::path::absolute(&link.socket).unwrap_or_else(|_| link.socket.clone());
@@ -79,12 +87,45 @@ fn prepare(
     let mut ttls = under.own.iter().chain(&under.shared).map(|lease| lease.ttl);
     let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
     let grace = shortest.map_or(Ok(GRACE), |ttl| grace(args, ttl))?;
+    let grace = within_hold(args, grace, &under)?;
     let argv = argv(args);
     if args.command.is_empty() && args.line.is_none() && !view.is_quiet {
         let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
         say(&format!("{} is yours until you leave this shell", names.join(", ")));
     }
     Ok((Work { argv, grace, on_lost: args.on_lost.signal() }, under))
+}
+
+/// A command without the dashes before it would be taken for resources, and a shell run under them.
+/// Whoever means that says so.
+fn has_its_dashes(args: &args::Run) -> Result<(), Failure> {
+    if args.line.is_some() || !args.command.is_empty() {
+        return Ok(());
+    }
+    let words: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
+    let Some(at) = (1..words.len()).find(|at| is_program(words[*at])) else { return Ok(()) };
+    let (resources, command) = (words[..at].join(" "), words[at..].join(" "));
+    let told = format!("{} is a program, and stands here as a resource", words[at]);
+    Err(Failure::usage(told)
+        .advise("put -- before the command")
+        .then_type(format!("stormctl run {resources} -- {command}"), "run it")
+        .then_type(
+            format!("stormctl run {} -- \"$SHELL\"", words.join(" ")),
+            "a shell under all of them",
+        ))
+}
+
+/// True for what a shell would run by that name.
+fn is_program(word: &str) -> bool {
+    const SOMEBODY_RUNS: u32 = 0o111;
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|it| it.is_file() && it.mode() & SOMEBODY_RUNS != 0)
+    };
+    if word.contains('/') {
+        return runs(Path::new(word));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.is_absolute() && runs(&dir.join(word)))
 }
 
 /// What is told to the command first is what it was asked to run under, in that order; then what it
@@ -121,6 +162,72 @@ fn grace(args: &args::Run, ttl: Ttl) -> Result<Duration, Failure> {
             .advise(format!("say --ttl {}, or less than that", time::exact(asked * 3))));
     }
     Ok(asked)
+}
+
+/// A hold that was asked for leaves the command time for its work, or nothing is taken.
+fn check_hold(args: &args::Run) -> Result<(), Failure> {
+    let (flag, length) = match (args.take.hold.for_secs, args.take.hold.until) {
+        (Some(secs), _) => ("--for", Duration::from_secs(secs.into())),
+        (None, Some(at)) => {
+            let left = at.0.saturating_sub(time::now().timestamp().as_millisecond());
+            ("--until", Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        }
+        (None, None) => return Ok(()),
+    };
+    let told = time::exact(length.as_secs());
+    if length < HOLD_MIN {
+        let min = time::exact(HOLD_MIN.as_secs());
+        return Err(Failure::usage(format!("a hold of {told} is too short to run under"))
+            .advise(format!("{flag} has to leave {min} at least")));
+    }
+    let Some(asked) = args.kill_after.filter(|asked| !fits_hold(*asked, length)) else {
+        return Ok(());
+    };
+    let (asked, fits) = (asked.as_secs(), grace_of_hold(length).as_secs());
+    let told = format!(
+        "--kill-after {} does not fit into a hold of {told} ({flag}): the command would be asked \
+         to end as soon as it runs",
+        time::exact(asked)
+    );
+    let advice = format!("say --kill-after {} or less, or a longer {flag}", time::exact(fits));
+    Err(Failure::usage(told).advise(advice))
+}
+
+/// What is left of the hold by now may be less than was asked for, after a wait, or of a `run`
+/// around this one: the command is given less time to end then, and none to run in vain.
+fn within_hold(args: &args::Run, grace: Duration, under: &Under) -> Result<Duration, Failure> {
+    let ends = under.own.iter().chain(&under.shared).map(|lease| {
+        let Proof { proven, hold_end } = run::kept(lease, under.asked).until;
+        (if lease.hold == Hold::No { proven } else { hold_end }, &lease.resource)
+    });
+    let Some((end, on)) = ends.min_by_key(|(end, _)| *end) else { return Ok(grace) };
+    let left = Moment::now().until(end);
+    let fits = grace_of_hold(left);
+    let Some(asked) = args.kill_after else {
+        return match fits.is_zero() {
+            false => Ok(grace.min(fits)),
+            true => Err(no_time(on)),
+        };
+    };
+    if fits_hold(asked, left + ROUNDING) {
+        return Ok(grace);
+    }
+    if fits.is_zero() {
+        return Err(no_time(on));
+    }
+    let fits = Duration::from_secs(fits.as_secs().max(1));
+    say(&format!(
+        "the hold on {on} ends in {}: the command has {} to end, not --kill-after {}",
+        time::words(left.as_secs()),
+        time::words(fits.as_secs()),
+        time::exact(asked.as_secs())
+    ));
+    Ok(fits)
+}
+
+fn no_time(on: &Resource) -> Failure {
+    let told = format!("the hold on {on} is about to end: nothing is run under it any more");
+    Failure::new(Exit::Lost, Code::Lost.as_str(), told).advise("a longer hold leaves more time")
 }
 
 fn argv(args: &args::Run) -> Vec<OsString> {

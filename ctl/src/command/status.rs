@@ -157,7 +157,8 @@ fn state_words(state: &State) -> String {
         State::Held => "held".to_owned(),
         State::AtRisk => "at risk".to_owned(),
         State::Unknown => "unknown".to_owned(),
-        State::Released => "released".to_owned(),
+        // What the store has confirmed is not shown any more.
+        State::Released => "being released".to_owned(),
         State::Lost(reason) => {
             let why = lost_word(reason).replace('_', " ");
             let to = lost_to(reason).map_or_else(String::new, |who| format!(" {who}"));

@@ -3,12 +3,13 @@
 use stormlock_protocol::message::Wait;
 
 use crate::args;
-use crate::connect::Link;
+use crate::connect::{Link, explain_question};
 use crate::exit::{Answer, Failure};
 use crate::render::View;
 use crate::render::json::Document;
 use crate::render::progress::Progress;
 use crate::render::{Format, tsv};
+use crate::run::take::wait_until_free;
 
 #[derive(serde::Serialize)]
 struct Free<'a> {
@@ -22,10 +23,9 @@ pub(crate) fn run(args: &args::Wait, link: &mut Link, view: &View) -> Result<Ans
     let doing = format!("waiting for {on}");
     let wait = args.timeout.map_or(Wait::Forever, Wait::For);
     let progress = Progress::new(view);
-    let waits = |waiting| progress.show(waiting);
-    let waited = link.read(&doing, |client| client.wait(args.resource.clone(), wait, waits));
+    let waited = wait_until_free(&args.resource, wait, link, &progress);
     drop(progress);
-    waited?;
+    waited.map_err(|error| explain_question(error, &doing))?;
     let data = match view.format {
         Format::Human | Format::Id => String::new(),
         Format::Tsv => tsv([[on.to_owned(), false.to_string()]]),

@@ -226,8 +226,7 @@ fn tell(lines: &str) {
 
 /// A reader that went away is no failure.
 fn print(data: &str, exit: u8) -> u8 {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(data.as_bytes()).and_then(|()| stdout.flush()) {
+    match crate::stdout::write(data.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             fail(&plain(&format!("writing to stdout: {error}")))
         }

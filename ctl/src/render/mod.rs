@@ -150,8 +150,7 @@ pub(crate) fn or_empty<T: ToString>(value: Option<T>) -> String {
 /// A reader that went away is no failure: `stormctl list | head -1` wanted no more. What the
 /// command did stands, so its own code is returned.
 pub(crate) fn answer(answer: &Answer, is_quiet: bool) -> Exit {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(answer.data.as_bytes()).and_then(|()| stdout.flush());
+    let written = crate::stdout::write(answer.data.as_bytes());
     if !is_quiet {
         answer.talk.iter().for_each(|sentence| say(sentence));
     }
@@ -159,6 +158,7 @@ pub(crate) fn answer(answer: &Answer, is_quiet: bool) -> Exit {
     match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             say(&plain(&format!("writing the answer to stdout: {error}; what was asked is done")));
+            answer.unwritten.iter().for_each(|sentence| say(sentence));
             Exit::Software
         }
         _ => answer.exit.unwrap_or(Exit::Ok),

@@ -10,6 +10,8 @@ use crate::clock::Moment;
 /// Between the last signal and the deadline: a busy host delivers late, and a process that is being
 /// killed needs a moment to die.
 pub(crate) const LAST: Duration = Duration::from_secs(1);
+/// The least that a command has for its work.
+const WORK_MIN: Duration = Duration::from_secs(1);
 /// How long before the command is asked to end its user is told that the hold does.
 const TELL_BEFORE: Duration = Duration::from_secs(60);
 /// A lease that is renewed as it should be has this much left at least, of a thousand parts of its
@@ -29,6 +31,16 @@ pub(crate) fn grace_max(ttl: Duration) -> Duration {
 pub(crate) fn usual_grace(usual: Duration, ttl: Duration) -> Duration {
     let sure = (ttl / 1000 * SURE_PER_MILLE).saturating_sub(MARGIN);
     usual.min(grace_max(ttl)).min((sure / 2).saturating_sub(LAST))
+}
+
+/// True when a hold of this length leaves a command time for its work beside that to end in.
+pub(crate) fn fits_hold(grace: Duration, hold: Duration) -> bool {
+    grace + LAST + WORK_MIN <= hold
+}
+
+/// The longest time to end in that leaves a command at least half of a short hold for its work.
+pub(crate) fn grace_of_hold(hold: Duration) -> Duration {
+    (hold / 2).saturating_sub(LAST)
 }
 
 /// A lease that the command runs under.
@@ -294,6 +306,16 @@ mod tests {
         let other = Kept { lease: "2".parse().unwrap(), ..kept(90, None) };
         let deadline = Deadline::new(vec![kept(100, None), other], secs(30));
         assert_eq!(deadline.asks_at(), at(59));
+    }
+
+    #[test]
+    fn a_short_hold_has_a_short_grace_that_leaves_the_command_half_of_it() {
+        for hold in 4..300 {
+            let grace = grace_of_hold(secs(hold));
+            assert!(grace >= secs(1) && (grace + LAST) * 2 <= secs(hold), "{hold}: {grace:?}");
+            assert!(fits_hold(grace, secs(hold)));
+        }
+        assert!(fits_hold(secs(30), secs(32)) && !fits_hold(secs(30), secs(31)));
     }
 
     #[test]

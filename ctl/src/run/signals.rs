@@ -7,14 +7,22 @@ use std::os::fd::{AsFd, BorrowedFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What the whole group gets when this process gets it.
-const FORWARDED: [Signal; 6] = [
+/// What the whole group gets when this process gets it: all that would end this process, and what
+/// some servers are asked by. Not SIGPIPE, which comes of our own writing, nor what the kernel
+/// tells a process of its own faults and limits.
+const FORWARDED: [Signal; 12] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGWINCH,
 ];
 /// What is read beside them. A group in the background that sets the terminal's would be stopped by
 /// SIGTTOU.

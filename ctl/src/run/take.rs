@@ -9,6 +9,7 @@ use rustix::event::poll;
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::{Client, ClientError};
+use stormlock_protocol::frame::Verdict;
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Lease, Refusal, Release, State, Target, Wait,
 };
@@ -18,7 +19,7 @@ use stormlock_protocol::process::Process;
 use crate::clock::Moment;
 use crate::command::acquire::with_next;
 use crate::command::proven;
-use crate::connect::{Link, explain_change, if_about};
+use crate::connect::{Link, connect, explain_change, if_about};
 use crate::exit::Failure;
 use crate::render::View;
 use crate::render::progress::Progress;
@@ -26,6 +27,8 @@ use crate::render::progress::Progress;
 /// How long an agent that was there is waited for when it went away in the midst of a question: as
 /// long as a restart takes.
 pub(super) const RETURN_MAX: Duration = Duration::from_secs(30);
+/// How much longer than the end of a wait it is looked for, when nothing depends on that.
+const LATE: Duration = Duration::from_secs(2);
 /// How often it is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the lease of a command that is gone is waited for: the agent looks four times a second
@@ -113,54 +116,37 @@ impl Taking<'_> {
         client: &mut Client,
         progress: &Progress,
     ) -> Result<Vec<Lease>, ClientError> {
-        let ask = Acquire { wait: self.wait(), ..self.ask.clone() };
-        let leases = client.acquire_waiting(ask, |waiting| progress.show(waiting))?;
+        let ask = Acquire { wait: rest(self.until), ..self.ask.clone() };
+        // Nobody else is waited for while a leftover of our own is given back.
+        let is_told = self.ask.wait != Wait::No;
+        let tell = |waiting| {
+            if is_told {
+                progress.show(waiting)
+            }
+        };
+        let leases = client.acquire_waiting(ask, tell)?;
         let wanted = &self.ask.resources;
         if_about(leases, |leases| leases.iter().map(|lease| &lease.resource).eq(wanted))
-    }
-
-    /// What is left of the wait. One that is over is still tried once.
-    fn wait(&self) -> Wait {
-        match self.until {
-            None => Wait::No,
-            Some(Moment::NEVER) => Wait::Forever,
-            Some(until) => {
-                let left = Moment::now().until(until).as_millis().div_ceil(1_000);
-                u32::try_from(left.max(1)).map_or(Wait::Forever, Wait::For)
-            }
-        }
     }
 
     /// An agent that came back, and holds nothing for us of an earlier try: its answer may have
     /// been lost after the grant.
     fn come_back(&self, error: ClientError) -> Result<Client, ClientError> {
-        let now = Moment::now();
-        let until = self.until.map_or(now, |until| until.min(now + RETURN_MAX));
-        let until = until.max(now + RETURN_MAX.min(self.patience));
-        let mut error = error;
-        loop {
-            let back = Client::connect(self.socket, self.patience).and_then(|mut client| {
-                self.give_back(&mut client)?;
-                Ok(client)
-            });
-            match back {
-                Ok(client) => return Ok(client),
-                Err(again) if may_pass(&again) || is_away(&again) => {
-                    if Moment::now() >= until {
-                        return Err(error);
-                    }
-                    error = again;
-                }
-                Err(other) => return Err(other),
-            }
-            pause(LOOK_EVERY);
-        }
+        // What an earlier try may have left is given back also when the wait is over.
+        let at_least = match self.ask.attach {
+            Attach::Process(_) => RETURN_MAX.min(self.patience),
+            Attach::Detached | Attach::Session => LATE,
+        };
+        let until = (self.until.unwrap_or_else(Moment::now), at_least);
+        come_back(self.socket, self.patience, until, error, |client| self.give_back(client))
     }
 
     fn give_back(&self, client: &mut Client) -> Result<(), ClientError> {
         let is_ours = |lease: &Lease| {
             let is_open = matches!(lease.state, State::Held | State::AtRisk | State::Unknown);
-            is_open && lease.attach == self.ask.attach
+            // Of another connection nobody knows whose it was; the agent gives it back by itself.
+            let is_named = self.ask.attach != Attach::Session;
+            is_open && is_named && lease.attach == self.ask.attach
         };
         let mine = leases(client)?.into_iter().filter(is_ours);
         let targets: Vec<Target> = mine.map(|lease| target(&lease)).collect();
@@ -173,6 +159,120 @@ impl Taking<'_> {
             Some(refusal) => Err(ClientError::Refused(refusal)),
             None => Ok(()),
         }
+    }
+}
+
+/// Takes what `ask` says after a wait, and attaches it as that says. An agent may restart
+/// meanwhile: until it is attached it ends with the connection, so that what was granted and not
+/// answered does not stay behind.
+pub(crate) fn wait_and_take(
+    ask: &Acquire,
+    doing: &str,
+    link: &mut Link,
+    progress: &Progress,
+) -> Result<Vec<Lease>, Failure> {
+    let passing = Acquire { attach: Attach::Session, ..ask.clone() };
+    let (socket, patience) = (link.socket.clone(), link.patience);
+    let taking = Taking { ask: &passing, socket: &socket, patience, until: end(ask.wait) };
+    let taken = loop {
+        match taking.try_once(&mut link.client, progress) {
+            Ok(leases) => break taking.keep(&mut link.client, &leases, ask.attach),
+            Err(error) if may_pass(&error) => match taking.come_back(error) {
+                Ok(client) => link.client = client,
+                Err(error) => break Err(error),
+            },
+            Err(error) => break Err(error),
+        }
+    };
+    taken.map_err(|error| explain_change(error, doing))
+}
+
+impl Taking<'_> {
+    /// Lets other ends end these leases than that of the connection: a question that may be asked
+    /// twice.
+    fn keep(
+        &self,
+        client: &mut Client,
+        leases: &[Lease],
+        to: Attach,
+    ) -> Result<Vec<Lease>, ClientError> {
+        let targets: Vec<Target> = leases.iter().map(target).collect();
+        let kept = match client.attach(targets.clone(), to) {
+            Err(error) if may_pass(&error) => {
+                again(self.socket, self.patience, RETURN_MAX, |client| {
+                    client.attach(targets.clone(), to)?;
+                    as_they_are(client, leases).map(|(fresh, _)| fresh)
+                })
+            }
+            answered => answered,
+        };
+        let wanted = &self.ask.resources;
+        kept.and_then(|kept| {
+            if_about(kept, |kept| kept.iter().map(|lease| &lease.resource).eq(wanted))
+        })
+    }
+}
+
+/// Waits until nobody has a resource, also while the agent restarts.
+pub(crate) fn wait_until_free(
+    on: &Resource,
+    wait: Wait,
+    link: &mut Link,
+    progress: &Progress,
+) -> Result<(), ClientError> {
+    let until = end(wait);
+    loop {
+        let waits = |waiting| progress.show(waiting);
+        match link.client.wait(on.clone(), rest(until), waits) {
+            Err(error) if may_pass(&error) => {
+                let is_up = |client: &mut Client| client.status(None).map(drop);
+                let until = (until.unwrap_or_else(Moment::now), LATE);
+                link.client = come_back(&link.socket, link.patience, until, error, is_up)?;
+            }
+            answered => return answered,
+        }
+    }
+}
+
+/// What is left of a wait. One that is over is still tried once.
+fn rest(until: Option<Moment>) -> Wait {
+    match until {
+        None => Wait::No,
+        Some(Moment::NEVER) => Wait::Forever,
+        Some(until) => {
+            let left = Moment::now().until(until).as_millis().div_ceil(1_000);
+            u32::try_from(left.max(1)).map_or(Wait::Forever, Wait::For)
+        }
+    }
+}
+
+/// An agent that came back and is ready. It is looked for as long as a restart takes and somebody
+/// waits, but for so long at least.
+fn come_back(
+    socket: &Path,
+    patience: Duration,
+    (until, at_least): (Moment, Duration),
+    mut error: ClientError,
+    mut is_ready: impl FnMut(&mut Client) -> Result<(), ClientError>,
+) -> Result<Client, ClientError> {
+    let now = Moment::now();
+    let until = until.min(now + RETURN_MAX).max(now + at_least);
+    loop {
+        let back = connect(socket, patience).and_then(|mut client| {
+            is_ready(&mut client)?;
+            Ok(client)
+        });
+        match back {
+            Ok(client) => return Ok(client),
+            Err(again) if may_pass(&again) || is_away(&again) => {
+                if Moment::now() >= until {
+                    return Err(error);
+                }
+                error = again;
+            }
+            Err(other) => return Err(other),
+        }
+        pause(LOOK_EVERY);
     }
 }
 
@@ -245,7 +345,7 @@ fn has_ended(process: &Process) -> bool {
 }
 
 /// The agent went away in the midst of it, or is about to.
-fn may_pass(error: &ClientError) -> bool {
+pub(crate) fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Closed | ClientError::Io(_) => true,
         ClientError::Refused(refusal) => refusal.code == Code::Stopping,
@@ -260,10 +360,15 @@ fn may_pass(error: &ClientError) -> bool {
 }
 
 /// It has not come back yet.
-fn is_away(error: &ClientError) -> bool {
-    let is_starting = |refusal: &Refusal| refusal.code == Code::Unavailable;
-    matches!(error, ClientError::NoAgent { .. } | ClientError::Greeting(_))
-        || matches!(error, ClientError::Refused(refusal) if is_starting(refusal))
+pub(crate) fn is_away(error: &ClientError) -> bool {
+    match error {
+        ClientError::NoAgent { .. } => true,
+        ClientError::Greeting(welcome) => {
+            matches!(welcome.verdict, Verdict::Stopping | Verdict::TooMany | Verdict::Slow)
+        }
+        ClientError::Refused(refusal) => refusal.code == Code::Unavailable,
+        _ => false,
+    }
 }
 
 /// Asks a question that may be asked twice, until it is answered: an agent may restart meanwhile.

@@ -5,7 +5,7 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{Job, all_is_free, wait_for_file};
-use crate::agent::Agent;
+use crate::agent::{Agent, program};
 use crate::dice::now_ms;
 use crate::proxy::Proxy;
 use crate::redis_server::{Answer, RedisServer};
@@ -212,6 +212,23 @@ fn a_hold_that_ends_ends_the_command_before() {
     assert!(ran.stderr.contains("is about to end") && ran.stderr.contains("is over"), "{ran:?}");
     assert!(now_ms() - began > 2_000, "it was given its time");
     all_is_free(&agent);
+}
+
+/// Nobody gave it a time to end in: it gets what the hold leaves, and the rest to work in.
+#[test]
+fn a_command_under_a_short_hold_runs_before_it_has_to_end() {
+    let agent = Agent::start(&local());
+    let inner = "\"$CTL\" run prod/db --kill-after 29s -c true";
+    for hold in [["--for", "30s"], ["--until", "+30s"]] {
+        let args = [&["run", "prod/db"], &hold[..], &["-c", inner]].concat();
+        let job = Job::start_with(&agent, &args, |command| {
+            command.env("CTL", program("stormctl"));
+        });
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert!(!ran.stderr.contains("has to end"), "{ran:?}");
+        assert!(ran.stderr.contains("not --kill-after 29s"), "the inner one is told: {ran:?}");
+    }
 }
 
 fn path(agent: &Agent, name: &str) -> String {

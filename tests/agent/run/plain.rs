@@ -60,6 +60,9 @@ fn what_is_not_had_runs_nothing_and_has_its_own_code() {
         (&["prod/app", "--ttl", "4s"], 64),
         (&["prod/app", "--ttl", "9s", "--kill-after", "4s"], 64),
         (&["prod/app", "prod/app"], 64),
+        (&["prod/app", "--for", "20s", "--kill-after", "20s"], 64),
+        (&["prod/app", "--until", "+20s", "--kill-after", "20s"], 64),
+        (&["prod/app", "--for", "3s"], 64),
     ] {
         let ran = Job::start(&agent, &[&["run"], args, &["--", "touch", &touch]].concat()).ends();
         assert_eq!(ran.code, Some(code), "{args:?}: {ran:?}");
@@ -141,6 +144,11 @@ fn signals_are_passed_on_to_the_whole_group() {
         (Signal::QUIT, "QUIT"),
         (Signal::USR1, "USR1"),
         (Signal::USR2, "USR2"),
+        (Signal::ALARM, "ALRM"),
+        (Signal::VTALARM, "VTALRM"),
+        (Signal::PROF, "PROF"),
+        (Signal::POWER, "PWR"),
+        (Signal::WINCH, "WINCH"),
     ] {
         let line = format!(
             "trap 'echo got {name}; exit 9' {name}; echo ready; while :; do read x <{}; done",
@@ -358,10 +366,27 @@ fn what_happens_to_ones_leases_can_be_watched() {
         said.lines().any(is).then_some(())
     });
     let mut agent = agent;
-    agent.stop();
+    for restart in 1..=2 {
+        let caught = |said: &str| said.matches("caught").count();
+        let before = caught(&job.said());
+        if restart == 1 {
+            assert!(agent.stop().success())
+        } else {
+            agent.kill()
+        }
+        until("it is told that the agent went away", || {
+            (job.said().matches("went away").count() == restart).then_some(())
+        });
+        agent.restart();
+        until("the state is told anew", || (caught(&job.said()) > before).then_some(()));
+        assert_eq!(job.said().matches("the agent is back").count(), restart, "{}", job.said());
+    }
+    job.signal(Signal::KILL);
     let ran = job.ends();
-    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stdout.matches("\"resource\":\"prod/old\"").count() >= 3, "{ran:?}");
     for line in ran.stdout.lines() {
         assert!(line.starts_with("{\"schema\":1,\"type\":"), "{line}");
     }
+    agent.stop();
+    assert_eq!(agent.ctl(&["watch"]).code, Some(69), "where there never was one");
 }

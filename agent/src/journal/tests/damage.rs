@@ -225,6 +225,7 @@ fn a_file_that_names_no_machine_any_more_is_nobodys() {
         assert!(found.memory.leases.is_empty() && found.damaged);
         assert_eq!(found.aside, Some(Aside::Damaged));
         assert!(found.notes[0].contains("/state/Damaged"), "{:?}", found.notes);
+        assert!(found.notes[0].contains("No lease can be read in it"), "{:?}", found.notes);
     }
 }
 

@@ -264,6 +264,56 @@ fn an_outage_does_not_send_away_who_waits_but_a_first_try_is_answered() {
     assert_eq!(acquired(&play).len(), 1);
 }
 
+/// The last answer of a play, to a wait that ended without a word of the store: for how long.
+fn in_vain(play: &Play) -> Duration {
+    match play.answers.last() {
+        Some(Answer::No(No::WaitedInVain(time, no))) if matches!(**no, No::Store { .. }) => *time,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_wait_that_ends_before_the_store_ever_answered_says_so_to_all_who_wait() {
+    let mut play = Play::new();
+    play.input(asks(1, &["infra"], Some(secs(10))));
+    play.synced(true);
+    play.at(secs(2));
+    play.input(asks(2, &["infra"], Some(secs(10))));
+    play.synced(true);
+    play.settle(CallResult::Unknown);
+    play.at(secs(10));
+    assert_eq!(play.answers.len(), 2, "{:?}", play.answers);
+    play.answers.pop();
+    assert_eq!(in_vain(&play), secs(10));
+}
+
+#[test]
+fn a_wait_that_ends_while_the_store_is_away_does_not_name_who_had_it_before() {
+    let mut play = Play::new();
+    play.input(asks(1, &["infra"], Some(secs(60))));
+    play.synced(true);
+    play.settle(held(3600));
+    play.at(secs(10));
+    let mut outage = |until: Duration, result: &dyn Fn() -> CallResult| {
+        while play.answers.is_empty() && T0.until(play.now) < until {
+            play.go_on();
+            match play.calls.first() {
+                Some((_, Call::Acquire(_))) => play.settle(result()),
+                Some(_) => play.settle(CallResult::Done),
+                None => {}
+            }
+            play.synced(true);
+        }
+        play.answers.last().cloned()
+    };
+    let away = || CallResult::Refused(RefusedKind::Unreachable);
+    assert_eq!(outage(secs(20), &away), None);
+    assert_eq!(outage(secs(30), &|| held(3600)), None);
+    let answer = outage(secs(60), &away);
+    let Some(Answer::No(No::WaitedInVain(time, _))) = answer else { panic!("{answer:?}") };
+    assert!(secs(25) < time && time <= secs(30), "since it was away for the second time: {time:?}");
+}
+
 #[test]
 fn a_hold_counts_from_the_grant_also_after_a_restart() {
     let mut play = Play::new();

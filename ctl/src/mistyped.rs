@@ -1,0 +1,51 @@
+//! What clap says of a command line that it cannot read, mended where its tip would lead astray.
+//!
+//! Nothing is guessed here: every such line stays a usage error.
+
+use std::ffi::OsString;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// What clap offers for any word that begins with a dash: as a value it is hardly ever meant.
+const AS_A_VALUE: &str = "as a value";
+const AFTER_THE_DASHES: &str =
+    "put -- before the command, and its options after that: stormctl run RESOURCE... -- COMMAND";
+const LONGER: &str = "say how long it is kept: '--for DUR' or '--until TIME'";
+
+/// The same error with the tips that help.
+pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
+    let about = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(about)) => about.clone(),
+        _ => String::new(),
+    };
+    let mut tips = match error.remove(ContextKind::Suggested) {
+        Some(ContextValue::StyledStrs(tips)) => tips,
+        Some(other) => {
+            error.insert(ContextKind::Suggested, other);
+            return error;
+        }
+        None => Vec::new(),
+    };
+    tips.retain(|tip| !tip.to_string().contains(AS_A_VALUE));
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    let is_guessed = error.get(ContextKind::SuggestedArg).is_some();
+    let is_no_resource = error.kind() == ErrorKind::ValueValidation && about.contains("RESOURCE");
+    match verb(argv) {
+        Some("run") if (is_unknown && !is_guessed) || is_no_resource => {
+            tips.push(StyledStr::from(AFTER_THE_DASHES));
+        }
+        Some("renew") if is_unknown && about == "--keep" => tips.push(StyledStr::from(LONGER)),
+        _ => {}
+    }
+    if !tips.is_empty() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
+    }
+    error
+}
+
+/// The verb, as far as it matters here.
+fn verb(argv: &[OsString]) -> Option<&str> {
+    const THESE: [&str; 2] = ["run", "renew"];
+    argv.iter().filter_map(|word| word.to_str()).find(|word| THESE.contains(word))
+}
