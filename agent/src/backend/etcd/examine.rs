@@ -43,7 +43,7 @@ impl Etcd {
         match self.transact(txn).await.map_err(BackendError::from) {
             Ok(_) => Ok(good("it has a leader and lets us write")),
             Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
-                Ok(remark(Level::Bad, why, "give the user readwrite on the prefix, see the README"))
+                Ok(remark(Level::Bad, why, mend(kind)))
             }
             Err(error) => Err(error),
         }
@@ -109,6 +109,18 @@ impl Etcd {
             ));
         }
         remarks
+    }
+}
+
+/// What to do about a write that is refused.
+fn mend(kind: RefusedKind) -> &'static str {
+    match kind {
+        RefusedKind::Denied => {
+            "give the user readwrite on the prefix, see the README; one who may lock some names \
+             only, and not stormlock.doctor, is told this too"
+        }
+        RefusedKind::Credentials => "see the README for the user that it wants",
+        _ => "see what else is said of it here, and the members' logs",
     }
 }
 
