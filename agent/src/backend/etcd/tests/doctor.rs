@@ -40,7 +40,7 @@ async fn a_password_that_goes_over_the_network_in_the_clear_is_told() {
 }
 
 #[tokio::test]
-async fn an_even_number_of_members_is_told() {
+async fn an_even_number_of_members_and_too_few_are_told() {
     let members = EtcdServer::cluster();
     let peer = format!("http://127.0.0.1:{}", server::free_port());
     // It adds none before its members have known each other for some seconds.
@@ -53,6 +53,23 @@ async fn an_even_number_of_members_is_told() {
     until("the new one counts", async || {
         let said = store.examine().await.unwrap_or_default();
         said.iter().any(|it| it.text == "it has 4 voting members: one fewer would survive as much")
+    })
+    .await;
+
+    let mut client = raw(&members[0]).await.cluster_client();
+    let listed = client.member_list().await.unwrap();
+    // The fourth never came, so it has no name.
+    for gone in ["", "c"] {
+        let one = listed.members().iter().find(|it| it.name() == gone).expect("a member").id();
+        until("one is removed", async || {
+            raw(&members[0]).await.cluster_client().member_remove(one).await.is_ok()
+        })
+        .await;
+    }
+    until("two are told", async || {
+        let said = store.examine().await.unwrap_or_default();
+        let told = "it has 2 voting members: without one of them nobody gets a lock";
+        said.iter().any(|it| it.text == told)
     })
     .await;
 }
