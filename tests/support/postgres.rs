@@ -214,7 +214,7 @@ fn spawn(dir: &tempfile::TempDir, port: u16, settings: &[String]) -> Result<Chil
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("postgres (Debian: apt-get install postgresql)");
-    match wait_until_ready(&mut child) {
+    match wait_until_ready(&mut child, "ready to accept") {
         Ok(()) => Ok(child),
         Err(log) => {
             let _ = child.kill();
@@ -224,7 +224,8 @@ fn spawn(dir: &tempfile::TempDir, port: u16, settings: &[String]) -> Result<Chil
     }
 }
 
-fn wait_until_ready(child: &mut Child) -> Result<(), String> {
+/// Waits for a line of its log that has these words; all of the log if it ends before.
+pub(crate) fn wait_until_ready(child: &mut Child, words: &'static str) -> Result<(), String> {
     let out = child.stderr.take().expect("its output");
     let (tell, told) = mpsc::channel();
     // It reads on for as long as the server lives: a full pipe would stop the server.
@@ -234,7 +235,7 @@ fn wait_until_ready(child: &mut Child) -> Result<(), String> {
             if !ready {
                 let _ = writeln!(log, "{line}");
             }
-            if !ready && line.contains("ready to accept") {
+            if !ready && line.contains(words) {
                 ready = true;
                 let _ = tell.send(Ok(()));
             }
@@ -285,7 +286,7 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// A command that does not run as root.
-fn as_server(program: &Path) -> Command {
+pub(crate) fn as_server(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
@@ -296,7 +297,7 @@ fn as_server(program: &Path) -> Command {
 }
 
 /// Gives a folder and what is in it to whom the server runs as.
-fn give(folder: &Path) {
+pub(crate) fn give(folder: &Path) {
     if is_root() {
         succeed(Command::new("chown").args(["-R", "postgres:"]).arg(folder));
     }

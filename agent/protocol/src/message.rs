@@ -472,7 +472,9 @@ pub enum Code {
     Timeout,
     /// The agent is stopping.
     Stopping,
-    /// The agent's configuration does not allow it.
+    /// Asking again will not help before somebody changes something: the agent's configuration does
+    /// not allow it, or a store that is up is not set up for locks, gives the agent's user no right
+    /// to this name, or has something under it that is no lock.
     Config,
     /// A bug of ours.
     Internal,

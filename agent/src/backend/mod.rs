@@ -40,6 +40,9 @@ mod proxy;
 #[path = "../../../tests/support/readme.rs"]
 mod readme;
 #[cfg(test)]
+#[path = "../../../tests/support/refusing.rs"]
+mod refusing;
+#[cfg(test)]
 #[path = "../../../tests/support/relay.rs"]
 mod relay;
 

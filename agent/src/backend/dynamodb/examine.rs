@@ -8,15 +8,18 @@ use aws_sdk_dynamodb::types::{
     TransactWriteItem, Update,
 };
 use stormlock_protocol::message::Level;
+use stormlock_protocol::name::Resource;
 
 use super::super::{BackendError, RefusedKind, Remark};
-use super::item::{EXPIRES, FENCE, Item, RESOURCE, number, text};
+use super::item::{EXPIRES, FENCE, Item, RESOURCE, counter, number, text};
 use super::refusal::{code, of_read, of_write};
 use super::{DynamoDb, TAKEOVER_MARGIN, strange};
 use crate::clock;
 
 /// No resource is called like that: not a letter or digit first.
 const TRIAL: &str = "-stormlock.doctor";
+/// Locks in the table whose names are tried where a name of no lock is refused.
+const PERMITTED_MAX: usize = 10;
 /// A host's clock that is further off than this is worth a word, in milliseconds.
 const SKEW_MS: u64 = 3_000;
 /// The service refuses signatures that are five minutes off; a little before, it is time to act.
@@ -35,33 +38,73 @@ impl DynamoDb {
         Ok(remarks)
     }
 
-    /// A transaction of every kind of write that the agent makes, which can never hold: it shows
-    /// the rights and writes nothing.
+    /// Writes on names of no lock that never happen: they show the rights.
     async fn trial(&self) -> Result<Remark, BackendError> {
+        let [put, update, delete] = ["put", "update", "delete"].map(|it| format!("{TRIAL}/{it}"));
+        let (kind, why) = match self.never(&put, &update, Some(&delete)).await {
+            Ok(()) => return Ok(good("it lets us write")),
+            Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
+                (kind, why)
+            }
+            Err(error) => return Err(error),
+        };
+        if kind == RefusedKind::Denied {
+            if let Some(known) = self.permitted().await {
+                let text = format!(
+                    "its rights cover some names only: not {TRIAL}/..., but {known}, which is in \
+                     the table; whoever asks for a lock beyond them is told so"
+                );
+                let mend = "nothing, if that is what the policy is for (dynamodb:LeadingKeys)";
+                return Ok(remark(Level::Note, text, mend));
+            }
+            let mend = "see the rights in the README's section on DynamoDB; if the policy names \
+                        keys (dynamodb:LeadingKeys), it has to name RESOURCE and \
+                        stormlock/fence/RESOURCE of each, and doctor can tell once one is in use";
+            return Ok(remark(Level::Bad, why, mend));
+        }
+        Ok(remark(Level::Bad, why, "see the rights in the README's section on DynamoDB"))
+    }
+
+    /// One of the locks in the table that we may take, by the rights to it.
+    async fn permitted(&self) -> Option<Resource> {
+        for lock in self.locks(None, PERMITTED_MAX).await.ok()? {
+            let on = lock.resource;
+            if self.never(on.as_str(), &counter(&on), None).await.is_ok() {
+                return Some(on);
+            }
+        }
+        None
+    }
+
+    /// A transaction of every kind of write that the agent makes, which can never hold.
+    async fn never(
+        &self,
+        put: &str,
+        update: &str,
+        delete: Option<&str>,
+    ) -> Result<(), BackendError> {
         const NEVER: &str = "attribute_exists(#k) AND attribute_not_exists(#k)";
-        let key = |name: &str| text(format!("{TRIAL}/{name}"));
-        let item = Item::from([(RESOURCE.to_owned(), key("put"))]);
+        let item = Item::from([(RESOURCE.to_owned(), text(put))]);
         let put = Put::builder().set_item(Some(item)).table_name(self.table());
         let update = Update::builder()
             .table_name(self.table())
-            .key(RESOURCE, key("update"))
+            .key(RESOURCE, text(update))
             .update_expression("SET #f = :one")
             .expression_attribute_names("#f", FENCE)
             .expression_attribute_values(":one", number(1));
-        let delete = Delete::builder().table_name(self.table()).key(RESOURCE, key("delete"));
         let put = put.condition_expression(NEVER).expression_attribute_names("#k", RESOURCE);
         let update = update.condition_expression(NEVER).expression_attribute_names("#k", RESOURCE);
-        let delete = delete.condition_expression(NEVER).expression_attribute_names("#k", RESOURCE);
-        let (Ok(put), Ok(update), Ok(delete)) = (put.build(), update.build(), delete.build())
+        let delete = delete.map(|key| {
+            let delete = Delete::builder().table_name(self.table()).key(RESOURCE, text(key));
+            delete.condition_expression(NEVER).expression_attribute_names("#k", RESOURCE).build()
+        });
+        let (Ok(put), Ok(update), Ok(delete)) = (put.build(), update.build(), delete.transpose())
         else {
             return Err(strange("a trial that cannot be built"));
         };
         let write = TransactWriteItem::builder;
-        let items = vec![
-            write().put(put).build(),
-            write().update(update).build(),
-            write().delete(delete).build(),
-        ];
+        let mut items = vec![write().put(put).build(), write().update(update).build()];
+        items.extend(delete.map(|delete| write().delete(delete).build()));
         let client = self.link.ready().await?;
         let answer = client.transact_write_items().set_transact_items(Some(items)).send().await;
         match answer {
@@ -72,13 +115,11 @@ impl DynamoDb {
                     TransactWriteItemsError::TransactionCanceledException(_)
                 ) =>
             {
-                Ok(good("it lets us write"))
+                Ok(())
             }
             Err(error) => match of_write(&error) {
-                BackendError::Refused { kind, why } if kind != RefusedKind::Unreachable => {
-                    Ok(remark(Level::Bad, why, "see the rights in the README's table of stores"))
-                }
-                error => Err(self.link.heard(error)),
+                refused @ BackendError::Refused { .. } => Err(refused),
+                unknown => Err(self.link.heard(unknown)),
             },
         }
     }

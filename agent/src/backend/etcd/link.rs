@@ -76,6 +76,7 @@ impl Line {
 
     /// Takes note of an answer that no stale member can give.
     pub(super) fn saw(&self, before: i64, header: &ResponseHeader) {
+        self.dialler().met(header);
         if header.revision() >= before {
             self.dialler().revision.fetch_max(header.revision(), Ordering::AcqRel);
             return;
@@ -172,20 +173,31 @@ impl Members {
             None => false,
             Some(login) => log_in(&mut client, login).await?,
         };
-        let status = client.status().await.map_err(Trouble::from)?;
-        if status.leader() == 0 || status.is_learner() {
-            let why = "this member has no leader: its cluster is not up, or it is cut off from it";
-            return Err(Trouble::NotSent(RefusedKind::NotWritable, why.to_owned()));
-        }
-        if let Some(header) = status.header() {
-            let mut cluster = self.cluster();
-            let relapses = cluster.map_or(0, |cluster| cluster.relapses);
-            if cluster.is_none_or(|cluster| cluster.id != header.cluster_id()) {
-                self.revision.store(0, Ordering::Release);
+        match client.status().await.map_err(Trouble::from) {
+            Ok(status) if status.leader() == 0 || status.is_learner() => {
+                let why =
+                    "this member has no leader: its cluster is not up, or it is cut off from it";
+                return Err(Trouble::NotSent(RefusedKind::NotWritable, why.to_owned()));
             }
-            *cluster = Some(Cluster { id: header.cluster_id(), relapses });
+            Ok(status) => status.header().into_iter().for_each(|header| self.met(header)),
+            // From 3.5.28 to 3.5.31, and up to 3.6.11, only root may ask that. Which cluster it is
+            // the first answer tells; and each question wants a leader.
+            Err(trouble) if trouble.is_no_right() => {}
+            Err(trouble) => return Err(trouble),
         }
         Ok(Link { client, hold, login_was_idle })
+    }
+
+    /// Takes note of which cluster it is.
+    fn met(&self, header: &ResponseHeader) {
+        let id = header.cluster_id();
+        let mut cluster = self.cluster();
+        if cluster.is_some_and(|cluster| cluster.id == id) {
+            return;
+        }
+        let relapses = cluster.map_or(0, |cluster| cluster.relapses);
+        self.revision.store(0, Ordering::Release);
+        *cluster = Some(Cluster { id, relapses });
     }
 }
 

@@ -39,8 +39,8 @@ const NOT_WRITABLE: [&str; 6] = [
     "etcdserver: rpc not supported for learner",
     "etcdserver: not capable",
 ];
-/// What is said of rights on keys: of others that says nothing.
-const NOT_THIS_KEY: &str = "etcdserver: permission denied";
+/// What is said of rights, on keys above all: of others that says nothing.
+const NO_RIGHT: &str = "etcdserver: permission denied";
 /// Sentences of a cluster that does not let us.
 const CREDENTIALS: [&str; 7] = [
     "etcdserver: user name is empty",
@@ -79,11 +79,14 @@ impl Trouble {
         matches!(self, Trouble::Answered(said) if said.starts_with(NO_USERS))
     }
 
+    /// The user has not the right to what was asked.
+    pub(super) fn is_no_right(&self) -> bool {
+        matches!(self, Trouble::Answered(said) if said.starts_with(NO_RIGHT))
+    }
+
     /// True when the member is fit for the next question all the same.
     pub(super) fn is_about_the_question(&self) -> bool {
-        matches!(self, Trouble::Answered(said) if said.contains("permission denied"))
-            || self.is_no_lease()
-            || self.is_lease_exists()
+        self.is_no_right() || self.is_no_lease() || self.is_lease_exists()
     }
 
     /// The same trouble while connecting, when nothing of a call was sent.
@@ -163,7 +166,7 @@ fn kind(said: &str) -> Option<RefusedKind> {
     if is_one_of(&NOT_WRITABLE) {
         return Some(RefusedKind::NotWritable);
     }
-    if is_one_of(&[NOT_THIS_KEY]) {
+    if is_one_of(&[NO_RIGHT]) {
         return Some(RefusedKind::Denied);
     }
     is_one_of(&CREDENTIALS).then_some(RefusedKind::Credentials)

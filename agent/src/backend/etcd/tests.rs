@@ -615,6 +615,8 @@ async fn the_rights_that_the_header_names_are_enough_and_fewer_are_not() {
     let reader = as_user(&server, "maria", "hunter2", "/site/");
     assert_eq!(outcome(reader.acquire(&taken).await), "Denied");
     check_says(&examined(&reader).await, "Bad: etcd answered: etcdserver: permission denied");
+    let mend = reader.examine().await.unwrap()[0].mend.clone().unwrap();
+    assert!(mend.starts_with("give the user readwrite on the prefix"), "{mend}");
 }
 
 #[tokio::test]
@@ -659,6 +661,8 @@ async fn a_full_cluster_takes_no_new_lock_and_gives_up_old_ones() {
     let remarks = examined(&store).await;
     check_says(&remarks, "Bad: etcd answered: etcdserver: mvcc: database space exceeded");
     check_says(&remarks, "Bad: a member raises an alarm: ");
+    let mend = store.examine().await.unwrap()[0].mend.clone().unwrap();
+    assert!(mend.ends_with("the members' logs"), "no matter of rights: {mend}");
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Why a call has no result, and what that says about it: nothing happened, or nobody knows.
 //!
 //! A transaction is all or nothing, so an error that the server gives to any of its statements
-//! before the COMMIT is a definite no, whatever it is. At the COMMIT only those are that the
+//! before the COMMIT is a definite no, whatever it is: unless it is the end of the session, which a
+//! pooler says in the server's place when it has lost it. At the COMMIT only those are that the
 //! server gives before it wrote anything; and a COMMIT that "succeeded" with the warning that no
 //! standby has it is unknown. Texts carry what the server said, which never repeats a password.
 
@@ -25,6 +26,11 @@ pub(super) enum Trouble {
 const NO_DATABASE: &str = "3D000";
 /// What our own comparison of the counter fails with.
 const DIVISION_BY_ZERO: &str = "22012";
+/// The class of errors of a connection. A server has it for what breaks the protocol, a pooler for
+/// whatever is wrong with its server.
+const CONNECTION: &str = "08";
+/// Of an error that ends the session.
+const FATAL: &str = "FATAL";
 /// Classes of errors that end a transaction at its COMMIT: constraints, its state, rollback.
 const ENDS_AT_COMMIT: [&str; 3] = ["23", "25", "40"];
 
@@ -46,6 +52,8 @@ impl Trouble {
                 let kind = match answer.code().code() {
                     code if code.starts_with("28") => RefusedKind::Credentials,
                     NO_DATABASE => RefusedKind::NotSetUp(Unfit::NoDatabase),
+                    // A pooler is there, and its server is not.
+                    code if code.starts_with(CONNECTION) => RefusedKind::Unreachable,
                     _ => RefusedKind::NotWritable,
                 };
                 Trouble::NotSent(kind, said(answer.code().code(), answer.message()))
@@ -69,6 +77,12 @@ impl Trouble {
     /// An error of a statement before the COMMIT.
     pub(super) fn of_statement(error: &Error) -> Trouble {
         match error.as_db_error() {
+            // What a pooler passed on before it lost the server, the COMMIT too, may be done yet.
+            Some(answer)
+                if answer.code().code().starts_with(CONNECTION) || answer.severity() == FATAL =>
+            {
+                Trouble::Silence(words(error))
+            }
             Some(answer) => Trouble::Answered {
                 code: answer.code().code().to_owned(),
                 text: answer.message().to_owned(),
@@ -96,7 +110,7 @@ impl Trouble {
             Trouble::Silence(_) => true,
             Trouble::NotSent(..) => false,
             Trouble::Answered { code, .. } => {
-                ["25006", "57", "08", "XX"].iter().any(|class| code.starts_with(class))
+                ["25006", "57", CONNECTION, "XX"].iter().any(|class| code.starts_with(class))
             }
         }
     }
@@ -150,6 +164,9 @@ fn said(code: &str, text: &str) -> String {
         }
         "55P03" => "; another session keeps the row locked",
         "22P05" | "22021" => "; the database is not in UTF8",
+        _ if text.contains("statement pooling") => {
+            "; let the pooler keep a transaction whole: pool_mode = transaction"
+        }
         _ => "",
     };
     format!("postgres answered {code} {text}{mend}")
@@ -158,10 +175,14 @@ fn said(code: &str, text: &str) -> String {
 /// Characters of a server's text that are told: one line of a log.
 const TEXT_MAX: usize = 200;
 
-/// An error and its causes; the library's own text names the first only.
-fn words(error: &dyn std::error::Error) -> String {
+/// What the server said; or an error and its causes, of which the library's own text names the
+/// first only.
+pub(super) fn words(error: &Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return said(answer.code().code(), answer.message());
+    }
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
         let more = error.to_string();
         if !text.contains(&more) {

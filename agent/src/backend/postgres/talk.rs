@@ -9,7 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Error, Row};
 
 use super::link::{Lent, Line};
-use super::refusal::Trouble;
+use super::refusal::{Trouble, words};
 use super::sql::{BEGIN, COMMIT};
 
 /// A parameter and its type.
@@ -62,10 +62,11 @@ impl Lent {
         let mut answers = join_all(answers).await;
         let commit = answers.pop();
         let mut answers = answers.into_iter();
-        let Some(Ok(_)) = answers.next() else {
+        if let Some(Err(error)) = answers.next() {
             // Whatever followed ran without a transaction.
-            return Err(Trouble::Silence("postgres opened no transaction".to_owned()));
-        };
+            let why = format!("postgres opened no transaction: {}", words(&error));
+            return Err(Trouble::Silence(why));
+        }
         let mut rows = Vec::new();
         for answer in answers {
             rows = answer.map_err(|error| Trouble::of_statement(&error))?;

@@ -6,6 +6,7 @@ mod bare;
 mod doctor;
 mod network;
 mod notices;
+mod pooler;
 #[path = "../../../../tests/support/postgres.rs"]
 mod server;
 mod tables;

@@ -55,11 +55,7 @@ impl Redis {
         match self.run(&script::VERIFY, &proof.resource, &known.arguments()).await {
             Ok(_) => Ok(good("it is a primary and lets us write")),
             Err(BackendError::Refused { kind, why }) if kind != RefusedKind::Unreachable => {
-                Ok(remark(
-                    Level::Bad,
-                    why,
-                    "give it the rights that the README names below its section on Redis",
-                ))
+                Ok(remark(Level::Bad, why, mend(kind)))
             }
             Err(error) => Err(error),
         }
@@ -121,6 +117,20 @@ impl Redis {
                 "run a time service on both",
             )
         }))
+    }
+}
+
+/// What to do about a script that is refused.
+fn mend(kind: RefusedKind) -> &'static str {
+    match kind {
+        RefusedKind::Denied => {
+            "give the user the keys that the README names; one who may lock some names only, and \
+             not stormlock.doctor, is told this too"
+        }
+        RefusedKind::Credentials => {
+            "give the user the rights that the README names below its section on Redis"
+        }
+        _ => "see what else is said of it here, and the server's log",
     }
 }
 

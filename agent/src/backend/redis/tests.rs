@@ -860,6 +860,8 @@ async fn each_promise_that_a_server_does_not_keep_is_told() {
     check_says(&examined(&store).await, "Warning: appendfsync is everysec");
     server.run("CONFIG SET min-replicas-to-write 1");
     check_says(&examined(&store).await, "Bad: redis answered NOREPLICAS");
+    let mend = store.examine().await.unwrap()[0].mend.clone().unwrap();
+    assert!(mend.ends_with("the server's log"), "no matter of rights: {mend}");
 }
 
 #[tokio::test]
@@ -870,8 +872,10 @@ async fn what_may_not_be_read_is_said() {
     check_says(&remarks, "Good: it is a primary");
     check_says(&remarks, "Note: INFO may not be read");
     check_says(&remarks, "Note: CONFIG GET may not be read");
-    let remarks = examined(&as_user(&server, "~other +@all")).await;
-    check_says(&remarks, "Bad: ");
+    let elsewhere = as_user(&server, "~other +@all");
+    check_says(&examined(&elsewhere).await, "Bad: ");
+    let mend = elsewhere.examine().await.unwrap()[0].mend.clone().unwrap();
+    assert!(mend.contains("one who may lock some names only"), "{mend}");
 }
 
 #[tokio::test]

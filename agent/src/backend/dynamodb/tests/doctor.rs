@@ -109,6 +109,40 @@ async fn a_table_that_takes_no_locks_yet_is_told() {
 }
 
 #[tokio::test]
+async fn rights_to_some_names_only_are_no_fault_of_the_table() {
+    const SAID: &[u8] = b"TransactionCanceledException";
+    // As many bytes: what follows a colon is no part of the name.
+    const DENIED: &[u8] = b"AccessDeniedException:denied";
+    let server = DynamoServer::start();
+    // No emulator knows policies that name keys: the first transaction of each trial is refused.
+    let tries = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&tries);
+    let port = relay(server.port(), move |answer| {
+        let Some(at) = answer.windows(SAID.len()).position(|it| it == SAID) else { return };
+        // Its head names the error, and counts more than the body.
+        if answer.starts_with(b"HTTP/") && counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            answer[at..at + SAID.len()].copy_from_slice(DENIED);
+        }
+    });
+    let store = open(&format!("http://127.0.0.1:{port}"));
+    let remarks = store.examine().await.unwrap();
+    let Remark { level: Level::Bad, text, mend: Some(mend) } = &remarks[0] else {
+        panic!("{remarks:#?}")
+    };
+    assert!(text.starts_with("dynamodb answered AccessDeniedException"), "{text}");
+    assert!(mend.contains("if the policy names keys (dynamodb:LeadingKeys)"), "{mend}");
+
+    let taken = claim(&resource("permitted"), 60);
+    granted(&store, &taken).await;
+    tries.store(0, Ordering::Relaxed);
+    let remarks = examined(&store).await;
+    let on = taken.resource;
+    let told = format!("not -stormlock.doctor/..., but {on}, which is in the table");
+    check_says(&remarks, &format!("Note its rights cover some names only: {told}"));
+    assert_eq!(tries.load(Ordering::Relaxed), 2, "one name that is refused, one that is not");
+}
+
+#[tokio::test]
 async fn an_endpoint_elsewhere_without_tls_is_told() {
     let server = DynamoServer::start();
     // An address of this host that does not say so.

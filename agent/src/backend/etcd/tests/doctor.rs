@@ -1,6 +1,7 @@
 //! What doctor says where it takes more than a setting, and the rights that the README grants.
 
 use super::super::super::readme;
+use super::super::super::refusing::refusing;
 use super::super::super::relay::relay;
 use super::*;
 
@@ -39,7 +40,7 @@ async fn a_password_that_goes_over_the_network_in_the_clear_is_told() {
 }
 
 #[tokio::test]
-async fn an_even_number_of_members_is_told() {
+async fn an_even_number_of_members_and_too_few_are_told() {
     let members = EtcdServer::cluster();
     let peer = format!("http://127.0.0.1:{}", server::free_port());
     // It adds none before its members have known each other for some seconds.
@@ -52,6 +53,23 @@ async fn an_even_number_of_members_is_told() {
     until("the new one counts", async || {
         let said = store.examine().await.unwrap_or_default();
         said.iter().any(|it| it.text == "it has 4 voting members: one fewer would survive as much")
+    })
+    .await;
+
+    let mut client = raw(&members[0]).await.cluster_client();
+    let listed = client.member_list().await.unwrap();
+    // The fourth never came, so it has no name.
+    for gone in ["", "c"] {
+        let one = listed.members().iter().find(|it| it.name() == gone).expect("a member").id();
+        until("one is removed", async || {
+            raw(&members[0]).await.cluster_client().member_remove(one).await.is_ok()
+        })
+        .await;
+    }
+    until("two are told", async || {
+        let said = store.examine().await.unwrap_or_default();
+        let told = "it has 2 voting members: without one of them nobody gets a lock";
+        said.iter().any(|it| it.text == told)
     })
     .await;
 }
@@ -95,6 +113,49 @@ async fn the_rights_in_the_readme_are_enough() {
     store.cancel(&taken.resource, taken.lease).await.unwrap();
     let remarks = examined(&store).await;
     assert!(!remarks.iter().any(|it| it.starts_with("Bad")), "{remarks:#?}");
+}
+
+/// A site's user on a line that refuses these calls.
+async fn refused(server: &EtcdServer, calls: &[&str]) -> Etcd {
+    let login = Some(("maria".to_owned(), SecretString::from("hunter2")));
+    let url = format!("http://127.0.0.1:{}", refusing(server.port(), calls).await);
+    let key_prefix = "/site/".to_owned();
+    Etcd::new(&Options { login, key_prefix, ..options(&url) }).unwrap()
+}
+
+#[tokio::test]
+async fn a_user_whom_no_member_tells_its_status_locks_all_the_same() {
+    // As 3.5.28 to 3.5.31 and 3.6.0 to 3.6.11 do, to everybody but root.
+    let server = with_users(&[], "readwrite");
+    let store = refused(&server, &["/etcdserverpb.Maintenance/Status"]).await;
+    let taken = claim(&resource("status"), 60);
+    granted(&store, &taken).await;
+    assert_eq!(store.identity(), {
+        let told = as_user(&server, "maria", "hunter2", "/site/");
+        told.holder(&taken.resource).await.unwrap().expect("it is held");
+        told.identity()
+    });
+    store.renew(&proof(&taken), ttl(60), taken.nonce).await.unwrap();
+    store.verify(&proof(&taken)).await.unwrap();
+    store.release(&proof(&taken)).await.unwrap();
+    let telling: Arc<dyn Backend> = Arc::new(store);
+    contract::Watch::start(&telling, &taken.resource).heard("that it works").await;
+    let remarks = telling.examine().await.unwrap();
+    let told = remarks.iter().find(|it| {
+        it.text == "its version, alarms and space may not be read: etcdserver: permission denied"
+    });
+    assert_eq!(told.map(|it| it.level), Some(Level::Note), "{remarks:#?}");
+    assert!(!remarks.iter().any(|it| it.level == Level::Bad), "{remarks:#?}");
+}
+
+#[tokio::test]
+async fn members_that_may_not_be_listed_are_told() {
+    // As 3.5.28 does, to everybody but root.
+    let server = with_users(&[], "readwrite");
+    let store = refused(&server, &["/etcdserverpb.Cluster/MemberList"]).await;
+    granted(&store, &claim(&resource("members"), 60)).await;
+    let told = "Note: its members may not be listed: etcdserver: permission denied";
+    check_says(&examined(&store).await, told);
 }
 
 /// Where the field that begins here ends, as protobuf writes small numbers of fields and numbers.
