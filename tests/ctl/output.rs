@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use stormlock_protocol::RESOURCES_MAX;
-use stormlock_protocol::message::{Lease, Lock, Released, Reply, State};
+use stormlock_protocol::message::{Lease, Lock, Reply, State};
 use stormlock_protocol::name::Reason;
 
-use crate::fake::{Fake, ID, Run, lease, lock, resource, status, stormctl};
+use crate::fake::{Fake, ID, Run, lease, lock, status, stormctl};
 
 #[test]
 fn a_broken_pipe_is_success() {
@@ -43,29 +43,6 @@ fn data_that_cannot_be_written_is_no_success() {
     let told = String::from_utf8_lossy(&ended.stderr);
     assert!(told.contains("writing the answer to stdout"), "{told}");
     assert!(told.contains(&format!("`stormctl release a {ID}` gives it back")), "{told}");
-}
-
-/// The runtime opens /dev/null in its place, which takes everything.
-#[test]
-fn a_stdout_that_is_closed_is_no_success_and_one_that_is_thrown_away_is() {
-    for (close, code) in [(">&-", 70), (">/dev/null", 0), ("<>/dev/null >&0", 0)] {
-        let fake = Fake::replying(vec![Reply::Acquired(vec![lease("a", ID)])]);
-        let mut shell = Command::new("/bin/sh");
-        shell.env_clear().args(["-c", &format!("exec \"$0\" \"$@\" {close}")]);
-        shell.arg(env!("CARGO_BIN_EXE_stormctl")).arg("--socket").arg(fake.socket());
-        shell.arg("acquire").arg("a");
-        let run = Run::of(shell);
-        assert_eq!(run.code, code, "{close}: {run:?}");
-        let undo = format!("`stormctl release a {ID}` gives it back");
-        assert_eq!(run.stderr.contains(&undo), code != 0, "{close}: {run:?}");
-    }
-    let gone = Released { resource: resource("a"), lease: None, refusal: None };
-    let fake = Fake::replying(vec![Reply::Released(vec![gone])]);
-    let mut shell = Command::new("/bin/sh");
-    shell.env_clear().args(["-c", "exec \"$0\" \"$@\" >&-"]);
-    shell.arg(env!("CARGO_BIN_EXE_stormctl")).arg("--socket").arg(fake.socket());
-    shell.arg("release").arg("a");
-    assert_eq!(Run::of(shell).code, 0, "nothing was to be written");
 }
 
 #[test]

@@ -5,10 +5,11 @@ use std::process::Command;
 use stormlock_protocol::frame;
 use stormlock_protocol::message::{
     Acquire, Attach, Backend, Code, Cursor, Finding, Health, Hold, IsHeld, Lease, Level, List,
-    Lock, LostReason, Process, Refusal, Release, Released, Renew, Reply, Request, State, Status,
-    Target, Unread, Wait, Waiting,
+    Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State, Status, Target,
+    Unread, Wait, Waiting,
 };
 use stormlock_protocol::name::{Principal, Reason, Ttl, UnixMs};
+use stormlock_protocol::process::Process;
 
 use crate::fake::{
     Act, Fake, ID, Run, SINCE, held_by, id, lease, lock, resource, status, stormctl,
