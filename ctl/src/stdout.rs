@@ -1,5 +1,5 @@
-//! What goes to stdout, and whether it arrived. One that was closed (`>&-`) is /dev/null by now: the
-//! runtime opens that in its place before `main`, and only unsafe code could look before it.
+//! What goes to stdout, and whether it arrived. One that was closed (`>&-`) is /dev/null by now:
+//! the runtime opens that in its place before `main`, and only unsafe code could look before it.
 
 use std::io::{self, Write};
 
