@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 
+use clap::CommandFactory;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
@@ -44,8 +45,9 @@ pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
     error
 }
 
-/// The verb, as far as it matters here.
+/// The verb: the first word that is one.
 fn verb(argv: &[OsString]) -> Option<&str> {
-    const THESE: [&str; 2] = ["run", "renew"];
-    argv.iter().filter_map(|word| word.to_str()).find(|word| THESE.contains(word))
+    let verbs = crate::args::Cli::command();
+    let is_verb = |word: &&str| verbs.find_subcommand(word).is_some();
+    argv.iter().filter_map(|word| word.to_str()).find(is_verb)
 }

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::frame::{self, HELLO_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
-use stormlock_protocol::message::{Acquire, Attach, Code, Event, Hold, Reply, Request, State};
+use stormlock_protocol::message::{
+    Acquire, Attach, Code, Event, Hold, Reply, Request, State, Target,
+};
+use stormlock_protocol::process::Process;
 
 use crate::agent::Agent;
 use crate::dice::{Dice, now_ms};
@@ -211,6 +214,32 @@ fn a_client_that_was_gone_before_it_could_read_its_lease_does_not_keep_it() {
         drop(stream);
     }
     until("nobody's leases are given back", || locks(&mut other).is_empty().then_some(()));
+}
+
+#[test]
+fn a_client_that_was_gone_before_it_could_read_that_it_shares_a_lease_ends_none() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("the agent answers");
+    let lease = acquire(&mut client, wish("shared", Hold::Keep));
+    let target = Target { resource: lease.resource, lease: Some(lease.lease) };
+    let process = Process::look(std::process::id(), false).expect("this process");
+    let share = Request::Share { leases: vec![target.clone()], process };
+    let attach = Request::Attach { leases: vec![target], attach: Attach::Process(process) };
+    for request in [attach, share] {
+        let mut stream = greet(&agent);
+        let ask = frame::encode(&request).expect("a request");
+        stream.write_all(&ask).expect("a request is taken");
+        stream.read_exact(&mut [0]).expect("the answer comes");
+        drop(stream);
+    }
+    // The agent has heard of both ends when it has answered and closed one more.
+    let asks = frame::encode(&Request::Acquire(wish("unread", Hold::Keep))).expect("a request");
+    let mut stream = greet(&agent);
+    stream.write_all(&asks).expect("a request is taken");
+    stream.read_exact(&mut [0]).expect("the answer comes");
+    drop(stream);
+    until("what was not read is given back", || (locks(&mut client).len() == 1).then_some(()));
+    assert_eq!(locks(&mut client)[0].resource.as_str(), "shared");
 }
 
 #[test]

@@ -95,6 +95,22 @@ fn a_wait_is_not_much_longer_than_it_was_to_be_whatever_the_agent_does() {
 }
 
 #[test]
+fn an_agent_that_goes_away_each_time_it_is_asked_is_not_asked_for_ever() {
+    thread::scope(|scope| {
+        for args in [["acquire", "a", "--timeout", "1s"], ["wait", "a", "--timeout", "1s"]] {
+            scope.spawn(move || {
+                let acts = (0..1000).map(|_| Reply::Status(status(vec![])));
+                let acts = acts.flat_map(|status| [Act::Close, Act::Reply(status)]);
+                let fake = Fake::new(acts.collect());
+                fake.run(&args).fails(69, &["closed the connection before it answered"]);
+                let asked = std::iter::from_fn(|| (!fake.was_asked_nothing_more()).then_some(()));
+                assert!(asked.take(100).count() < 100, "it was asked without a pause");
+            });
+        }
+    });
+}
+
+#[test]
 fn an_agent_that_repeats_a_page_does_not_keep_us() {
     let cursor = || Some(Cursor { backend: "main".into(), resource: resource("a") });
     let page = || Reply::Locks { locks: vec![lock()], next: cursor(), unread: vec![] };

@@ -227,7 +227,10 @@ impl Client {
                 Reply::Released(some) => some,
                 other => return Err(unexpected(other)),
             };
-            let is_last = !is_all || some.len() < RELEASED_MAX;
+            let is_refused = |it: &Released| it.refusal.is_some();
+            let is_last = !is_all || some.len() < RELEASED_MAX || some.iter().all(is_refused);
+            // What was refused is told again by each reply.
+            outcomes.retain(|told: &Released| some.iter().all(|it| it.lease != told.lease));
             outcomes.extend(some);
             if is_last {
                 return Ok(outcomes);

@@ -50,7 +50,8 @@ pub enum Request {
         attach: Attach,
     },
     /// Another command goes on under leases of the caller's that end with a process: from now on
-    /// they end with the last of those. [`Reply::Acquired`] with them as they are. All or none.
+    /// they end with the last of those. [`Reply::Acquired`] with them as they are; a refusal of one
+    /// leaves the others shared, which ends with the process.
     Share {
         /// 1 to [`crate::RESOURCES_MAX`] leases.
         leases: Vec<Target>,

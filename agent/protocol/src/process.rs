@@ -60,7 +60,8 @@ impl Terminal {
 pub struct Stat {
     /// Its number.
     pub pid: u32,
-    /// It has ended, and nobody has waited for it yet.
+    /// It has ended with all its threads, and nobody has waited for it yet. (One whose first thread
+    /// alone has ended looks dead, and works on.)
     pub is_dead: bool,
     /// Whose child it is.
     pub parent: u32,
@@ -103,6 +104,7 @@ impl Stat {
         const GROUP: usize = 5;
         const SESSION: usize = 6;
         const TERMINAL: usize = 7;
+        const THREADS: usize = 20;
         const STARTED: usize = 22;
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
@@ -110,7 +112,8 @@ impl Stat {
         let number = |at| field(at)?.parse().ok();
         Some(Stat {
             pid,
-            is_dead: matches!(field(STATE)?, "Z" | "X"),
+            is_dead: matches!(field(STATE)?, "Z" | "X")
+                && field(THREADS)?.parse::<u32>().ok()? <= 1,
             parent: number(PARENT)?,
             group: number(GROUP)?,
             session: number(SESSION)?,
@@ -127,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_process_is_read_whatever_it_is_called() {
-        let rest = "1 2 3 34819 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
+        let rest = "1 2 3 34819 5 6 7 8 9 10 11 12 13 14 15 16 2 18 4711 20 21";
         for name in ["sh", "a b", "x) R 9 9 (", ")"] {
             let expected = Stat {
                 pid: 42,
@@ -141,7 +144,9 @@ mod tests {
             let read = Stat::read(42, &format!("42 ({name}) S {rest}"));
             assert_eq!(read, Some(expected), "{name}");
         }
-        assert!(Stat::read(42, &format!("42 (sh) Z {rest}")).unwrap().is_dead);
+        let is_dead = |rest: &str| Stat::read(42, &format!("42 (sh) Z {rest}")).unwrap().is_dead;
+        assert!(!is_dead(rest), "its other thread is alive");
+        assert!(is_dead(&rest.replace(" 16 2 18 ", " 16 1 18 ")));
         for cut in ["42 (sh) S 1 2", "42 (sh)", "42 (sh", ""] {
             assert_eq!(Stat::read(42, cut), None, "{cut}");
         }

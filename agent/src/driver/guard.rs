@@ -10,7 +10,7 @@ use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use crate::lease::ProcessId;
+use crate::lease::{Attach, ProcessId, State, View};
 use crate::{clock, fd};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
@@ -60,7 +60,7 @@ async fn end(process: ProcessId) {
         let _ = opened.readable().await;
     }
     let (mut looks, mut dead) = (0_u32, 0);
-    while process.group && is_group(pid) {
+    while process.group && is_group(pid) && !is_used_again(process) {
         looks = looks.wrapping_add(1);
         if looks.is_multiple_of(DEAD_EVERY) {
             dead = if is_dead(process.pid).await { dead + 1 } else { 0 };
@@ -109,10 +109,29 @@ pub fn is_there(process: ProcessId) -> bool {
     is_there.unwrap_or_else(|| number(pid).is_some_and(exists))
 }
 
-/// True while what ends with a process has not come to its end: with a group, while any of it is
-/// there.
-pub fn goes_on(process: ProcessId) -> bool {
-    is_there(process) || process.group && number(process.pid).is_some_and(is_group)
+/// The group of a command of `run` that goes on under a lease, if one does. Given back under it the
+/// lease could be another's before that has ended; its own end is what gives it back. (`--bind` binds
+/// no group.)
+pub fn at_work(view: &View) -> Option<u32> {
+    let attached = match view.attach {
+        Attach::Process(process) => Some(process),
+        Attach::Detached | Attach::Session(_) => None,
+    };
+    let is_open = matches!(view.state, State::Held | State::AtRisk | State::Unknown);
+    let mut all = attached.into_iter().chain(view.sharers.iter().copied());
+    all.find(|process| is_open && process.group && goes_on(*process)).map(|process| process.pid)
+}
+
+/// True while any of what ends with a process is there.
+fn goes_on(process: ProcessId) -> bool {
+    let is_group = || process.group && number(process.pid).is_some_and(is_group);
+    is_there(process) || !is_used_again(process) && is_group()
+}
+
+/// True when another process has the number: the kernel gives it to nobody while a group has it.
+fn is_used_again(process: ProcessId) -> bool {
+    let ProcessId { pid, started, group } = process;
+    Process { pid, started, group }.is_there() == Some(false)
 }
 
 fn number(pid: u32) -> Option<Pid> {
@@ -142,6 +161,9 @@ mod tests {
         let process = ProcessId { pid: dead.id(), started, group: true };
         tokio::time::timeout(PATIENCE, end(process)).await.expect("it has ended");
         assert!(is_group(number(dead.id()).unwrap()), "the kernel counts the dead");
+        let another = ProcessId { started: started + 1, ..process };
+        assert!(!goes_on(another), "the number is used again, so that group is gone");
+        tokio::time::timeout(PATIENCE, end(another)).await.expect("it has ended");
         dead.wait().unwrap();
         assert!(!goes_on(process));
     }

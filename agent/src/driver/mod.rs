@@ -19,13 +19,14 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::JoinSet;
 
-pub use guard::{goes_on, is_there};
+pub use guard::{at_work, is_there};
 pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
 
 use crate::clock::{self, Alarm, JumpWatch};
 use crate::journal::{Journal, Said};
 use crate::lease::{
-    Answer, Ask, BackendName, CallId, Effect, Input, LeaseTable, Memory, State, Ticket, Uid, View,
+    Answer, Ask, BackendName, CallId, Effect, Input, LeaseTable, Memory, No, State, Ticket, Uid,
+    View,
 };
 use crate::stores::{NotOpened, Outcome, Stores, Wanted};
 use crate::systemd;
@@ -161,10 +162,7 @@ impl Driver {
             Command::Waiters { on, answer } => {
                 let _ = answer.send(self.table.waiters(&on.0, &on.1));
             }
-            Command::Release { lease, answer } => {
-                let ticket = self.question(answer);
-                self.input(Input::Release { ticket, lease });
-            }
+            Command::Release { lease, answer } => self.release(lease, answer),
             Command::Renew { lease, ttl, hold, answer } => {
                 let ticket = self.question(answer);
                 self.input(Input::Renew { ticket, lease, ttl, hold });
@@ -236,6 +234,18 @@ impl Driver {
             hold_for,
         };
         self.input(Input::Acquire(Box::new(ask)));
+    }
+
+    /// Looked at here and not before: between the two a command could begin under it.
+    fn release(&mut self, lease: LeaseId, answer: oneshot::Sender<Answer>) {
+        if let Some(view) = self.table.view(clock::now(), lease)
+            && let Some(group) = at_work(&view)
+        {
+            let _ = answer.send(Answer::No(No::AtWork(view.claim.resource, group)));
+            return;
+        }
+        let ticket = self.question(answer);
+        self.input(Input::Release { ticket, lease });
     }
 
     /// The lease of `owner` on a resource that a command without a lease id means: the one that is

@@ -90,6 +90,10 @@ enum Written {
         lease: String,
         process: WrittenProcess,
     },
+    Left {
+        lease: String,
+        process: WrittenProcess,
+    },
     Floor {
         fence: u64,
     },
@@ -148,6 +152,9 @@ impl TryFrom<Written> for Line {
             Written::Shared { lease, process } => {
                 Record::Shared { lease: lease_id(&lease)?, process: process.into() }
             }
+            Written::Left { lease, process } => {
+                Record::Left { lease: lease_id(&lease)?, process: process.into() }
+            }
             Written::Floor { fence } => Record::Floor(Fence(fence)),
         };
         Ok(Line::Record(record))
@@ -197,6 +204,9 @@ impl From<&Record> for Written {
             }
             Record::Shared { lease, process } => {
                 Written::Shared { lease: lease.to_string(), process: (*process).into() }
+            }
+            Record::Left { lease, process } => {
+                Written::Left { lease: lease.to_string(), process: (*process).into() }
             }
             Record::Floor(fence) => Written::Floor { fence: fence.0 },
         }

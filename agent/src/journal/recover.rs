@@ -174,6 +174,7 @@ impl Replay {
             | Record::Marking { .. }
             | Record::Attached { .. }
             | Record::Shared { .. }
+            | Record::Left { .. }
             | Record::Ending { .. }
             | Record::Lost { .. }
             | Record::Gone { .. }

@@ -111,6 +111,10 @@ fn shared(number: u64, started: u64) -> Record {
     Record::Shared { lease: lease(number), process: ProcessId { started, ..PROCESS } }
 }
 
+fn left(number: u64, started: u64) -> Record {
+    Record::Left { lease: lease(number), process: ProcessId { started, ..PROCESS } }
+}
+
 fn gone(number: u64) -> Record {
     Record::Gone { lease: lease(number) }
 }
@@ -205,7 +209,8 @@ fn step(number: u64, stage: &Stage, what: u8, clock: u64, fence: &mut u64) -> Re
             granted(number, *fence, clock)
         }
         (Stage::Held, 0) => ending(number, Ending::Release),
-        (Stage::Held, 7) => shared(number, clock),
+        (Stage::Held, 7) => shared(number, clock % 5),
+        (Stage::Held, 6) => left(number, clock % 5),
         (Stage::Held, 1) => lost(number, Loss::TakenBy(Principal::foreign(ODD[1]))),
         (Stage::Held, 2) => Record::Marking {
             lease: lease(number),

@@ -109,7 +109,12 @@ impl LeaseTable {
     fn fail_or_wait(&mut self, now: Moment, ticket: Ticket, no: No) {
         match self.has_waited(ticket) {
             Some(on) => {
-                self.troubled(&on, no);
+                let group = self.groups.get(&ticket);
+                let asks = group.and_then(|group| self.place(*group.members.get(group.at)?));
+                // What another of its resources met is no trouble of those who wait for this one.
+                if no == No::Journal || asks.as_ref() == Some(&on) {
+                    self.troubled(&on, no);
+                }
                 self.park(now, ticket, on, None);
             }
             None => self.fail(now, ticket, no),

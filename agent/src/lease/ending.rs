@@ -266,9 +266,12 @@ impl LeaseTable {
         }
         let is_shared = self.obeys(Law::LastEnds);
         let mut attached = Vec::new();
-        let mut shared = Vec::new();
+        let mut changed = Vec::new();
         for entry in self.entries.values_mut() {
-            entry.sharers.retain(|process| Attach::Process(*process) != attach);
+            let lease = entry.lease();
+            for process in entry.sharers.extract_if(.., |it| Attach::Process(*it) == attach) {
+                changed.push(Record::Left { lease, process });
+            }
             if entry.attach != attach {
                 continue;
             }
@@ -277,13 +280,13 @@ impl LeaseTable {
                 Some(next) => {
                     entry.attach = Attach::Process(next);
                     entry.sharers.remove(0);
-                    shared.push(Record::Attached { lease: entry.lease(), attach: entry.attach });
+                    changed.push(Record::Attached { lease, attach: entry.attach });
                 }
-                None => attached.push(entry.lease()),
+                None => attached.push(lease),
             }
         }
         // Nobody waits for the journal: a start that does not know this hears of the end again.
-        self.effects.extend(shared.into_iter().map(Effect::Record));
+        self.effects.extend(changed.into_iter().map(Effect::Record));
         for lease in attached {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
                 Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),

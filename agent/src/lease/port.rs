@@ -263,6 +263,11 @@ pub enum Answer {
 /// Why not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum No {
+    /// A command that was started under the lease goes on, in the process group of this number. The
+    /// driver says so; processes are nothing that the core looks at.
+    AtWork(Resource, u32),
+    /// As many commands share the lease as may: [`super::SHARERS_MAX`].
+    TooManySharers(Resource),
     /// Another has the resource; who, where the store could say.
     Held(Resource, Option<Box<Holder>>),
     /// Another has it still, and the time to wait for it is over.

@@ -281,7 +281,8 @@ impl LeaseTable {
         }
         if !works {
             // What would have to be written down first cannot be.
-            return queue.look_later(now, None, roll);
+            queue.look_later(now, None, roll);
+            return self.troubled(on, No::Journal);
         }
         let Some(first) = queue.waiters.first().copied() else { return };
         queue.look_at = Moment::NEVER;

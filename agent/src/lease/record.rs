@@ -86,6 +86,13 @@ pub enum Record {
         /// Whose end.
         process: ProcessId,
     },
+    /// The end of that process has come, or is its own affair from now on.
+    Left {
+        /// Which.
+        lease: LeaseId,
+        /// Whose end.
+        process: ProcessId,
+    },
     /// Nothing is left to remember of it.
     Gone {
         /// Which.
@@ -132,7 +139,7 @@ pub struct Remembered {
     pub proven: Option<(Moment, Duration)>,
     /// Every mark that the store may have.
     pub nonces: Vec<Nonce>,
-    /// The processes that share it, ended or not.
+    /// The processes that share it, as far as is known.
     pub sharers: Vec<ProcessId>,
     /// True when it was asked for in an earlier boot than the last one in the journal.
     pub earlier_boot: bool,
@@ -205,6 +212,7 @@ impl Memory {
             Record::Attached { lease, attach } => {
                 if let Some(known) = self.leases.get_mut(&lease) {
                     known.intent.attach = attach;
+                    known.sharers.retain(|process| Attach::Process(*process) != attach);
                 }
             }
             Record::Shared { lease, process } => {
@@ -212,6 +220,11 @@ impl Memory {
                     && !known.sharers.contains(&process)
                 {
                     known.sharers.push(process);
+                }
+            }
+            Record::Left { lease, process } => {
+                if let Some(known) = self.leases.get_mut(&lease) {
+                    known.sharers.retain(|it| *it != process);
                 }
             }
             Record::Ending { lease, how } => self.stage(lease, Stage::Ending(how)),

@@ -9,7 +9,10 @@ use super::entry::{Entry, Phase};
 use super::law::Law;
 use super::port::{Answer, Effect, No, Ticket};
 use super::schedule::{self, Pace, length};
-use super::{Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record};
+use super::{
+    Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record,
+    SHARERS_MAX,
+};
 
 impl LeaseTable {
     /// Law 12: takes up what the journal remembers, believing none of it.
@@ -62,6 +65,14 @@ impl LeaseTable {
         lease: LeaseId,
         process: ProcessId,
     ) {
+        let known = self.entries.get(&lease);
+        let is_full = known.is_some_and(|entry| {
+            entry.sharers.len() >= SHARERS_MAX && !entry.sharers.contains(&process)
+        });
+        if let Some(entry) = known.filter(|_| is_full) {
+            let on = entry.claim.resource.clone();
+            return self.refuse(ticket, No::TooManySharers(on));
+        }
         self.change_end(now, ticket, lease, Attach::Process(process), |entry| {
             if !entry.sharers.contains(&process) {
                 entry.sharers.push(process);

@@ -7,7 +7,7 @@ use stormlock_protocol::process::{self, Process};
 use super::service::{Answered, Caller, Found, Service};
 use super::told;
 use crate::driver::is_there;
-use crate::lease::{Answer, Attach, ProcessId, SHARERS_MAX, Terminal, View};
+use crate::lease::{Answer, Attach, ProcessId, Terminal, View};
 
 impl Service {
     pub(super) async fn attach(
@@ -34,13 +34,6 @@ impl Service {
     ) -> Answered<Reply> {
         let with = process(with)?;
         let found = self.owned(caller, leases).await?;
-        let is_full =
-            |view: &&View| view.sharers.len() >= SHARERS_MAX && !view.sharers.contains(&with);
-        if let Some(view) = found.iter().find(is_full) {
-            let on = &view.claim.resource;
-            let why = format!("{SHARERS_MAX} commands share the lease on {on} already");
-            return Err(Refusal::new(Code::TooMany, why).about(on));
-        }
         let mut shared = Vec::with_capacity(found.len());
         for view in found {
             let answer = self.driver.share(view.claim.lease, with).await?;

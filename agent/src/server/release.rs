@@ -7,8 +7,8 @@ use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
 
 use super::service::{Answered, Caller, Found, QUESTION_PATIENCE, Service, foreign};
 use super::told;
-use crate::driver::goes_on;
-use crate::lease::{Answer, Attach, Claim, View};
+use crate::driver::at_work;
+use crate::lease::{Answer, Claim};
 
 impl Service {
     pub(super) async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
@@ -48,25 +48,16 @@ impl Service {
     async fn release_all(&self, caller: &Caller) -> Answered<Reply> {
         let mut owned = self.driver.owned(caller.who.uid, None, usize::MAX).await?;
         owned.retain(told::is_current);
-        let (mut idle, busy): (Vec<View>, Vec<View>) =
-            owned.into_iter().partition(|view| check_idle(view).is_ok());
-        idle.truncate(RELEASED_MAX);
-        let leases = idle.iter().map(|view| view.claim.lease).collect();
+        // What a command counts on comes last: it stays, and must not fill reply after reply.
+        owned.sort_by_key(|view| at_work(view).is_some());
+        owned.truncate(RELEASED_MAX);
+        let leases = owned.iter().map(|view| view.claim.lease).collect();
         let answers = self.driver.release_all(leases).await?;
-        let mut outcomes = Vec::with_capacity(idle.len());
-        for (view, answer) in idle.into_iter().zip(answers) {
+        let mut outcomes = Vec::with_capacity(owned.len());
+        for (view, answer) in owned.into_iter().zip(answers) {
             let Claim { resource, lease, .. } = view.claim;
             let refusal = self.released(caller, &resource, lease, answer).await.err();
             outcomes.push(Released { resource, lease: Some(lease), refusal });
-        }
-        if outcomes.len() < RELEASED_MAX {
-            // A full reply is asked again after: what stays must not fill one for ever.
-            let room = (RELEASED_MAX - 1).saturating_sub(outcomes.len()).max(1);
-            outcomes.extend(busy.into_iter().take(room).map(|view| Released {
-                refusal: check_idle(&view).err(),
-                resource: view.claim.resource,
-                lease: Some(view.claim.lease),
-            }));
         }
         Ok(Reply::Released(outcomes))
     }
@@ -75,10 +66,7 @@ impl Service {
     async fn begin_release(&self, caller: &Caller, target: &Target) -> Answered<Begun> {
         let on = &target.resource;
         let (backend, holder) = match self.find(caller, target).await? {
-            Found::Here(view) => {
-                check_idle(&view)?;
-                return Ok(Begun::Here(view.claim.lease));
-            }
+            Found::Here(view) => return Ok(Begun::Here(view.claim.lease)),
             Found::Elsewhere(backend, holder) => (backend, holder),
         };
         let proof = foreign(&holder);
@@ -101,22 +89,6 @@ impl Service {
             Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
             Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
         }
-    }
-}
-
-/// Given back under a command of `run` that goes on, a lease could be another's before that has
-/// ended. (The command's own end is what gives it back; `--bind` binds no group.)
-fn check_idle(view: &View) -> Answered<()> {
-    let attached = match view.attach {
-        Attach::Process(process) => Some(process),
-        Attach::Detached | Attach::Session(_) => None,
-    };
-    let mut all = attached.into_iter().chain(view.sharers.iter().copied());
-    match all.find(|process| process.group && goes_on(*process)) {
-        Some(at_work) if told::is_current(view) => {
-            Err(told::at_work(&view.claim.resource, at_work.pid))
-        }
-        Some(_) | None => Ok(()),
     }
 }
 

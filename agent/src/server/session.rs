@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use stormlock_protocol::HELLO_SECS;
 use stormlock_protocol::frame::{self, FrameError, HELLO_LEN, Hello, Verdict, Welcome};
-use stormlock_protocol::message::{Event, Refusal, Reply, Request};
+use stormlock_protocol::message::{Attach, Event, Refusal, Reply, Request};
 use stormlock_protocol::name::LeaseId;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -94,8 +94,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if request == Request::Subscribe {
                 return self.stream().await;
             }
+            let gives = gives(&request);
             let Some(reply) = self.work(request).await else { return Ended::Closed };
-            self.fresh = fresh(&reply);
+            if gives {
+                self.fresh = fresh(&reply);
+            }
             if !self.send(reply).await {
                 return Ended::Unread;
             }
@@ -204,6 +207,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ended::Closed => {}
         }
         driver.gone(self.caller.session).await;
+    }
+}
+
+/// True for a question whose reply names leases that nobody else knows of or that nobody's end ends:
+/// of any other, the asker had them before and knows.
+fn gives(request: &Request) -> bool {
+    let to_nobody = |attach: &Attach| *attach == Attach::Detached;
+    match request {
+        Request::Acquire(_) => true,
+        Request::Attach { attach, .. } => to_nobody(attach),
+        _ => false,
     }
 }
 

@@ -8,8 +8,8 @@ use stormlock_protocol::process::Process;
 
 use crate::clock;
 use crate::lease::{
-    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind, State,
-    Unfit, View,
+    After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind,
+    SHARERS_MAX, State, Unfit, View,
 };
 use crate::stores::AskError;
 
@@ -177,6 +177,11 @@ pub(super) fn refusal(no: No) -> Refusal {
             let why = format!("the answer for {on} came too late to be believed; try again");
             Refusal::new(Code::Unavailable, why).about(&on)
         }
+        No::AtWork(on, group) => at_work(&on, group),
+        No::TooManySharers(on) => {
+            let why = format!("{SHARERS_MAX} commands share the lease on {on} already");
+            Refusal::new(Code::TooMany, why).about(&on)
+        }
         No::Stopping => Refusal::from(crate::driver::Stopping),
     }
 }
@@ -198,7 +203,7 @@ pub(super) fn no_store(backend: &BackendName) -> Refusal {
 }
 
 /// A command of `run` goes on under it.
-pub(super) fn at_work(on: &Resource, group: u32) -> Refusal {
+fn at_work(on: &Resource, group: u32) -> Refusal {
     let why = format!(
         "{on} is held for a command that goes on, process group {group}: end that, and the agent \
          gives it back (`kill -TERM -- -{group}`)"

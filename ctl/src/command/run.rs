@@ -107,7 +107,7 @@ fn has_its_dashes(args: &args::Run) -> Result<(), Failure> {
     let (resources, command) = (words[..at].join(" "), words[at..].join(" "));
     let told = format!("{} is a program, and stands here as a resource", words[at]);
     Err(Failure::usage(told)
-        .advise("put -- before the command")
+        .advise("put -- before the command, and all options before that")
         .then_type(format!("stormctl run {resources} -- {command}"), "run it")
         .then_type(
             format!("stormctl run {} -- \"$SHELL\"", words.join(" ")),

@@ -66,8 +66,11 @@ fn come_back(link: &mut Link, view: &View) -> Result<Option<Event>, Failure> {
         }
     };
     let socket = link.socket.display().to_string();
-    tell(format!("the agent on {socket} went away; it is looked for until it is back"));
+    tell(format!("the agent on {socket} closed the stream; it is looked for until it is back"));
     loop {
+        if is_unread_after(LOOK_EVERY) {
+            return Ok(None);
+        }
         let back = Client::connect(&link.socket, link.patience)
             .and_then(|mut client| client.subscribe().map(|event| (client, event)));
         match back {
@@ -76,11 +79,7 @@ fn come_back(link: &mut Link, view: &View) -> Result<Option<Event>, Failure> {
                 tell("the agent is back; all leases are told anew".to_owned());
                 return Ok(Some(event));
             }
-            Err(error) if may_come(&error) => {
-                if is_unread_after(LOOK_EVERY) {
-                    return Ok(None);
-                }
-            }
+            Err(error) if may_come(&error) => {}
             Err(error) => return Err(explain_question(error, DOING)),
         }
     }

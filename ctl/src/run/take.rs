@@ -51,7 +51,8 @@ pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Fail
     let doing = format!("acquiring {}", names.join(", "));
     let Link { client, socket, patience } = link;
     let progress = Progress::new(view);
-    let mut taking = Taking { ask, socket: &socket, patience, until: end(ask.wait) };
+    let (until, left_at) = (end(ask.wait), None);
+    let mut taking = Taking { ask, socket: &socket, patience, until, left_at };
     let taken = taking.take(client, &progress);
     drop(progress);
     let (leases, asked) =
@@ -74,6 +75,8 @@ struct Taking<'a> {
     socket: &'a Path,
     patience: Duration,
     until: Option<Moment>,
+    /// When the agent went away first.
+    left_at: Option<Moment>,
 }
 
 impl Taking<'_> {
@@ -131,13 +134,14 @@ impl Taking<'_> {
 
     /// An agent that came back, and holds nothing for us of an earlier try: its answer may have
     /// been lost after the grant.
-    fn come_back(&self, error: ClientError) -> Result<Client, ClientError> {
+    fn come_back(&mut self, error: ClientError) -> Result<Client, ClientError> {
         // What an earlier try may have left is given back also when the wait is over.
         let at_least = match self.ask.attach {
             Attach::Process(_) => RETURN_MAX.min(self.patience),
             Attach::Detached | Attach::Session => LATE,
         };
-        let until = (self.until.unwrap_or_else(Moment::now), at_least);
+        let left_at = *self.left_at.get_or_insert_with(Moment::now);
+        let until = (self.until.unwrap_or(left_at), at_least);
         come_back(self.socket, self.patience, until, error, |client| self.give_back(client))
     }
 
@@ -173,7 +177,8 @@ pub(crate) fn wait_and_take(
 ) -> Result<Vec<Lease>, Failure> {
     let passing = Acquire { attach: Attach::Session, ..ask.clone() };
     let (socket, patience) = (link.socket.clone(), link.patience);
-    let taking = Taking { ask: &passing, socket: &socket, patience, until: end(ask.wait) };
+    let (until, left_at) = (end(ask.wait), None);
+    let mut taking = Taking { ask: &passing, socket: &socket, patience, until, left_at };
     let taken = loop {
         match taking.try_once(&mut link.client, progress) {
             Ok(leases) => break taking.keep(&mut link.client, &leases, ask.attach),
@@ -220,13 +225,13 @@ pub(crate) fn wait_until_free(
     link: &mut Link,
     progress: &Progress,
 ) -> Result<(), ClientError> {
-    let until = end(wait);
+    let (until, asked) = (end(wait), Moment::now());
     loop {
         let waits = |waiting| progress.show(waiting);
         match link.client.wait(on.clone(), rest(until), waits) {
             Err(error) if may_pass(&error) => {
                 let is_up = |client: &mut Client| client.status(None).map(drop);
-                let until = (until.unwrap_or_else(Moment::now), LATE);
+                let until = (until.unwrap_or(asked), LATE);
                 link.client = come_back(&link.socket, link.patience, until, error, is_up)?;
             }
             answered => return answered,
@@ -247,7 +252,7 @@ fn rest(until: Option<Moment>) -> Wait {
 }
 
 /// An agent that came back and is ready. It is looked for as long as a restart takes and somebody
-/// waits, but for so long at least.
+/// waits, but for so long at least; one that goes away each time it is asked, no longer than that.
 fn come_back(
     socket: &Path,
     patience: Duration,
@@ -256,8 +261,12 @@ fn come_back(
     mut is_ready: impl FnMut(&mut Client) -> Result<(), ClientError>,
 ) -> Result<Client, ClientError> {
     let now = Moment::now();
+    if now > until + at_least {
+        return Err(error);
+    }
     let until = until.min(now + RETURN_MAX).max(now + at_least);
     loop {
+        pause(LOOK_EVERY);
         let back = connect(socket, patience).and_then(|mut client| {
             is_ready(&mut client)?;
             Ok(client)
@@ -272,7 +281,6 @@ fn come_back(
             }
             Err(other) => return Err(other),
         }
-        pause(LOOK_EVERY);
     }
 }
 
@@ -340,8 +348,12 @@ fn has_ended(process: &Process) -> bool {
     let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
     let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
     let exists = || pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
-    let is_there = process.is_there().unwrap_or_else(exists);
-    !is_there && (!process.group || !has_group())
+    match process.is_there() {
+        Some(true) => false,
+        // The kernel gives a number to nobody else while a group has it.
+        Some(false) => true,
+        None => !exists() && (!process.group || !has_group()),
+    }
 }
 
 /// The agent went away in the midst of it, or is about to.

@@ -8,7 +8,6 @@ use aws_sdk_dynamodb::types::{
     TransactWriteItem, Update,
 };
 use stormlock_protocol::message::Level;
-use stormlock_protocol::name::Resource;
 
 use super::super::{BackendError, RefusedKind, Remark};
 use super::item::{EXPIRES, FENCE, Item, RESOURCE, counter, number, text};
@@ -49,10 +48,11 @@ impl DynamoDb {
             Err(error) => return Err(error),
         };
         if kind == RefusedKind::Denied {
-            if let Some(known) = self.permitted().await {
+            if self.permits_some().await {
+                // Which one is not for everybody to read.
                 let text = format!(
-                    "its rights cover some names only: not {TRIAL}/..., but {known}, which is in \
-                     the table; whoever asks for a lock beyond them is told so"
+                    "its rights cover some names only: not {TRIAL}/..., but one of a lock in the \
+                     table; whoever asks for a lock beyond them is told so"
                 );
                 let mend = "nothing, if that is what the policy is for (dynamodb:LeadingKeys)";
                 return Ok(remark(Level::Note, text, mend));
@@ -65,15 +65,16 @@ impl DynamoDb {
         Ok(remark(Level::Bad, why, "see the rights in the README's section on DynamoDB"))
     }
 
-    /// One of the locks in the table that we may take, by the rights to it.
-    async fn permitted(&self) -> Option<Resource> {
-        for lock in self.locks(None, PERMITTED_MAX).await.ok()? {
+    /// True when the rights to one of the locks in the table let us take it.
+    async fn permits_some(&self) -> bool {
+        let Ok(locks) = self.locks(None, PERMITTED_MAX).await else { return false };
+        for lock in locks {
             let on = lock.resource;
             if self.never(on.as_str(), &counter(&on), None).await.is_ok() {
-                return Some(on);
+                return true;
             }
         }
-        None
+        false
     }
 
     /// A transaction of every kind of write that the agent makes, which can never hold.

@@ -59,12 +59,14 @@ impl Etcd {
                 remarks.extend(size(status.db_size(), status.db_size_quota()));
                 Ok(remarks)
             }
-            Err(Trouble::Answered(why)) => Ok(vec![remark(
-                Level::Note,
-                format!("its version, alarms and space may not be read: {why}"),
-                "update the servers (3.5.32 and 3.6.12 tell every user), or look as root: \
+            Err(ref trouble @ Trouble::Answered(ref why)) if trouble.is_no_right() => {
+                Ok(vec![remark(
+                    Level::Note,
+                    format!("its version, alarms and space may not be read: {why}"),
+                    "update the servers (3.5.32 and 3.6.12 tell every user), or look as root: \
                  `etcdctl endpoint status -w table`",
-            )]),
+                )])
+            }
             Err(trouble) => Err(trouble.into()),
         }
     }

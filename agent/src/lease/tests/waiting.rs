@@ -315,6 +315,56 @@ fn a_wait_that_ends_while_the_store_is_away_does_not_name_who_had_it_before() {
 }
 
 #[test]
+fn what_another_of_its_resources_meets_is_no_trouble_of_those_who_wait_for_this_one() {
+    let mut play = Play::new();
+    play.input(asks(1, &["infra", "other"], None));
+    play.synced(true);
+    play.settle(held(3600));
+    play.synced(true);
+    play.input(asks(2, &["infra"], Some(secs(60))));
+    play.synced(true);
+    let (mut fence, mut refused) = (9, 0);
+    while play.answers.is_empty() {
+        play.go_on();
+        match play.calls.first() {
+            Some((_, Call::Acquire(claim))) if claim.resource == resource("infra") => {
+                fence += 1;
+                play.settle(granted(fence, 3600));
+            }
+            Some((_, Call::Acquire(_))) => {
+                refused += 1;
+                play.settle(CallResult::Refused(RefusedKind::Unreachable));
+            }
+            Some(_) => play.settle(CallResult::Done),
+            None => {}
+        }
+        play.synced(true);
+    }
+    assert!(refused > 0, "its second resource was never asked for");
+    let answer = play.answers.last();
+    assert!(matches!(answer, Some(Answer::No(No::WaitedOut(..)))), "{answer:?}");
+}
+
+#[test]
+fn a_wait_that_ends_while_nothing_can_be_written_down_says_so() {
+    let mut play = Play::new();
+    play.input(asks(1, &["infra"], Some(secs(60))));
+    play.synced(true);
+    play.settle(held(3600));
+    play.synced(true);
+    play.at(secs(10));
+    while !play.calls.is_empty() {
+        play.settle(held(3600));
+        play.synced(true);
+    }
+    play.input(Input::Journal { works: false });
+    (11..=60).for_each(|at| play.at(secs(at)));
+    let answer = play.answers.last();
+    let Some(Answer::No(No::WaitedInVain(_, no))) = answer else { panic!("{answer:?}") };
+    assert_eq!(**no, No::Journal);
+}
+
+#[test]
 fn a_hold_counts_from_the_grant_also_after_a_restart() {
     let mut play = Play::new();
     let Input::Acquire(mut wish) = asks(1, &["infra"], None) else { unreachable!() };
@@ -406,17 +456,38 @@ fn a_shared_lease_ends_with_the_last_of_its_processes_also_after_a_restart() {
     assert!(is_held(&play));
     assert_eq!(play.view().attach, Attach::Process(inner));
     let memory = play.memory();
+    let known = &memory.leases[&lease(1)];
+    assert_eq!((known.intent.attach, known.sharers.as_slice()), (Attach::Process(inner), &[][..]));
     play.input(Input::Ended(inner));
     assert_eq!(play.view().state, State::Released);
 
-    // What ended before the restart is told once more.
     let mut next = Play::new();
     next.input(Input::Recover(Box::new(memory)));
     next.synced(true);
     next.settle(play::ours(60));
-    assert!(next.guarded.contains(&inner) && next.guarded.contains(&other));
-    for (ended, goes_on) in [(other, true), (outer, true), (inner, false)] {
-        next.input(Input::Ended(ended));
-        assert_eq!(is_held(&next), goes_on, "{ended:?}");
+    assert_eq!(next.guarded, [inner]);
+    next.input(Input::Ended(inner));
+    assert_eq!(next.view().state, State::Released);
+}
+
+#[test]
+fn so_many_share_a_lease_and_no_more() {
+    let process = |pid| ProcessId { pid, started: 9, group: true };
+    let mut play = Play::holding(Hold::Keep);
+    let mut share = |pid| {
+        let ticket = Ticket(u64::from(pid));
+        play.input(Input::Share { ticket, lease: lease(1), process: process(pid) });
+        play.answers.last().cloned()
+    };
+    let most = u32::try_from(SHARERS_MAX).unwrap();
+    for pid in 100..100 + most {
+        assert!(matches!(share(pid), Some(Answer::Renewed(_))), "{pid}");
     }
+    let refused = Some(Answer::No(No::TooManySharers(resource("infra"))));
+    assert_eq!(share(99), refused);
+    assert!(matches!(share(100), Some(Answer::Renewed(_))), "one of them again");
+    play.input(Input::Ended(process(100)));
+    let shared = Input::Share { ticket: Ticket(9), lease: lease(1), process: process(99) };
+    play.input(shared);
+    assert!(matches!(play.answers.last(), Some(Answer::Renewed(_))), "there is room again");
 }

@@ -128,8 +128,8 @@ async fn a_pooler_that_allows_no_transactions_is_told_by_its_own_words() {
     let error = store.acquire(&claim).await.unwrap_err();
     let BackendError::Unknown { why } = error else { panic!("{error:?}") };
     assert!(why.contains("transaction blocks not allowed in statement pooling mode"), "{why}");
+    // It may have passed on what it was sent beside that: not known is the right word.
     assert!(why.ends_with("pool_mode = transaction"), "{why}");
-    assert_eq!(server.sql("SELECT count(*) FROM stormlock"), "0");
 }
 
 /// Whoever takes a lock waits here, on its way, until there is an hour.

@@ -104,7 +104,15 @@ impl World {
             return;
         }
         let lease = *self.dice.pick(&leases);
-        let (ticket, by) = (Ticket(self.fresh()), SessionId(self.fresh()));
+        let others = known.sharers.values().flatten().map(|(session, _)| *session);
+        let others: Vec<SessionId> =
+            others.filter(|other| !self.gone_processes.contains(&process(*other))).collect();
+        let ticket = Ticket(self.fresh());
+        // One that shares another lease already, or this one.
+        let by = match others.is_empty() || self.dice.chance(700) {
+            true => SessionId(self.fresh()),
+            false => *self.dice.pick(&others),
+        };
         let known = &mut self.agents[agent];
         known.shares.insert(ticket, (lease, by));
         known.sharers.entry(lease).or_default().push((by, false));
