@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, program};
@@ -87,6 +88,20 @@ fn text(file: &File) -> String {
     let mut bytes = vec![0; file.metadata().map_or(0, |of| of.len()).try_into().expect("it fits")];
     let length = file.read_at(&mut bytes, 0).expect("a file can be read");
     String::from_utf8_lossy(&bytes[..length]).into_owned()
+}
+
+/// What is written to, and has no room. Its reader stays open until the test ends, and never reads.
+pub(crate) fn full_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let before = rustix::fs::fcntl_getfl(&writer).expect("its flags");
+    rustix::fs::fcntl_setfl(&writer, before | OFlags::NONBLOCK).expect("a flag");
+    // The last of it byte by byte: a write that does not fit as a whole is not made.
+    for piece in [&[b'.'; 4096][..], b"."] {
+        while rustix::io::write(&writer, piece).is_ok() {}
+    }
+    rustix::fs::fcntl_setfl(&writer, before).expect("a flag");
+    std::mem::forget(reader);
+    writer.into()
 }
 
 /// Waits until the agent holds nothing for us.

@@ -4,22 +4,22 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use stormlock_protocol::message::{self, Code, Hold, Lease};
 
+use super::run::untold;
 use super::{each_once, scope, told_end};
 use crate::args;
 use crate::clock::{Alarm, Moment};
 use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
 use crate::notify;
-use crate::render::{View, say};
+use crate::render::{View, say, voice};
 use crate::run::deadline::{Deadline, Due, Why};
 use crate::run::events::Events;
-use crate::run::signals::{Came, Signals, stand_still};
+use crate::run::signals::{Came, Signals, stand_still, thread_without};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
 use crate::run::{hear, kept, late, release, words};
 
@@ -30,6 +30,7 @@ const EXTEND_BY: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) fn run(args: &args::Hold, link: Link, view: &View) -> Result<Answer, Failure> {
     each_once(&args.resources)?;
+    voice::of_its_own().map_err(|error| untold(&error))?;
     let hold = match args.take.hold.hold() {
         Hold::Usual => Hold::Keep,
         said => said,
@@ -75,14 +76,16 @@ pub(crate) fn run(args: &args::Hold, link: Link, view: &View) -> Result<Answer, 
 fn extend_while_waiting(names: &str) -> Sender<()> {
     let (until, ends) = channel();
     notify::status(&format!("waits for {names}"));
-    thread::spawn(move || {
+    let extend = move || {
         loop {
             notify::extend(EXTEND_BY);
             if ends.recv_timeout(EXTEND_EVERY) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
         }
-    });
+    };
+    // Without it a wait may be too long for systemd, which says so.
+    let _ = thread_without("extend", extend);
     until
 }
 

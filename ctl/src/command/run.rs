@@ -2,10 +2,12 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
+use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{self, Code, Hold, Lease};
 use stormlock_protocol::name::{Resource, Ttl};
 
@@ -14,7 +16,7 @@ use crate::args::{self, OnLost};
 use crate::clock::Moment;
 use crate::connect::Link;
 use crate::exit::{Exit, Failure};
-use crate::render::{View, failure, say};
+use crate::render::{View, failure, say, voice};
 use crate::run::deadline::{Proof, fits_hold, grace_max, grace_of_hold, usual_grace};
 use crate::run::take::{Taken, inherited, take, to_this_process};
 use crate::run::{self, Under, Work};
@@ -37,6 +39,7 @@ pub(crate) fn run(
     open: impl FnOnce() -> Result<Link, Failure>,
     view: &View,
 ) -> Result<u8, Failure> {
+    voice::of_its_own().map_err(|error| untold(&error))?;
     match prepare(args, open, view) {
         Ok((work, under)) => run::run(&work, under),
         Err(failed) => match args.conflict_exit_code {
@@ -47,6 +50,12 @@ pub(crate) fn run(
             _ => Err(failed),
         },
     }
+}
+
+/// Without its own thread a word could hold up the deadline.
+pub(crate) fn untold(error: &io::Error) -> Failure {
+    let told = plain(&format!("starting a thread: {error}"));
+    Failure::new(Exit::Software, Code::Internal.as_str(), told)
 }
 
 fn prepare(

@@ -1,7 +1,5 @@
 //! A failure on stderr: for people who holds it and what to type next, for programs one JSON line.
 
-use std::io::Write;
-
 use jiff::Zoned;
 use serde::Serialize;
 use stormlock_protocol::message::{Lock, Refusal};
@@ -18,7 +16,7 @@ pub(crate) fn failure(failure: &Failure, view: &View) -> Exit {
         Format::Json | Format::Jsonl => as_json(failure, view),
         Format::Human | Format::Tsv | Format::Id => as_words(failure, view),
     };
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    super::voice::tell(text);
     failure.exit
 }
 

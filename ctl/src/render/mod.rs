@@ -7,9 +7,10 @@ pub(crate) mod json;
 pub(crate) mod progress;
 pub(crate) mod table;
 pub(crate) mod text;
+pub(crate) mod voice;
 
 use std::env;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use clap::ValueEnum;
 use jiff::Zoned;
@@ -167,5 +168,5 @@ pub(crate) fn answer(answer: &Answer, is_quiet: bool) -> Exit {
 
 /// Writes one sentence to stderr. Whether anybody reads it is not our business.
 pub(crate) fn say(sentence: &str) {
-    let _ = writeln!(io::stderr(), "stormctl: {}", text::visible(sentence));
+    voice::tell(format!("stormctl: {}\n", text::visible(sentence)));
 }

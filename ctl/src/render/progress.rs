@@ -3,7 +3,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::termios::tcgetwinsize;
@@ -11,19 +10,24 @@ use stormlock_protocol::message::{Lock, Waiting};
 
 use super::text::{cut, visible};
 use super::{View, say};
+use crate::run::signals::thread_without;
 use crate::time;
 
 /// How often the line is drawn: it shows seconds.
 const EVERY: Duration = Duration::from_secs(1);
 /// The width of a terminal that does not tell its own.
 const USUAL_COLUMNS: u16 = 80;
+/// How long the line is waited for to be cleared: a terminal that was stopped (Ctrl-S) does that
+/// later, and what was waited for is not let go for it.
+const CLEAR_MAX: Duration = Duration::from_millis(500);
 /// Goes to the beginning of the line and clears it.
 const AGAIN: &str = "\r\x1b[K";
 
 /// Shows a wait until it is dropped.
 pub(crate) struct Progress {
     news: Option<Sender<Waiting>>,
-    drawing: Option<JoinHandle<()>>,
+    /// Closed when the line was cleared.
+    drawing: Option<Receiver<()>>,
     is_quiet: bool,
 }
 
@@ -31,7 +35,14 @@ impl Progress {
     pub(crate) fn new(view: &View) -> Progress {
         let (sender, news) = channel();
         let is_drawn = !view.is_quiet && std::io::stderr().is_terminal();
-        let drawing = is_drawn.then(|| thread::spawn(move || draw(&news)));
+        let (draws, drawing) = channel();
+        let drawing = is_drawn.then_some(drawing).filter(|_| {
+            let started = thread_without("progress", move || {
+                draw(&news);
+                drop::<Sender<()>>(draws);
+            });
+            started.is_ok()
+        });
         let news = drawing.is_some().then_some(sender);
         Progress { news, drawing, is_quiet: view.is_quiet }
     }
@@ -50,7 +61,7 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.news = None;
         if let Some(drawing) = self.drawing.take() {
-            let _ = drawing.join();
+            let _ = drawing.recv_timeout(CLEAR_MAX);
         }
     }
 }

@@ -110,7 +110,11 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
     if Terminal::is_wanted() {
         guard.lend();
     }
-    shim.go().map_err(failed)?;
+    // The agent may have taken its time with what was asked of it meanwhile.
+    guard.judge();
+    if !guard.is_lost {
+        shim.go().map_err(failed)?;
+    }
     guard.watch().map_err(failed)?;
     Ok(guard.end(&under))
 }
@@ -266,10 +270,10 @@ impl Guard<'_> {
         self.is_lost = true;
         // Less than a second is as good as one to whoever reads it.
         let grace = time::words(self.work.grace.as_secs().max(1));
-        say(&format!("{why}: the command has to end, or is killed in {grace}"));
         self.group.signal_all(signal);
         // One that stands still would not hear it.
         self.group.signal_all(Signal::CONT);
+        say(&format!("{why}: the command has to end, or is killed in {grace}"));
     }
 
     fn kill(&mut self, why: &Why) {

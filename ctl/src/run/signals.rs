@@ -3,8 +3,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the whole group gets when this process gets it: what people and tools send to end a program
@@ -47,7 +48,8 @@ pub(crate) enum Came {
 }
 
 impl Signals {
-    /// From now on they are read here and do nothing else. Before any other thread is started.
+    /// From now on they are read here and do nothing else. Every other thread is
+    /// started after it, or by [`thread_without`].
     pub(crate) fn block() -> io::Result<Signals> {
         let set: SigSet = FORWARDED.into_iter().chain(READ).collect();
         set.thread_block()?;
@@ -74,6 +76,15 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Starts a thread that takes no signal: it may go on when [`Signals::block`] is called, and what
+/// came to it would end the process.
+pub(crate) fn thread_without(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    before.thread_set_mask()?;
+    started.map(drop)
 }
 
 /// Stands still as the terminal's Ctrl-Z makes a job stand still, this process's whole group, until

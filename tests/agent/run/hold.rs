@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::{Job, all_is_free};
+use super::{Job, all_is_free, full_pipe};
 use crate::agent::Agent;
 use crate::{acquire, leases, local, until, wish};
 
@@ -108,4 +108,24 @@ fn a_killed_holder_holds_nothing() {
     job.signal(Signal::KILL);
     job.wait();
     all_is_free(&agent);
+}
+
+#[test]
+fn one_whose_words_nobody_reads_ends_in_time() {
+    let agent = Agent::start(&local());
+    let hold = |args: &[&str]| {
+        Job::start_with(&agent, &[&["hold"], args].concat(), |command| {
+            command.stderr(full_pipe());
+        })
+    };
+    let ran = hold(&["prod/db", "--for", "8s"]).ends();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let told = agent.ctl(&["is-held", "prod/db"]);
+    assert_eq!(told.code, Some(1), "it was given back: {told:?}");
+    let job = hold(&["prod/db", "--ttl", "10s"]);
+    until("it is held", || (agent.ctl(&["is-held", "prod/db"]).code == Some(0)).then_some(()));
+    agent.pause();
+    let ran = job.ends();
+    agent.resume();
+    assert_eq!(ran.code, Some(79), "{ran:?}");
 }

@@ -7,7 +7,7 @@
 
 use std::fs;
 
-use super::{Job, all_is_free};
+use super::{Job, all_is_free, full_pipe};
 use crate::agent::Agent;
 use crate::dice::{now_ms, now_us};
 use crate::proxy::Proxy;
@@ -98,7 +98,15 @@ struct Round {
     job: Job,
 }
 
-fn begin(agent: &Agent, number: usize) -> Round {
+/// Who reads what the wrapper says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Somebody,
+    /// Its stderr is full, and nobody makes room.
+    Nobody,
+}
+
+fn begin(agent: &Agent, number: usize, reader: Reader) -> Round {
     let (kind, program) = NASTY[number % NASTY.len()];
     let resource = format!("prod/{number}");
     let stamps = agent.file(&format!("stamps{number}"));
@@ -106,7 +114,11 @@ fn begin(agent: &Agent, number: usize) -> Round {
     let ttl = format!("{}s", TTLS[number % TTLS.len()]);
     let program = format!("{PRELUDE}{program}");
     let args = ["run", &resource, "--ttl", &ttl, "--", "python3", "-c", &program, &stamps];
-    let job = Job::start(agent, &args);
+    let job = Job::start_with(agent, &args, |command| {
+        if reader == Reader::Nobody {
+            command.stderr(full_pipe());
+        }
+    });
     Round { kind, resource, stamps, job }
 }
 
@@ -128,11 +140,11 @@ fn forgets(store: &RedisServer, resource: &str) -> u64 {
 
 /// As many commands as run side by side, under one fault; how long before the store forgot the
 /// latest of them was dead, in milliseconds.
-fn batch(fault: Fault) -> u64 {
+fn batch(fault: Fault, reader: Reader) -> u64 {
     let store = RedisServer::start();
     let proxy = Proxy::start(store.port());
     let mut agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()));
-    let mut rounds: Vec<Round> = (0..BESIDE).map(|number| begin(&agent, number)).collect();
+    let mut rounds: Vec<Round> = (0..BESIDE).map(|number| begin(&agent, number, reader)).collect();
     for round in &mut rounds {
         until("it stamps", || {
             assert!(round.job.is_running(), "{}: {}", round.kind, round.job.said());
@@ -186,9 +198,38 @@ fn no_process_of_a_command_outlives_its_lease() {
     let mut shown = 0;
     while shown < rounds {
         let fault = faults[shown / BESIDE % faults.len()];
-        let spare = batch(fault);
+        let spare = batch(fault, Reader::Somebody);
         shown += BESIDE;
         println!("{fault:?}: {BESIDE} commands dead {spare} ms or more before their leases");
     }
     println!("{shown} of {shown} rounds in {} ms", now_ms() - began);
+}
+
+#[test]
+fn no_process_of_a_command_outlives_its_lease_when_nobody_reads_what_is_said_of_it() {
+    let spare = batch(Fault::Stopped, Reader::Nobody);
+    println!("{BESIDE} commands dead {spare} ms or more before their leases");
+}
+
+/// The end of a hold is the agent's to keep: what it gives back is nobody's from then on.
+#[test]
+fn no_process_of_a_command_outlives_its_hold_when_nobody_reads_what_is_said_of_it() {
+    let store = RedisServer::start();
+    let agent = Agent::on_redis("alpha", &store.url());
+    let stamps = agent.file("stamps");
+    let stamps = stamps.to_str().expect("a path in UTF-8");
+    let program = format!("{PRELUDE}stamp()");
+    let args = ["run", "prod/db", "--for", "8s", "--", "python3", "-c", &program, stamps];
+    let job = Job::start_with(&agent, &args, |command| {
+        command.stderr(full_pipe());
+    });
+    until("it stamps", || (last(stamps) > 0).then_some(()));
+    until("the store has nothing", || {
+        (store.run("EXISTS prod/db") == Answer::Int(0)).then_some(())
+    });
+    let free = now_us();
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    let last = last(stamps);
+    assert!(last < free, "alive {} us after the end", last - free);
 }

@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::agent::{Agent, program};
 use crate::dice::now_ms;
-use crate::{leases, local};
+use crate::{leases, local, until};
 
 /// What the shell says when it has the terminal.
 pub(crate) const PROMPT: &str = "what next> ";
@@ -206,4 +206,23 @@ fn a_shell_in_it_has_jobs_of_its_own() {
     shell.sees("exit 3");
     shell.code(3);
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+}
+
+#[test]
+fn a_terminal_that_was_stopped_does_not_keep_a_command_alive() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    let line = "echo $$ >pid.new; mv pid.new pid; exec >/dev/null 2>&1; exec sleep 600";
+    shell.types(&format!("$CTL run prod/db --for 8s -c '{line}'\n"));
+    let pid = until("it runs", || std::fs::read_to_string(agent.file("pid")).ok());
+    let pid: i32 = pid.trim().parse().expect("a number");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a number");
+    // Ctrl-S
+    shell.types("\x13");
+    until("the hold is over", || leases(&mut agent.client().ok()?).is_empty().then_some(()));
+    let is_there = rustix::process::test_kill_process(pid).is_ok();
+    // Ctrl-Q
+    shell.types("\x11");
+    assert!(!is_there, "the command goes on without its lock");
+    shell.code(79);
 }
