@@ -6,6 +6,7 @@ mod life;
 mod plain;
 mod proof;
 pub(crate) mod terminal;
+mod within;
 
 use std::ffi::OsStr;
 use std::fs::File;

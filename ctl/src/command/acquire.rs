@@ -11,6 +11,7 @@ use crate::exit::{Answer, Failure};
 use crate::render::json::{Document, LeaseJson, Line};
 use crate::render::progress::Progress;
 use crate::render::{Format, View, tsv};
+use crate::run::around;
 use crate::run::take::wait_and_take;
 
 #[derive(serde::Serialize)]
@@ -21,6 +22,9 @@ struct Leases<'a> {
 /// Runs the command.
 pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<Answer, Failure> {
     let doing = check(args)?;
+    if args.take.wait.wait() != Wait::No {
+        around::not_awaited(&args.resources, link)?;
+    }
     let ask = message::Acquire {
         resources: args.resources.clone(),
         ttl: args.take.ttl,
@@ -111,11 +115,7 @@ pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
     let is_mine = refusal.holder.as_ref().is_some_and(|lock| lock.mine);
     let process = refusal.holder.as_ref().and_then(|lock| lock.process);
     if let Some(lock) = refusal.holder.as_ref().filter(|lock| is_around(lock)) {
-        let told = format!(
-            "the `stormctl run` around this command holds it (STORMLOCK_LEASES names lease {}) and \
-             gives it back at its end: what runs here is under it already",
-            lock.lease
-        );
+        let told = around::is_around(lock.lease);
         return failure.advise(told);
     }
     let failure = if asked > 1 { failure.advise("so none was taken") } else { failure };

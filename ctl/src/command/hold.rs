@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stormlock_protocol::message::{self, Code, Hold, Lease};
+use stormlock_protocol::message::{self, Code, Hold, Lease, Wait};
 
 use super::run::untold;
 use super::{each_once, scope, told_end};
@@ -17,6 +17,7 @@ use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
 use crate::notify;
 use crate::render::{View, say, voice};
+use crate::run::around;
 use crate::run::deadline::{Deadline, Due, Why};
 use crate::run::events::Events;
 use crate::run::signals::{Came, Signals, stand_still, thread_without};
@@ -28,9 +29,12 @@ const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(60);
 
 /// Runs the command.
-pub(crate) fn run(args: &args::Hold, link: Link, view: &View) -> Result<Answer, Failure> {
+pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answer, Failure> {
     each_once(&args.resources)?;
     voice::of_its_own().map_err(|error| untold(&error))?;
+    if args.take.wait.wait() != Wait::No {
+        around::not_awaited(&args.resources, &mut link)?;
+    }
     let hold = match args.take.hold.hold() {
         Hold::Usual => Hold::Keep,
         said => said,

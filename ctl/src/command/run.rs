@@ -11,15 +11,16 @@ use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{self, Code, Hold, Lease};
 use stormlock_protocol::name::{Resource, Ttl};
 
-use super::{each_once, scope};
+use super::{each_once, proven, scope};
 use crate::args::{self, OnLost};
 use crate::clock::Moment;
 use crate::connect::Link;
 use crate::exit::{Exit, Failure};
 use crate::render::{View, failure, say, voice};
+use crate::run::around::{inherited, still};
 use crate::run::deadline::{Proof, fits_hold, grace_max, grace_of_hold, usual_grace};
-use crate::run::take::{Taken, inherited, take, to_this_process};
-use crate::run::{self, Under, Work};
+use crate::run::take::{Taken, take, to_this_process};
+use crate::run::{self, Answered, Under, Work};
 use crate::time;
 
 /// What a command is given between the two signals, where the ttl leaves room for so much.
@@ -73,13 +74,13 @@ fn prepare(
     let mut link = open()?;
     let socket = std::path::absolute(&link.socket).unwrap_or_else(|_| link.socket.clone());
     link.socket = socket.clone();
-    let asked = Moment::now();
-    let known = inherited(&mut link.client);
-    let is_known = |on: &&_| known.iter().any(|lease| lease.resource == **on);
+    let mut known = inherited(&mut link)?;
+    let is_known = |on: &&_| known.leases.iter().any(|lease| lease.resource == **on);
     let resources: Vec<_> = args.resources.iter().filter(|on| !is_known(on)).cloned().collect();
     let taken = if resources.is_empty() {
-        Taken { leases: Vec::new(), asked, socket }
+        Taken { leases: Vec::new(), asked: known.asked, socket }
     } else {
+        let patience = link.patience;
         let hold = match args.take.hold.hold() {
             Hold::Usual => Hold::Keep,
             said => said,
@@ -89,11 +90,17 @@ fn prepare(
         // It says itself what happens.
         let terminal = None;
         let ask = message::Acquire { resources, ttl, hold, reason, attach, wait, terminal };
-        take(&ask, link, view)?
+        let taken = take(&ask, link, view)?;
+        if !known.leases.is_empty() {
+            // It may have waited for longer than these were proven for.
+            known = still(&known, &socket, patience)?;
+        }
+        taken
     };
     scope(&taken.leases, view).iter().for_each(|told| say(told));
-    let under = under(args, taken, &known, asked);
-    let mut ttls = under.own.iter().chain(&under.shared).map(|lease| lease.ttl);
+    let under = under(args, taken, &known);
+    proven("running under it", &under.shared.leases)?;
+    let mut ttls = under.kept().map(|(lease, _)| lease.ttl);
     let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
     let grace = shortest.map_or(Ok(GRACE), |ttl| grace(args, ttl))?;
     let grace = within_hold(args, grace, &under)?;
@@ -139,15 +146,17 @@ fn is_program(word: &str) -> bool {
 
 /// What is told to the command first is what it was asked to run under, in that order; then what it
 /// was started under already.
-fn under(args: &args::Run, taken: Taken, known: &[Lease], asked: Moment) -> Under {
-    let Taken { leases: own, asked: own_asked, socket } = taken;
+fn under(args: &args::Run, taken: Taken, known: &Answered) -> Under {
+    let Taken { leases: own, asked, socket } = taken;
     let is_asked = |lease: &&Lease| args.resources.contains(&lease.resource);
-    let shared: Vec<Lease> = known.iter().filter(is_asked).cloned().collect();
+    let shared: Vec<Lease> = known.leases.iter().filter(is_asked).cloned().collect();
     let mut told: Vec<Lease> = own.iter().chain(&shared).cloned().collect();
     let place = |lease: &Lease| args.resources.iter().position(|on| *on == lease.resource);
     told.sort_by_key(place);
-    told.extend(known.iter().filter(|lease| !is_asked(lease)).cloned());
-    Under { own, shared, told, asked: asked.min(own_asked), socket }
+    told.extend(known.leases.iter().filter(|lease| !is_asked(lease)).cloned());
+    let own = Answered { leases: own, asked };
+    let shared = Answered { leases: shared, asked: known.asked };
+    Under { own, shared, told, socket }
 }
 
 /// From the first signal to the last. What was asked for and does not fit is refused: the lease
@@ -205,8 +214,8 @@ fn check_hold(args: &args::Run) -> Result<(), Failure> {
 /// What is left of the hold by now may be less than was asked for, after a wait, or of a `run`
 /// around this one: the command is given less time to end then, and none to run in vain.
 fn within_hold(args: &args::Run, grace: Duration, under: &Under) -> Result<Duration, Failure> {
-    let ends = under.own.iter().chain(&under.shared).map(|lease| {
-        let Proof { proven, hold_end } = run::kept(lease, under.asked).until;
+    let ends = under.kept().map(|(lease, kept)| {
+        let Proof { proven, hold_end } = kept.until;
         (if lease.hold == Hold::No { proven } else { hold_end }, &lease.resource)
     });
     let Some((end, on)) = ends.min_by_key(|(end, _)| *end) else { return Ok(grace) };

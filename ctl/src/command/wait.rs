@@ -9,6 +9,7 @@ use crate::render::View;
 use crate::render::json::Document;
 use crate::render::progress::Progress;
 use crate::render::{Format, tsv};
+use crate::run::around;
 use crate::run::take::wait_until_free;
 
 #[derive(serde::Serialize)]
@@ -22,6 +23,7 @@ pub(crate) fn run(args: &args::Wait, link: &mut Link, view: &View) -> Result<Ans
     let on = args.resource.as_str();
     let doing = format!("waiting for {on}");
     let wait = args.timeout.map_or(Wait::Forever, Wait::For);
+    around::not_awaited(std::slice::from_ref(&args.resource), link)?;
     let progress = Progress::new(view);
     let waited = wait_until_free(&args.resource, wait, link, &progress);
     drop(progress);

@@ -3,6 +3,7 @@
 //! This process keeps the deadline by itself, from the last proof that the agent told; it works
 //! with an agent that hangs or is dead. Not here: the command lines ([`crate::command`]).
 
+pub(crate) mod around;
 pub(crate) mod deadline;
 pub(crate) mod events;
 mod group;
@@ -66,18 +67,32 @@ pub(crate) struct Work {
     pub(crate) on_lost: Option<Signal>,
 }
 
+/// Leases, as a question found them.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) leases: Vec<Lease>,
+    /// When that question left.
+    pub(crate) asked: Moment,
+}
+
 /// The leases that it runs under.
 #[derive(Debug)]
 pub(crate) struct Under {
     /// Taken for it, and given back after it.
-    pub(crate) own: Vec<Lease>,
+    pub(crate) own: Answered,
     /// Another run's, which this one is part of.
-    pub(crate) shared: Vec<Lease>,
+    pub(crate) shared: Answered,
     /// What the command is told of, in that order; may be more than it was asked for.
     pub(crate) told: Vec<Lease>,
-    /// When the question left that `own` and `shared` answer.
-    pub(crate) asked: Moment,
     pub(crate) socket: PathBuf,
+}
+
+impl Under {
+    /// What it runs under, and until when each counts.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = (&Lease, Kept)> {
+        let all = [&self.own, &self.shared].into_iter();
+        all.flat_map(|of| of.leases.iter().map(|lease| (lease, kept(lease, of.asked))))
+    }
 }
 
 /// Runs the command to its end and says with what code.
@@ -92,9 +107,8 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
     let group = Group::new(&shim.child, others);
     let signals = Signals::block().map_err(failed)?;
     attach(&shim, &under)?;
-    let leases = || under.own.iter().chain(&under.shared);
-    let ids: BTreeSet<_> = leases().map(|lease| lease.lease).collect();
-    let kept = leases().map(|lease| kept(lease, under.asked)).collect();
+    let kept: Vec<Kept> = under.kept().map(|(_, kept)| kept).collect();
+    let ids: BTreeSet<_> = kept.iter().map(|kept| kept.lease).collect();
     let mut guard = Guard {
         work,
         group,
@@ -127,11 +141,11 @@ fn attach(shim: &Shim, under: &Under) -> Result<(), Failure> {
     })?;
     let targets = |leases: &[Lease]| leases.iter().map(target).collect::<Vec<_>>();
     take::again(&under.socket, PATIENCE, take::RETURN_MAX, |client| {
-        if !under.own.is_empty() {
-            client.attach(targets(&under.own), Attach::Process(process))?;
+        if !under.own.leases.is_empty() {
+            client.attach(targets(&under.own.leases), Attach::Process(process))?;
         }
-        if !under.shared.is_empty() {
-            client.share(targets(&under.shared), process)?;
+        if !under.shared.leases.is_empty() {
+            client.share(targets(&under.shared.leases), process)?;
         }
         Ok(())
     })
@@ -174,10 +188,7 @@ fn variables(under: &Under) -> Vec<(&'static str, OsString)> {
     let leases = list(|lease| lease.lease.to_string());
     let fences =
         list(|lease| lease.fence.map_or_else(|| "0".to_owned(), |fence| fence.to_string()));
-    let ends = under.own.iter().chain(&under.shared).map(|lease| {
-        let Proof { proven, hold_end } = proof(lease, under.asked);
-        proven.min(hold_end)
-    });
+    let ends = under.kept().map(|(_, kept)| kept.until.proven.min(kept.until.hold_end));
     let left = Moment::now().until(ends.fold(Moment::NEVER, Moment::min));
     let left = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
     let deadline = time::now().timestamp().as_second().saturating_add(left);
@@ -370,7 +381,7 @@ impl Guard<'_> {
             // The agent gives back what is left, for the group is gone.
             return Exit::Lost.code();
         }
-        release(&under.own, &under.socket);
+        release(&under.own.leases, &under.socket);
         self.group.ended().map_or(Exit::Software.code(), group::code)
     }
 }

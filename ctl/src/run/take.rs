@@ -13,7 +13,7 @@ use stormlock_protocol::frame::Verdict;
 use stormlock_protocol::message::{
     Acquire, Attach, Code, Lease, Refusal, Release, State, Target, Wait,
 };
-use stormlock_protocol::name::{LeaseId, Resource};
+use stormlock_protocol::name::Resource;
 use stormlock_protocol::process::Process;
 
 use crate::clock::Moment;
@@ -30,7 +30,7 @@ pub(super) const RETURN_MAX: Duration = Duration::from_secs(30);
 /// How much longer than the end of a wait it is looked for, when nothing depends on that.
 const LATE: Duration = Duration::from_secs(2);
 /// How often it is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long the lease of a command that is gone is waited for: the agent looks four times a second
 /// whether it is, and then tells the store.
 const LEFTOVER_SECS: u32 = 10;
@@ -300,7 +300,7 @@ pub(crate) fn leases(client: &mut Client) -> Result<Vec<Lease>, ClientError> {
 }
 
 /// These leases as they are now, and when that was asked.
-fn as_they_are(
+pub(super) fn as_they_are(
     client: &mut Client,
     granted: &[Lease],
 ) -> Result<(Vec<Lease>, Moment), ClientError> {
@@ -401,7 +401,7 @@ pub(super) fn again<T>(
     }
 }
 
-fn pause(length: Duration) {
+pub(super) fn pause(length: Duration) {
     if let Ok(length) = length.try_into() {
         let _ = poll(&mut [], Some(&length));
     }
@@ -418,27 +418,6 @@ pub(crate) fn to_this_process() -> Result<Attach, Failure> {
             format!("looking at this process in /proc: {why}"),
         )
     })
-}
-
-/// The leases that this process was started under by another `run`, as its environment says and the
-/// agent confirms.
-pub(crate) fn inherited(client: &mut Client) -> Vec<Lease> {
-    let words = |name| std::env::var(name).unwrap_or_default();
-    let (resources, ids) = (words(super::RESOURCES), words(super::LEASES));
-    let named: Vec<(Resource, LeaseId)> = resources
-        .split_ascii_whitespace()
-        .zip(ids.split_ascii_whitespace())
-        .filter_map(|(resource, id)| Some((Resource::new(resource).ok()?, id.parse().ok()?)))
-        .collect();
-    if named.is_empty() {
-        return Vec::new();
-    }
-    let mut mine = leases(client).unwrap_or_default();
-    mine.retain(|lease| {
-        let is_held = matches!(lease.state, State::Held | State::AtRisk);
-        is_held && named.iter().any(|(on, id)| *on == lease.resource && *id == lease.lease)
-    });
-    mine
 }
 
 /// Waits for the first of several to become readable.

@@ -1,0 +1,115 @@
+//! A run within a run, and one that waited: what each counts on, and what it is told.
+
+use std::fs;
+
+use super::{Job, all_is_free};
+use crate::agent::{Agent, program};
+use crate::dice::now_ms;
+use crate::proxy::Proxy;
+use crate::redis_server::RedisServer;
+use crate::{acquire, local, until, wish};
+
+/// The client, started by a shell that finds itself as `$CTL`.
+fn start(agent: &Agent, args: &[&str]) -> Job {
+    Job::start_with(agent, args, |command| {
+        command.env("CTL", program("stormctl")).current_dir(agent.file(""));
+    })
+}
+
+/// A line for the shell of an outer run: waits for a file of this name, then does the rest.
+fn after(name: &str, rest: &str) -> String {
+    format!("echo >began; until [ -e {name} ]; do sleep 0.02; done; {rest}")
+}
+
+fn begins(agent: &Agent) {
+    until("the outer one runs", || agent.file("began").exists().then_some(()));
+}
+
+/// Goes on, and gives what was started by that a second to be refused.
+fn go(agent: &Agent) {
+    fs::write(agent.file("go"), "").expect("a file");
+    let began = now_ms();
+    until("a second is over", || (now_ms() - began > 1_000).then_some(()));
+}
+
+#[test]
+fn a_wait_longer_than_the_ttl_leaves_the_command_its_time() {
+    let agent = Agent::start(&local());
+    for name in ["prod/db", "prod/web"] {
+        acquire(&mut agent.client().expect("it answers"), wish(name, crate::Hold::Keep));
+    }
+    let began = now_ms();
+    let jobs = [
+        start(&agent, &["run", "prod/db", "--ttl", "15s", "-w", "-c", "sleep 1; exit 5"]),
+        start(
+            &agent,
+            &[
+                "run",
+                "prod/app",
+                "--ttl",
+                "15s",
+                "-c",
+                "\"$CTL\" run prod/web prod/app --ttl 15s -w -c 'sleep 1; exit 5'",
+            ],
+        ),
+    ];
+    until("the ttl is over twice", || (now_ms() - began > 30_000).then_some(()));
+    for name in ["prod/db", "prod/web"] {
+        let ran = agent.ctl(&["release", name]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    for job in jobs {
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(5), "{ran:?}");
+        assert!(!ran.stderr.contains("renewed") && !ran.stderr.contains("killed"), "{ran:?}");
+    }
+}
+
+#[test]
+fn one_that_finds_no_session_to_ask_with_asks_again_and_is_part_of_the_run_around_it() {
+    let agent = Agent::start(&local());
+    let line = after("go", "\"$CTL\" run prod/db -c 'exit 5'");
+    let job = start(&agent, &["run", "prod/db", "-c", &line]);
+    begins(&agent);
+    let mut sessions = Vec::new();
+    loop {
+        let mut client = agent.client().expect("it listens");
+        if client.status(None).is_err() {
+            break;
+        }
+        sessions.push(client);
+    }
+    go(&agent);
+    drop(sessions);
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    all_is_free(&agent);
+}
+
+#[test]
+fn one_whose_agent_does_not_know_yet_whether_the_lease_stands_waits_for_that() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let mut agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()));
+    let line = after("go", "\"$CTL\" run prod/db -c 'exit 5'");
+    let job = start(&agent, &["run", "prod/db", "--ttl", "90s", "-c", &line]);
+    begins(&agent);
+    proxy.freeze();
+    agent.kill();
+    agent.restart();
+    go(&agent);
+    proxy.thaw();
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+}
+
+#[test]
+fn what_is_held_around_a_command_is_not_waited_for_in_it() {
+    let agent = Agent::start(&local());
+    for verb in ["acquire prod/db --wait", "wait prod/db", "hold prod/db --timeout 1d"] {
+        let line = format!("\"$CTL\" {verb}");
+        let ran = start(&agent, &["run", "prod/db", "-c", &line]).ends();
+        assert_eq!(ran.code, Some(75), "{verb}: {ran:?}");
+        assert!(ran.stderr.contains("what runs here is under it already"), "{verb}: {ran:?}");
+    }
+}
