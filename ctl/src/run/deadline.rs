@@ -133,6 +133,11 @@ impl Deadline {
         self.end().0 - (self.grace + LAST)
     }
 
+    /// How long a command that was asked to end has left for that.
+    pub(crate) fn grace_left(&self, now: Moment) -> Duration {
+        now.until(self.next())
+    }
+
     /// What is due, each thing once.
     pub(crate) fn due(&mut self, now: Moment) -> Due {
         let (end, why) = self.end();
@@ -263,6 +268,7 @@ mod tests {
         assert_eq!(deadline.due(at(99)), Due::Kill(Why::Unproven(on())));
         let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));
         assert!(matches!(deadline.due(at(90)), Due::Ask(_)));
+        assert_eq!(deadline.grace_left(at(90)), secs(9), "what is told is what there is");
         assert!(matches!(deadline.due(at(98)), Due::Nothing));
         assert!(matches!(deadline.due(at(99)), Due::Kill(_)), "never later than the deadline");
     }
@@ -273,6 +279,7 @@ mod tests {
         deadline.lose("1".parse().unwrap(), "taken".to_owned());
         let why = Why::Lost("taken".to_owned());
         assert_eq!(deadline.due(at(20)), Due::Ask(why.clone()));
+        assert_eq!(deadline.grace_left(at(20)), secs(30));
         assert_eq!(deadline.due(at(49)), Due::Nothing);
         assert_eq!(deadline.due(at(50)), Due::Kill(why));
         let mut deadline = Deadline::new(vec![kept(100, None)], secs(30));

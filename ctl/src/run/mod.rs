@@ -279,8 +279,9 @@ impl Guard<'_> {
             return say(&format!("{why}; the command goes on, as --on-lost warn wants it"));
         };
         self.is_lost = true;
+        let left = self.deadline.grace_left(Moment::now());
         // Less than a second is as good as one to whoever reads it.
-        let grace = time::words(self.work.grace.as_secs().max(1));
+        let grace = time::words(left.as_secs().max(1));
         self.group.signal_all(signal);
         // One that stands still would not hear it.
         self.group.signal_all(Signal::CONT);
