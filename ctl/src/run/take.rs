@@ -31,6 +31,9 @@ pub(super) const RETURN_MAX: Duration = Duration::from_secs(30);
 const LATE: Duration = Duration::from_secs(2);
 /// How often it is looked for.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often an agent is asked again by somebody who waits, when its store is away: each time that
+/// it refuses is work that it has to undo.
+const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// How long the lease of a command that is gone is waited for: the agent looks four times a second
 /// whether it is, and then tells the store.
 const LEFTOVER_SECS: u32 = 10;
@@ -51,8 +54,7 @@ pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Fail
     let doing = format!("acquiring {}", names.join(", "));
     let Link { client, socket, patience } = link;
     let progress = Progress::new(view);
-    let (until, left_at) = (end(ask.wait), None);
-    let mut taking = Taking { ask, socket: &socket, patience, until, left_at };
+    let mut taking = Taking::new(ask, &socket, patience);
     let taken = taking.take(client, &progress);
     drop(progress);
     let (leases, asked) =
@@ -77,9 +79,16 @@ struct Taking<'a> {
     until: Option<Moment>,
     /// When the agent went away first.
     left_at: Option<Moment>,
+    /// The agent said that it waits.
+    has_waited: bool,
 }
 
 impl Taking<'_> {
+    fn new<'a>(ask: &'a Acquire, socket: &'a Path, patience: Duration) -> Taking<'a> {
+        let (until, left_at, has_waited) = (end(ask.wait), None, false);
+        Taking { ask, socket, patience, until, left_at, has_waited }
+    }
+
     fn take(
         &mut self,
         first: Client,
@@ -106,7 +115,7 @@ impl Taking<'_> {
             {
                 is_leftover_waited_for = true;
                 self.until = end(Wait::For(LEFTOVER_SECS));
-            } else if may_pass(&error) {
+            } else if may_pass(&error) || self.goes_on(&error) {
                 client = self.come_back(error)?;
             } else {
                 return Err(error);
@@ -114,15 +123,23 @@ impl Taking<'_> {
         }
     }
 
+    /// Somebody who has been waiting goes on waiting while the store is away.
+    fn goes_on(&self, error: &ClientError) -> bool {
+        let is_over = self.until.is_none_or(|until| until <= Moment::now());
+        self.has_waited && is_unavailable(error) && !is_over
+    }
+
     fn try_once(
-        &self,
+        &mut self,
         client: &mut Client,
         progress: &Progress,
     ) -> Result<Vec<Lease>, ClientError> {
         let ask = Acquire { wait: rest(self.until), ..self.ask.clone() };
         // Nobody else is waited for while a leftover of our own is given back.
         let is_told = self.ask.wait != Wait::No;
+        let has_waited = &mut self.has_waited;
         let tell = |waiting| {
+            *has_waited = true;
             if is_told {
                 progress.show(waiting)
             }
@@ -142,7 +159,14 @@ impl Taking<'_> {
         };
         let left_at = *self.left_at.get_or_insert_with(Moment::now);
         let until = (self.until.unwrap_or(left_at), at_least);
-        come_back(self.socket, self.patience, until, error, |client| self.give_back(client))
+        let (socket, patience) = (self.socket, self.patience);
+        let mut error = error;
+        loop {
+            match come_back(socket, patience, until, error, |client| self.give_back(client)) {
+                Err(again) if self.goes_on(&again) => error = again,
+                answered => return answered,
+            }
+        }
     }
 
     fn give_back(&self, client: &mut Client) -> Result<(), ClientError> {
@@ -177,15 +201,16 @@ pub(crate) fn wait_and_take(
 ) -> Result<Vec<Lease>, Failure> {
     let passing = Acquire { attach: Attach::Session, ..ask.clone() };
     let (socket, patience) = (link.socket.clone(), link.patience);
-    let (until, left_at) = (end(ask.wait), None);
-    let mut taking = Taking { ask: &passing, socket: &socket, patience, until, left_at };
+    let mut taking = Taking::new(&passing, &socket, patience);
     let taken = loop {
         match taking.try_once(&mut link.client, progress) {
             Ok(leases) => break taking.keep(&mut link.client, &leases, ask.attach),
-            Err(error) if may_pass(&error) => match taking.come_back(error) {
-                Ok(client) => link.client = client,
-                Err(error) => break Err(error),
-            },
+            Err(error) if may_pass(&error) || taking.goes_on(&error) => {
+                match taking.come_back(error) {
+                    Ok(client) => link.client = client,
+                    Err(error) => break Err(error),
+                }
+            }
             Err(error) => break Err(error),
         }
     };
@@ -226,10 +251,16 @@ pub(crate) fn wait_until_free(
     progress: &Progress,
 ) -> Result<(), ClientError> {
     let (until, asked) = (end(wait), Moment::now());
+    let mut has_waited = false;
     loop {
-        let waits = |waiting| progress.show(waiting);
-        match link.client.wait(on.clone(), rest(until), waits) {
-            Err(error) if may_pass(&error) => {
+        let waits = |waiting| {
+            has_waited = true;
+            progress.show(waiting);
+        };
+        let waited = link.client.wait(on.clone(), rest(until), waits);
+        let is_over = until.is_none_or(|until| until <= Moment::now());
+        match waited {
+            Err(error) if may_pass(&error) || has_waited && is_unavailable(&error) && !is_over => {
                 let is_up = |client: &mut Client| client.status(None).map(drop);
                 let until = (until.unwrap_or(asked), LATE);
                 link.client = come_back(&link.socket, link.patience, until, error, is_up)?;
@@ -266,7 +297,7 @@ fn come_back(
     }
     let until = until.min(now + RETURN_MAX).max(now + at_least);
     loop {
-        pause(LOOK_EVERY);
+        pause(if is_unavailable(&error) { RETRY_EVERY } else { LOOK_EVERY });
         let back = connect(socket, patience).and_then(|mut client| {
             is_ready(&mut client)?;
             Ok(client)
@@ -378,9 +409,12 @@ pub(crate) fn is_away(error: &ClientError) -> bool {
         ClientError::Greeting(welcome) => {
             matches!(welcome.verdict, Verdict::Stopping | Verdict::TooMany | Verdict::Slow)
         }
-        ClientError::Refused(refusal) => refusal.code == Code::Unavailable,
-        _ => false,
+        other => is_unavailable(other),
     }
+}
+
+fn is_unavailable(error: &ClientError) -> bool {
+    matches!(error, ClientError::Refused(refusal) if refusal.code == Code::Unavailable)
 }
 
 /// Asks a question that may be asked twice, until it is answered: an agent may restart meanwhile.

@@ -113,3 +113,42 @@ fn what_is_held_around_a_command_is_not_waited_for_in_it() {
         assert!(ran.stderr.contains("what runs here is under it already"), "{verb}: {ran:?}");
     }
 }
+
+#[test]
+fn whoever_waits_goes_on_waiting_across_a_restart_while_the_store_is_away() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let other = Agent::on_redis("beta", &store.url());
+    let mut agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()));
+    let names = ["prod/a", "prod/b", "prod/c", "prod/d"];
+    for name in names {
+        acquire(&mut other.client().expect("it answers"), wish(name, crate::Hold::Keep));
+    }
+    let jobs = [
+        &["acquire", "prod/a", "--keep", "-w"][..],
+        &["wait", "prod/b"],
+        &["run", "prod/c", "-w", "-c", "exit 0"],
+        &["hold", "prod/d", "-w", "--for", "5s"],
+    ];
+    let jobs = jobs.map(|args| start(&agent, args));
+    for job in &jobs {
+        until("it waits", || job.said().contains("waiting for").then_some(()));
+    }
+    proxy.freeze();
+    agent.kill();
+    agent.restart();
+    // Each takes as long as a call to a store that does not answer: the others' have ended by then.
+    for _ in 0..2 {
+        let refused = agent.ctl(&["acquire", "prod/e"]);
+        assert_eq!(refused.code, Some(69), "{refused:?}");
+    }
+    proxy.thaw();
+    for name in names {
+        let ran = other.ctl(&["release", name]);
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+    for job in jobs {
+        let ran = job.ends();
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+    }
+}
