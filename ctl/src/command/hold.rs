@@ -22,7 +22,7 @@ use crate::run::deadline::{Deadline, Due, Why};
 use crate::run::events::Events;
 use crate::run::signals::{Came, Signals, stand_still, thread_without};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
-use crate::run::{hear, kept, late, release, words};
+use crate::run::{hear, kept, late, release, soon, words};
 
 /// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
@@ -122,8 +122,8 @@ impl Holding {
                     notify::status(&told);
                     continue;
                 }
-                Due::EndsSoon(on) => {
-                    say(&format!("the hold on {on} is about to end"));
+                Due::EndsSoon(what) => {
+                    say(&soon(&what));
                     continue;
                 }
                 Due::Nothing => {}

@@ -18,7 +18,7 @@ use crate::connect::Link;
 use crate::exit::{Exit, Failure};
 use crate::render::{View, failure, say, voice};
 use crate::run::around::{inherited, still};
-use crate::run::deadline::{Proof, fits_hold, grace_max, grace_of_hold, usual_grace};
+use crate::run::deadline::{fits_hold, grace_max, grace_of_hold, usual_grace};
 use crate::run::take::{Taken, take, to_this_process};
 use crate::run::{self, Answered, Under, Work};
 use crate::time;
@@ -99,6 +99,7 @@ fn prepare(
     };
     scope(&taken.leases, view).iter().for_each(|told| say(told));
     let under = under(args, taken, &known);
+    inapplicable(args, &under.shared.leases).iter().for_each(|told| say(told));
     proven("running under it", &under.shared.leases)?;
     let mut ttls = under.kept().map(|(lease, _)| lease.ttl);
     let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
@@ -156,7 +157,21 @@ fn under(args: &args::Run, taken: Taken, known: &Answered) -> Under {
     told.extend(known.leases.iter().filter(|lease| !is_asked(lease)).cloned());
     let own = Answered { leases: own, asked };
     let shared = Answered { leases: shared, asked: known.asked };
-    Under { own, shared, told, socket }
+    let limit = length(args).map_or(Moment::NEVER, |(_, length)| Moment::now() + length);
+    Under { own, shared, limit, told, socket }
+}
+
+/// That some of what was asked for is the business of the run around this one.
+fn inapplicable(args: &args::Run, shared: &[Lease]) -> Option<String> {
+    let options = [("--ttl", args.take.ttl.is_some()), ("-m", args.take.reason.is_some())];
+    let said: Vec<&str> = options.iter().filter(|(_, is)| *is).map(|(name, _)| *name).collect();
+    if said.is_empty() || shared.is_empty() {
+        return None;
+    }
+    let names: Vec<&str> = shared.iter().map(|lease| lease.resource.as_str()).collect();
+    let verb = if said.len() == 1 { "does" } else { "do" };
+    let (names, said) = (names.join(", "), said.join(" and "));
+    Some(format!("{said} {verb} not apply to {names}, which the run around this one holds"))
 }
 
 /// From the first signal to the last. What was asked for and does not fit is refused: the lease
@@ -176,22 +191,29 @@ fn grace(args: &args::Run, ttl: Ttl) -> Result<Duration, Failure> {
             time::exact(asked),
             time::exact(ttl)
         );
-        return Err(Failure::usage(told)
-            .advise(format!("say --ttl {}, or less than that", time::exact(asked * 3))));
+        return Err(Failure::usage(told).advise(format!(
+            "say --ttl {} or a longer one, or a shorter --kill-after",
+            time::exact(asked * 3)
+        )));
     }
     Ok(asked)
 }
 
-/// A hold that was asked for leaves the command time for its work, or nothing is taken.
-fn check_hold(args: &args::Run) -> Result<(), Failure> {
-    let (flag, length) = match (args.take.hold.for_secs, args.take.hold.until) {
-        (Some(secs), _) => ("--for", Duration::from_secs(secs.into())),
+/// What was asked for of a hold's length, and by which option.
+fn length(args: &args::Run) -> Option<(&'static str, Duration)> {
+    match (args.take.hold.for_secs, args.take.hold.until) {
+        (Some(secs), _) => Some(("--for", Duration::from_secs(secs.into()))),
         (None, Some(at)) => {
             let left = at.0.saturating_sub(time::now().timestamp().as_millisecond());
-            ("--until", Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+            Some(("--until", Duration::from_millis(u64::try_from(left).unwrap_or(0))))
         }
-        (None, None) => return Ok(()),
-    };
+        (None, None) => None,
+    }
+}
+
+/// A hold that was asked for leaves the command time for its work, or nothing is taken.
+fn check_hold(args: &args::Run) -> Result<(), Failure> {
+    let Some((flag, length)) = length(args) else { return Ok(()) };
     let told = time::exact(length.as_secs());
     if length < HOLD_MIN {
         let min = time::exact(HOLD_MIN.as_secs());
@@ -215,8 +237,8 @@ fn check_hold(args: &args::Run) -> Result<(), Failure> {
 /// around this one: the command is given less time to end then, and none to run in vain.
 fn within_hold(args: &args::Run, grace: Duration, under: &Under) -> Result<Duration, Failure> {
     let ends = under.kept().map(|(lease, kept)| {
-        let Proof { proven, hold_end } = kept.until;
-        (if lease.hold == Hold::No { proven } else { hold_end }, &lease.resource)
+        let proven = if lease.hold == Hold::No { kept.until.proven } else { Moment::NEVER };
+        (kept.time_over().min(proven), &lease.resource)
     });
     let Some((end, on)) = ends.min_by_key(|(end, _)| *end) else { return Ok(grace) };
     let left = Moment::now().until(end);

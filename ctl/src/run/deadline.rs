@@ -50,6 +50,20 @@ pub(crate) struct Kept {
     pub(crate) resource: Resource,
     pub(crate) ttl: Duration,
     pub(crate) until: Proof,
+    /// When the command's own time under it is over, whoever holds it longer.
+    pub(crate) limit: Moment,
+}
+
+impl Kept {
+    /// When what was asked for is over, proven or not.
+    pub(crate) fn time_over(&self) -> Moment {
+        self.until.hold_end.min(self.limit)
+    }
+
+    fn why_over(&self) -> Why {
+        let is_limit = self.limit < self.until.hold_end;
+        (if is_limit { Why::LimitOver } else { Why::HoldOver })(self.resource.clone())
+    }
 }
 
 /// Until when a lease may be counted on.
@@ -67,8 +81,8 @@ pub(crate) enum Due {
     Nothing,
     /// Say that this one was not renewed for half its ttl.
     Late(Resource),
-    /// Say that a hold is about to end.
-    EndsSoon(Resource),
+    /// Say that a hold, or what the command has of one, is about to end.
+    EndsSoon(Why),
     /// Send the first signal.
     Ask(Why),
     /// Send the last one.
@@ -84,6 +98,8 @@ pub(crate) enum Why {
     Unproven(Resource),
     /// What `--for` or `--until` said.
     HoldOver(Resource),
+    /// The same of a command under a lease that is held on after it.
+    LimitOver(Resource),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,10 +183,10 @@ impl Deadline {
     }
 
     fn notice(&mut self, now: Moment) -> Due {
-        let ends = self.kept.iter().min_by_key(|kept| kept.until.hold_end);
+        let ends = self.kept.iter().min_by_key(|kept| kept.time_over());
         if let Some(kept) = ends.filter(|kept| !self.told_end && self.tells_at(kept) <= now) {
             self.told_end = true;
-            return Due::EndsSoon(kept.resource.clone());
+            return Due::EndsSoon(kept.why_over());
         }
         match self.kept.iter().find(|kept| half(kept) <= now) {
             Some(kept) if !self.told_late => {
@@ -182,7 +198,7 @@ impl Deadline {
     }
 
     fn tells_at(&self, kept: &Kept) -> Moment {
-        kept.until.hold_end - (self.grace + LAST + TELL_BEFORE)
+        kept.time_over() - (self.grace + LAST + TELL_BEFORE)
     }
 
     /// When to ask again what is due.
@@ -204,9 +220,11 @@ impl Deadline {
     /// When the first of the leases is over, and what ends it.
     fn end(&self) -> (Moment, Why) {
         let end = |kept: &Kept| {
-            let Proof { proven, hold_end } = kept.until;
-            let why = if hold_end <= proven { Why::HoldOver } else { Why::Unproven };
-            (hold_end.min(proven), why(kept.resource.clone()))
+            let (proven, over) = (kept.until.proven, kept.time_over());
+            match over <= proven {
+                true => (over, kept.why_over()),
+                false => (proven, Why::Unproven(kept.resource.clone())),
+            }
         };
         let never = (Moment::NEVER, Why::Lost(String::new()));
         self.kept.iter().map(end).min_by_key(|(end, _)| *end).unwrap_or(never)
@@ -240,6 +258,7 @@ mod tests {
             resource: Resource::new("prod/db").unwrap(),
             ttl: secs(90),
             until: until(proven, hold_end),
+            limit: Moment::NEVER,
         }
     }
 
@@ -302,10 +321,21 @@ mod tests {
     fn the_end_of_a_hold_is_told_before_and_ends_the_command_in_time() {
         let mut deadline = Deadline::new(vec![kept(1000, Some(300))], secs(30));
         assert_eq!(deadline.next(), at(209));
-        assert_eq!(deadline.due(at(209)), Due::EndsSoon(on()));
+        assert_eq!(deadline.due(at(209)), Due::EndsSoon(Why::HoldOver(on())));
         assert_eq!(deadline.next(), at(269));
         assert_eq!(deadline.due(at(269)), Due::Ask(Why::HoldOver(on())));
         assert_eq!(deadline.due(at(299)), Due::Kill(Why::HoldOver(on())));
+    }
+
+    #[test]
+    fn a_limit_of_its_own_ends_the_command_before_and_no_renewal_moves_it() {
+        let limited = Kept { limit: at(150), ..kept(100, Some(1000)) };
+        let mut deadline = Deadline::new(vec![limited], secs(30));
+        deadline.prove(at(40), "1".parse().unwrap(), until(900, Some(1000)));
+        assert_eq!(deadline.due(at(59)), Due::EndsSoon(Why::LimitOver(on())));
+        assert_eq!(deadline.due(at(118)), Due::Nothing);
+        assert_eq!(deadline.due(at(119)), Due::Ask(Why::LimitOver(on())));
+        assert_eq!(deadline.due(at(149)), Due::Kill(Why::LimitOver(on())));
     }
 
     #[test]

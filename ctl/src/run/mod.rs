@@ -82,6 +82,8 @@ pub(crate) struct Under {
     pub(crate) own: Answered,
     /// Another run's, which this one is part of.
     pub(crate) shared: Answered,
+    /// When the command's own time under `shared` is over.
+    pub(crate) limit: Moment,
     /// What the command is told of, in that order; may be more than it was asked for.
     pub(crate) told: Vec<Lease>,
     pub(crate) socket: PathBuf,
@@ -90,8 +92,10 @@ pub(crate) struct Under {
 impl Under {
     /// What it runs under, and until when each counts.
     pub(crate) fn kept(&self) -> impl Iterator<Item = (&Lease, Kept)> {
-        let all = [&self.own, &self.shared].into_iter();
-        all.flat_map(|of| of.leases.iter().map(|lease| (lease, kept(lease, of.asked))))
+        let all = [(&self.own, Moment::NEVER), (&self.shared, self.limit)].into_iter();
+        all.flat_map(|(of, limit)| {
+            of.leases.iter().map(move |lease| (lease, Kept { limit, ..kept(lease, of.asked) }))
+        })
     }
 }
 
@@ -159,6 +163,7 @@ pub(crate) fn kept(lease: &Lease, asked: Moment) -> Kept {
         resource: lease.resource.clone(),
         ttl: Duration::from_secs(lease.ttl.as_secs().into()),
         until: proof(lease, asked),
+        limit: Moment::NEVER,
     }
 }
 
@@ -188,7 +193,7 @@ fn variables(under: &Under) -> Vec<(&'static str, OsString)> {
     let leases = list(|lease| lease.lease.to_string());
     let fences =
         list(|lease| lease.fence.map_or_else(|| "0".to_owned(), |fence| fence.to_string()));
-    let ends = under.kept().map(|(_, kept)| kept.until.proven.min(kept.until.hold_end));
+    let ends = under.kept().map(|(_, kept)| kept.until.proven.min(kept.time_over()));
     let left = Moment::now().until(ends.fold(Moment::NEVER, Moment::min));
     let left = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
     let deadline = time::now().timestamp().as_second().saturating_add(left);
@@ -259,10 +264,10 @@ impl Guard<'_> {
             match self.deadline.due(Moment::now()) {
                 Due::Nothing => return,
                 Due::Late(on) => say(&late(&on, &self.deadline)),
-                Due::EndsSoon(on) => {
+                Due::EndsSoon(what) => {
                     let left = Moment::now().until(self.deadline.asks_at()).as_secs();
                     let left = time::words(left);
-                    say(&format!("the hold on {on} is about to end: the command has {left} left"));
+                    say(&format!("{}: the command has {left} left", soon(&what)));
                 }
                 // The agent looks by itself whether the group is gone, and gives back then: it may
                 // have seen that first.
@@ -434,6 +439,16 @@ pub(crate) fn words(why: &Why) -> String {
         Why::Lost(told) => told.clone(),
         Why::Unproven(on) => format!("{on} was not renewed in time"),
         Why::HoldOver(on) => format!("the hold on {on} is over"),
+        Why::LimitOver(on) => format!("the command's own time under {on} is over (--for, --until)"),
+    }
+}
+
+/// That something is about to be over.
+pub(crate) fn soon(what: &Why) -> String {
+    match what {
+        Why::HoldOver(on) => format!("the hold on {on} is about to end"),
+        Why::LimitOver(on) => format!("the command's own time under {on} is about to end"),
+        Why::Lost(_) | Why::Unproven(_) => words(what),
     }
 }
 

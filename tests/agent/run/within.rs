@@ -152,3 +152,16 @@ fn whoever_waits_goes_on_waiting_across_a_restart_while_the_store_is_away() {
         assert_eq!(ran.code, Some(0), "{ran:?}");
     }
 }
+
+#[test]
+fn a_limit_of_its_own_ends_the_inner_command_and_not_the_lease() {
+    let agent = Agent::start(&local());
+    let line = "\"$CTL\" run prod/db --for 6s -m why --ttl 20s -c 'sleep 600'; echo inner=$?
+        \"$CTL\" is-held prod/db \"$STORMLOCK_LEASE\" && exit 5";
+    let ran = start(&agent, &["run", "prod/db", "-c", line]).ends();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    assert!(ran.stdout.contains("inner=79"), "{ran:?}");
+    assert!(ran.stderr.contains("the command's own time under prod/db is over"), "{ran:?}");
+    let told = "--ttl and -m do not apply to prod/db, which the run around this one holds\n";
+    assert!(ran.stderr.contains(told), "{ran:?}");
+}
