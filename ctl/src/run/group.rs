@@ -124,6 +124,11 @@ impl Group {
         descendants(&self.others).is_empty()
     }
 
+    /// The descendants that the kernel tells of at once; those that went on when the group ended.
+    pub(crate) fn that_go_on(&self) -> Vec<u32> {
+        children_of_children(&self.others).into_iter().map(|(pid, _)| pid).collect()
+    }
+
     /// Kills the group and every descendant, wherever it went, until none is left. Those that
     /// cannot be killed are given back.
     pub(crate) fn kill(&mut self) -> Vec<u32> {

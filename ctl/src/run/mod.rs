@@ -56,6 +56,9 @@ const ROUNDING: Duration = Duration::from_secs(1);
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
 
+/// How many processes are named that go on after the command.
+const NAMED_MAX: usize = 5;
+
 /// What is to be run, and how it ends.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -388,8 +391,25 @@ impl Guard<'_> {
             return Exit::Lost.code();
         }
         release(&under.own.leases, &under.socket);
+        if let Some(told) = go_on(&self.group.that_go_on(), &under.own.leases) {
+            say(&told);
+        }
         self.group.ended().map_or(Exit::Software.code(), group::code)
     }
+}
+
+/// That something left the group and goes on, under nothing that was taken for it.
+fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
+    if pids.is_empty() || without.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = pids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = pids.len() - named.len();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let (noun, verb) = if pids.len() == 1 { ("process", "goes") } else { ("processes", "go") };
+    let without: Vec<&str> = without.iter().map(|lease| lease.resource.as_str()).collect();
+    let (named, without) = (named.join(", "), without.join(", "));
+    Some(format!("{noun} {named}{more} of the command {verb} on without {without}"))
 }
 
 /// Takes note of what the agent said.

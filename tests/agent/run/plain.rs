@@ -202,8 +202,25 @@ fn one_that_left_the_group_is_not_waited_for() {
         let _ = open.write_all(b"go\n");
         (!job.is_running()).then_some(())
     });
-    assert_eq!(job.ends().code, Some(4));
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(4), "{ran:?}");
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+}
+
+#[test]
+fn whoever_goes_on_without_the_lock_is_named() {
+    let agent = Agent::start(&local());
+    let pid = path(&agent, "pid");
+    let pipe = path(&agent, "pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let away = format!("echo $$ >{pid}.new; mv {pid}.new {pid}; read x <{pipe}");
+    let line = format!("setsid sh -c '{away}' & until [ -e {pid} ]; do sleep 0.02; done; exit 4");
+    let ran = Job::start(&agent, &["run", "prod/db", "-c", &line]).ends();
+    assert_eq!(ran.code, Some(4), "{ran:?}");
+    let pid = fs::read_to_string(&pid).expect("it is away");
+    let told = format!("process {} of the command goes on without prod/db\n", pid.trim());
+    assert!(ran.stderr.contains(&told), "{ran:?}");
+    fs::write(&pipe, "go\n").expect("it ends");
 }
 
 #[test]
