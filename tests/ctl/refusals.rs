@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use stormlock_protocol::frame::{Verdict, Welcome};
 use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
+use stormlock_protocol::process::Process;
 
 use crate::fake::{Fake, Greet, ID, Run, held_by, lock, stormctl};
 
@@ -75,6 +76,23 @@ fn your_own_lock_is_told_as_yours() {
         75,
         &["prod/db is already yours", "stormctl renew prod/db ", "stormctl release prod/db "],
     );
+}
+
+#[test]
+fn what_another_run_of_yours_holds_is_waited_for_rather_than_ended() {
+    let process = Process { pid: 4711, started: 1, group: true };
+    let mine = || Lock { mine: true, process: Some(process), ..lock() };
+    let run = Fake::refusing(held_by(mine())).run(&["acquire", "prod/db"]);
+    run.fails(75, &["--wait", "kill -TERM -- -4711"]);
+    let at = |what| run.stderr.find(what);
+    assert!(at("--wait") < at("kill -TERM"), "{}", run.stderr);
+    let waited = Refusal { code: Code::Timeout, ..held_by(mine()) };
+    let run = Fake::refusing(waited).run(&["acquire", "prod/db", "--timeout", "1s"]);
+    run.fails(75, &["stormctl: waited in vain: prod/db is already yours", "kill -TERM"]);
+    assert!(!run.stderr.contains("--wait"), "{}", run.stderr);
+    let waited = Refusal { code: Code::Timeout, ..held_by(lock()) };
+    let run = Fake::refusing(waited).run(&["wait", "prod/db", "--timeout", "1s"]);
+    run.fails(75, &["stormctl: waited in vain: prod/db is held by otto@bastion3"]);
 }
 
 #[test]

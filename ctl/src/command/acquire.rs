@@ -118,7 +118,12 @@ pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
         let told = around::is_around(lock.lease);
         return failure.advise(told);
     }
-    let failure = if asked > 1 { failure.advise("so none was taken") } else { failure };
+    // Who waited in vain needs not be told that one can wait.
+    let may_wait = process.is_some_and(|it| it.group) && refusal.code == Code::Held;
+    let waits = may_wait.then_some("with --wait you get it when that command has ended");
+    let none = (asked > 1).then_some("so none was taken");
+    let advice: Vec<&str> = none.into_iter().chain(waits).collect();
+    let failure = if advice.is_empty() { failure } else { failure.advise(advice.join("; ")) };
     if let Some(Process { pid, group: true, .. }) = process {
         // The agent would not release it: that command counts on it.
         failure.then_type(format!("kill -TERM -- -{pid}"), "end the command that it is held for")

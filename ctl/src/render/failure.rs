@@ -2,7 +2,7 @@
 
 use jiff::Zoned;
 use serde::Serialize;
-use stormlock_protocol::message::{Lock, Refusal};
+use stormlock_protocol::message::{Code, Lock, Refusal};
 
 use super::json::{Document, LockJson};
 use super::text::visible;
@@ -76,7 +76,9 @@ fn as_words(failure: &Failure, view: &View) -> String {
     let holder = failure.refusals.first().and_then(|refusal| refusal.holder.as_deref());
     match holder {
         Some(lock) => {
-            lines.push(format!("stormctl: {}", headline(lock)));
+            let is_vain = failure.refusals.first().is_some_and(|it| it.code == Code::Timeout);
+            let vain = if is_vain { "waited in vain: " } else { "" };
+            lines.push(format!("stormctl: {vain}{}", headline(lock)));
             if !view.is_quiet {
                 lines.extend(particulars(lock, &view.now));
             }
