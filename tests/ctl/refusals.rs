@@ -264,3 +264,32 @@ fn a_command_without_its_dashes_is_no_resource() {
     run(&["r1", "migrate", "-v"]).fails(64, &[dashes]);
     assert!(fake.was_asked_nothing_more());
 }
+
+#[test]
+fn a_process_that_has_ended_and_was_not_waited_for_is_nothing_to_bind_to() {
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    let of = rustix::process::Pid::from_child(&child);
+    let ended = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT;
+    rustix::process::waitid(rustix::process::WaitId::Pid(of), ended).unwrap();
+    let fake = Fake::new(vec![]);
+    let pid = child.id().to_string();
+    let run = fake.run(&["acquire", "prod/db", "--bind", &pid]);
+    run.fails(64, &[&format!("process {pid}: that process has ended"), "$$ is this shell"]);
+    assert!(fake.was_asked_nothing_more());
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_ttl_that_no_renewal_could_keep_is_not_held() {
+    for ttl in ["1s", "2s"] {
+        let fake = Fake::new(vec![]);
+        fake.run(&["hold", "prod/db", "--ttl", ttl]).fails(64, &["too short", "--ttl 3s"]);
+        assert!(fake.was_asked_nothing_more());
+    }
+}
+
+#[test]
+fn whoever_wants_more_time_to_end_in_is_told_of_a_longer_ttl() {
+    let args = ["run", "prod/db", "--ttl", "5s", "--kill-after", "2s", "--", "true"];
+    Fake::new(vec![]).run(&args).fails(64, &["say --ttl 6s or a longer one"]);
+}

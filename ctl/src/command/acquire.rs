@@ -2,7 +2,7 @@
 
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{self, Attach, Code, Lease, Lock, Wait};
-use stormlock_protocol::process::{Process, Terminal};
+use stormlock_protocol::process::{Process, Stat, Terminal};
 
 use super::{each_once, lease_row, proven, scope, told_end};
 use crate::args;
@@ -57,12 +57,15 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
 /// Whose end ends what is taken.
 fn attach(args: &args::Acquire) -> Result<Attach, Failure> {
     let Some(pid) = args.bind else { return Ok(Attach::Detached) };
-    let process = Process::look(pid, false).map_err(|error| {
-        let why = plain(&error.to_string());
+    let unfit = |why: &str| {
         Failure::usage(format!("binding the lease to process {pid}: {why}"))
             .advise("--bind takes the number of a running process: $$ is this shell")
-    })?;
-    Ok(Attach::Process(process))
+    };
+    let found = Stat::of(pid).map_err(|error| unfit(&plain(&error.to_string())))?;
+    if found.is_dead {
+        return Err(unfit("that process has ended"));
+    }
+    Ok(Attach::Process(Process { pid, started: found.started, group: false }))
 }
 
 /// Says what is done, if the arguments make sense together.

@@ -23,7 +23,10 @@ use crate::run::events::Events;
 use crate::run::signals::{Came, Signals, stand_still, thread_without};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
 use crate::run::{hear, kept, late, release, soon, words};
+use crate::time;
 
+/// The shortest ttl of which a renewal on time finds more than the second that is kept at its end.
+const TTL_MIN: Duration = Duration::from_secs(3);
 /// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(60);
@@ -31,6 +34,7 @@ const EXTEND_BY: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answer, Failure> {
     each_once(&args.resources)?;
+    check_ttl(args)?;
     voice::of_its_own().map_err(|error| untold(&error))?;
     if args.take.wait.wait() != Wait::No {
         around::not_awaited(&args.resources, &mut link)?;
@@ -74,6 +78,19 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
     notify::ready(&format!("holds {names}"));
     let ended = holding.watch().map_err(failed)?;
     finish(ended, &leases, &socket)
+}
+
+/// A lease that is given up before it could be renewed holds nothing.
+fn check_ttl(args: &args::Hold) -> Result<(), Failure> {
+    let Some(ttl) = args.take.ttl.map(|ttl| u64::from(ttl.as_secs())) else { return Ok(()) };
+    if ttl >= TTL_MIN.as_secs() {
+        return Ok(());
+    }
+    let (min, ttl) = (time::exact(TTL_MIN.as_secs()), time::exact(ttl));
+    Err(Failure::usage(format!(
+        "a ttl of {ttl} is too short to hold: it would be given up at once"
+    ))
+    .advise(format!("--ttl {min} is the shortest")))
 }
 
 /// Keeps systemd from giving up the start while it waits; until it is dropped.

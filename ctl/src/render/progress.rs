@@ -1,5 +1,5 @@
-//! What somebody sees who waits: on a terminal one line that is drawn anew each second, elsewhere
-//! one sentence for each change.
+//! What somebody sees who waits: on a terminal that can clear a line one that is drawn anew each
+//! second, elsewhere one sentence for each change.
 
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -34,7 +34,8 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(view: &View) -> Progress {
         let (sender, news) = channel();
-        let is_drawn = !view.is_quiet && std::io::stderr().is_terminal();
+        let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let is_drawn = !view.is_quiet && std::io::stderr().is_terminal() && !is_dumb;
         let (draws, drawing) = channel();
         let drawing = is_drawn.then_some(drawing).filter(|_| {
             let started = thread_without("progress", move || {
@@ -75,14 +76,20 @@ fn draw(news: &Receiver<Waiting>) {
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if let Some((waiting, since)) = &shown {
-            let columns = tcgetwinsize(std::io::stderr()).map_or(USUAL_COLUMNS, |size| size.ws_col);
+            let told = tcgetwinsize(std::io::stderr()).map(|size| size.ws_col);
+            let columns = told.ok().filter(|columns| *columns > 0).unwrap_or(USUAL_COLUMNS);
             let text = cut(&visible(&line(waiting, since)), usize::from(columns.max(2)) - 1);
-            let _ = write!(std::io::stderr(), "{AGAIN}{text}");
+            put(&format!("{AGAIN}{text}"));
         }
     }
     if shown.is_some() {
-        let _ = write!(std::io::stderr(), "{AGAIN}");
+        put(AGAIN);
     }
+}
+
+/// In one piece: others may write to the same terminal.
+fn put(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The line now; what the agent said is `since` old.

@@ -10,7 +10,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use crate::agent::{Agent, program};
 use crate::dice::now_ms;
-use crate::{leases, local, until};
+use crate::{acquire, leases, local, until, wish};
 
 /// What the shell says when it has the terminal.
 pub(crate) const PROMPT: &str = "what next> ";
@@ -225,4 +225,22 @@ fn a_terminal_that_was_stopped_does_not_keep_a_command_alive() {
     shell.types("\x11");
     assert!(!is_there, "the command goes on without its lock");
     shell.code(79);
+}
+
+/// This one says that it has no columns, as some do.
+#[test]
+fn a_wait_is_drawn_where_a_line_can_be_cleared_and_told_elsewhere() {
+    let agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", crate::Hold::Keep));
+    let mut shell = Shell::start(&agent);
+    shell.types("TERM=xterm $CTL wait prod/db\n");
+    shell.sees("\r\x1b[Kwaiting for prod/db: ");
+    shell.types("\x03");
+    shell.sees(PROMPT);
+    shell.types("TERM=dumb $CTL wait prod/db\n");
+    shell.sees("stormctl: waiting for prod/db, held by ");
+    shell.types("\x03");
+    shell.sees(PROMPT);
+    shell.types("echo do''ne\n");
+    shell.sees("done");
 }
