@@ -22,7 +22,8 @@ use crate::run::deadline::{Deadline, Due, Why};
 use crate::run::events::Events;
 use crate::run::signals::{Came, Signals, stand_still, thread_without};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
-use crate::run::{hear, kept, late, release, soon, words};
+use crate::run::told::{late, soon, words};
+use crate::run::{hear, kept, release};
 use crate::time;
 
 /// The shortest ttl of which a renewal on time finds more than the second that is kept at its end.

@@ -100,7 +100,7 @@ fn prepare(
     scope(&taken.leases, view).iter().for_each(|told| say(told));
     let under = under(args, taken, &known);
     inapplicable(args, &under.shared.leases).iter().for_each(|told| say(told));
-    proven("running under it", &under.shared.leases)?;
+    proven("sharing what the run around this one holds", &under.shared.leases)?;
     let mut ttls = under.kept().map(|(lease, _)| lease.ttl);
     let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
     let grace = shortest.map_or(Ok(GRACE), |ttl| grace(args, ttl))?;

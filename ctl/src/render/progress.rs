@@ -1,6 +1,7 @@
 //! What somebody sees who waits: on a terminal that can clear a line one that is drawn anew each
 //! second, elsewhere one sentence for each change.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use rustix::termios::tcgetwinsize;
 use stormlock_protocol::message::{Lock, Waiting};
 
 use super::text::{cut, visible};
-use super::{View, say};
+use super::{View, say, voice};
 use crate::run::signals::thread_without;
 use crate::time;
 
@@ -29,6 +30,8 @@ pub(crate) struct Progress {
     /// Closed when the line was cleared.
     drawing: Option<Receiver<()>>,
     is_quiet: bool,
+    /// It is said already that nothing can be asked.
+    is_away_told: Cell<bool>,
 }
 
 impl Progress {
@@ -45,15 +48,27 @@ impl Progress {
             started.is_ok()
         });
         let news = drawing.is_some().then_some(sender);
-        Progress { news, drawing, is_quiet: view.is_quiet }
+        Progress { news, drawing, is_quiet: view.is_quiet, is_away_told: Cell::new(false) }
     }
 
     pub(crate) fn show(&self, waiting: Waiting) {
+        self.is_away_told.set(false);
         match &self.news {
             // A thread that cannot draw is no reason to stop waiting.
             Some(news) => drop(news.send(waiting)),
             None if self.is_quiet => {}
             None => say(&sentence(&waiting)),
+        }
+    }
+}
+
+impl Progress {
+    /// Says, once until the wait is shown again, why nothing can be asked, and that it goes on.
+    pub(crate) fn away(&self, why: &str) {
+        if !self.is_quiet && !self.is_away_told.replace(true) {
+            let clear = if self.news.is_some() { AGAIN } else { "" };
+            let why = visible(why);
+            voice::tell(format!("{clear}stormctl: {why}; the wait goes on, and asks again\n"));
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod shim;
 pub(crate) mod signals;
 pub(crate) mod take;
 mod terminal;
+pub(crate) mod told;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,10 +21,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use stormlock_protocol::cause::plain;
-use stormlock_protocol::message::{
-    Attach, Code, Hold, Lease, LostReason, Release, Released, State,
-};
-use stormlock_protocol::name::Resource;
+use stormlock_protocol::message::{Attach, Code, Hold, Lease, Release, Released, State};
 use stormlock_protocol::process::Process;
 
 use crate::clock::{Alarm, Moment};
@@ -37,6 +35,7 @@ use shim::Shim;
 use signals::{Came, Signals, stand_still};
 use take::{target, wait_for};
 use terminal::Terminal;
+use told::{go_on, late, lost, soon, words};
 
 /// What the command is told: the resources, and beside each its lease and fence, in that order.
 pub(crate) const RESOURCES: &str = "STORMLOCK_RESOURCES";
@@ -55,9 +54,6 @@ const GROUP_EVERY: Duration = Duration::from_millis(250);
 const ROUNDING: Duration = Duration::from_secs(1);
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
-
-/// How many processes are named that go on after the command.
-const NAMED_MAX: usize = 5;
 
 /// What is to be run, and how it ends.
 #[derive(Debug)]
@@ -398,20 +394,6 @@ impl Guard<'_> {
     }
 }
 
-/// That something left the group and goes on, under nothing that was taken for it.
-fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
-    if pids.is_empty() || without.is_empty() {
-        return None;
-    }
-    let named: Vec<String> = pids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    let more = pids.len() - named.len();
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    let (noun, verb) = if pids.len() == 1 { ("process", "goes") } else { ("processes", "go") };
-    let without: Vec<&str> = without.iter().map(|lease| lease.resource.as_str()).collect();
-    let (named, without) = (named.join(", "), without.join(", "));
-    Some(format!("{noun} {named}{more} of the command {verb} on without {without}"))
-}
-
 /// Takes note of what the agent said.
 pub(crate) fn hear(news: News, deadline: &mut Deadline) {
     match news {
@@ -433,42 +415,6 @@ pub(crate) fn hear(news: News, deadline: &mut Deadline) {
                 deadline.lose(lease.lease, format!("{} was given back meanwhile", lease.resource));
             }
         },
-    }
-}
-
-/// That a renewal is late, and what comes of it.
-pub(crate) fn late(on: &Resource, deadline: &Deadline) -> String {
-    let left = time::words(Moment::now().until(deadline.asks_at()).as_secs());
-    format!("{on} has not been renewed for half its ttl; unless it is within {left}, it is lost")
-}
-
-fn lost(why: &LostReason) -> String {
-    match why {
-        LostReason::Expired => "its time ran out".to_owned(),
-        LostReason::TakenBy(principal) => format!("{principal} has it"),
-        LostReason::BrokenBy(principal) => format!("{principal} broke it"),
-        LostReason::StoreLostIt => "the store no longer has it".to_owned(),
-        LostReason::Clone => "a copy of this host renewed it".to_owned(),
-        LostReason::Revoked => "policy took it away".to_owned(),
-    }
-}
-
-/// Why the leases may not be counted on any longer.
-pub(crate) fn words(why: &Why) -> String {
-    match why {
-        Why::Lost(told) => told.clone(),
-        Why::Unproven(on) => format!("{on} was not renewed in time"),
-        Why::HoldOver(on) => format!("the hold on {on} is over"),
-        Why::LimitOver(on) => format!("the command's own time under {on} is over (--for, --until)"),
-    }
-}
-
-/// That something is about to be over.
-pub(crate) fn soon(what: &Why) -> String {
-    match what {
-        Why::HoldOver(on) => format!("the hold on {on} is about to end"),
-        Why::LimitOver(on) => format!("the command's own time under {on} is about to end"),
-        Why::Lost(_) | Why::Unproven(_) => words(what),
     }
 }
 

@@ -116,7 +116,7 @@ impl Taking<'_> {
                 is_leftover_waited_for = true;
                 self.until = end(Wait::For(LEFTOVER_SECS));
             } else if may_pass(&error) || self.goes_on(&error) {
-                client = self.come_back(error)?;
+                client = self.come_back(error, progress)?;
             } else {
                 return Err(error);
             }
@@ -151,7 +151,11 @@ impl Taking<'_> {
 
     /// An agent that came back, and holds nothing for us of an earlier try: its answer may have
     /// been lost after the grant.
-    fn come_back(&mut self, error: ClientError) -> Result<Client, ClientError> {
+    fn come_back(
+        &mut self,
+        error: ClientError,
+        progress: &Progress,
+    ) -> Result<Client, ClientError> {
         // What an earlier try may have left is given back also when the wait is over.
         let at_least = match self.ask.attach {
             Attach::Process(_) => RETURN_MAX.min(self.patience),
@@ -162,6 +166,9 @@ impl Taking<'_> {
         let (socket, patience) = (self.socket, self.patience);
         let mut error = error;
         loop {
+            if is_unavailable(&error) {
+                progress.away(&error.to_string());
+            }
             match come_back(socket, patience, until, error, |client| self.give_back(client)) {
                 Err(again) if self.goes_on(&again) => error = again,
                 answered => return answered,
@@ -206,7 +213,7 @@ pub(crate) fn wait_and_take(
         match taking.try_once(&mut link.client, progress) {
             Ok(leases) => break taking.keep(&mut link.client, &leases, ask.attach),
             Err(error) if may_pass(&error) || taking.goes_on(&error) => {
-                match taking.come_back(error) {
+                match taking.come_back(error, progress) {
                     Ok(client) => link.client = client,
                     Err(error) => break Err(error),
                 }
@@ -261,6 +268,9 @@ pub(crate) fn wait_until_free(
         let is_over = until.is_none_or(|until| until <= Moment::now());
         match waited {
             Err(error) if may_pass(&error) || has_waited && is_unavailable(&error) && !is_over => {
+                if is_unavailable(&error) {
+                    progress.away(&error.to_string());
+                }
                 let is_up = |client: &mut Client| client.status(None).map(drop);
                 let until = (until.unwrap_or(asked), LATE);
                 link.client = come_back(&link.socket, link.patience, until, error, is_up)?;

@@ -1,0 +1,61 @@
+//! What is said of a command and of what it runs under. Nothing is decided here.
+
+use stormlock_protocol::message::{Lease, LostReason};
+use stormlock_protocol::name::Resource;
+
+use super::deadline::{Deadline, Why};
+use crate::clock::Moment;
+use crate::time;
+
+/// How many processes are named that go on after the command.
+const NAMED_MAX: usize = 5;
+
+/// That a renewal is late, and what comes of it.
+pub(crate) fn late(on: &Resource, deadline: &Deadline) -> String {
+    let left = time::words(Moment::now().until(deadline.asks_at()).as_secs());
+    format!("{on} has not been renewed for half its ttl; unless it is within {left}, it is lost")
+}
+
+pub(crate) fn lost(why: &LostReason) -> String {
+    match why {
+        LostReason::Expired => "its time ran out".to_owned(),
+        LostReason::TakenBy(principal) => format!("{principal} has it"),
+        LostReason::BrokenBy(principal) => format!("{principal} broke it"),
+        LostReason::StoreLostIt => "the store no longer has it".to_owned(),
+        LostReason::Clone => "a copy of this host renewed it".to_owned(),
+        LostReason::Revoked => "policy took it away".to_owned(),
+    }
+}
+
+/// Why the leases may not be counted on any longer.
+pub(crate) fn words(why: &Why) -> String {
+    match why {
+        Why::Lost(told) => told.clone(),
+        Why::Unproven(on) => format!("{on} was not renewed in time"),
+        Why::HoldOver(on) => format!("the hold on {on} is over"),
+        Why::LimitOver(on) => format!("the command's own time under {on} is over (--for, --until)"),
+    }
+}
+
+/// That something is about to be over.
+pub(crate) fn soon(what: &Why) -> String {
+    match what {
+        Why::HoldOver(on) => format!("the hold on {on} is about to end"),
+        Why::LimitOver(on) => format!("the command's own time under {on} is about to end"),
+        Why::Lost(_) | Why::Unproven(_) => words(what),
+    }
+}
+
+/// That something left the group and goes on, under nothing that was taken for it.
+pub(crate) fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
+    if pids.is_empty() || without.is_empty() {
+        return None;
+    }
+    let named: Vec<String> = pids.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = pids.len() - named.len();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let (noun, verb) = if pids.len() == 1 { ("process", "goes") } else { ("processes", "go") };
+    let without: Vec<&str> = without.iter().map(|lease| lease.resource.as_str()).collect();
+    let (named, without) = (named.join(", "), without.join(", "));
+    Some(format!("{noun} {named}{more} of the command {verb} on without {without}"))
+}
