@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use stormlock_protocol::frame::{self, HEADER_LEN, HELLO_LEN, Hello, Welcome};
+use stormlock_protocol::frame::{self, HEADER_LEN, HELLO_LEN, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{
     Agent, Attach, Code, Hold, Lease, Lock, Refusal, Reply, Request, State, Status,
 };
@@ -36,6 +36,8 @@ pub(crate) enum Act {
 /// How the agent answers greetings.
 pub(crate) enum Greet {
     Properly,
+    /// So many, and has no session for any after them.
+    Only(usize),
     With(Welcome),
     Bytes(Vec<u8>),
 }
@@ -65,9 +67,12 @@ impl Fake {
         let (told, requests) = channel();
         thread::spawn(move || {
             let mut acts = acts.into_iter();
-            for stream in listener.incoming() {
+            for (before, stream) in listener.incoming().enumerate() {
+                let is_full = matches!(greet, Greet::Only(most) if before >= most);
+                let full = Greet::With(Welcome::refusal(Verdict::TooMany));
+                let greet = if is_full { &full } else { &greet };
                 // A client that goes away ends its session, nothing else.
-                let _ = serve(stream.unwrap(), &greet, &mut acts, &told);
+                let _ = serve(stream.unwrap(), greet, &mut acts, &told);
             }
         });
         Fake { dir, requests }
@@ -127,7 +132,9 @@ fn serve(
     let mut hello = [0; HELLO_LEN];
     stream.read_exact(&mut hello)?;
     match greet {
-        Greet::Properly => stream.write_all(&Hello::decode(&hello).unwrap().answer().encode())?,
+        Greet::Properly | Greet::Only(_) => {
+            stream.write_all(&Hello::decode(&hello).unwrap().answer().encode())?
+        }
         Greet::With(welcome) => return stream.write_all(&welcome.encode()),
         Greet::Bytes(bytes) => return stream.write_all(bytes),
     }

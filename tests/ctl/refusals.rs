@@ -7,7 +7,7 @@ use stormlock_protocol::frame::{Verdict, Welcome};
 use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
 use stormlock_protocol::process::Process;
 
-use crate::fake::{Fake, Greet, ID, Run, held_by, lock, stormctl};
+use crate::fake::{Act, Fake, Greet, ID, Run, held_by, lease, lock, stormctl};
 
 #[test]
 fn every_refusal_has_its_exit_code_and_nothing_on_stdout() {
@@ -292,4 +292,15 @@ fn a_ttl_that_no_renewal_could_keep_is_not_held() {
 fn whoever_wants_more_time_to_end_in_is_told_of_a_longer_ttl() {
     let args = ["run", "prod/db", "--ttl", "5s", "--kill-after", "2s", "--", "true"];
     Fake::new(vec![]).run(&args).fails(64, &["say --ttl 6s or a longer one"]);
+}
+
+/// It would hear of no renewal, and end its command for nothing.
+#[test]
+fn a_run_that_the_agent_has_no_session_for_runs_nothing() {
+    let taken = || Act::Reply(Reply::Acquired(vec![lease("prod/db", ID)]));
+    let fake = Fake::greeting(Greet::Only(2), vec![taken(), taken()]);
+    let file = fake.dir().join("touched");
+    let run = fake.run(&["run", "prod/db", "--", "touch", file.to_str().unwrap()]);
+    run.fails(75, &["running touch: ", "too many sessions"]);
+    assert!(!file.exists());
 }

@@ -4,6 +4,7 @@
 //! An event that is pushed may be old when it is read, so it says only that something changed; the
 //! whole state is asked for then, and counts from before the question left (law 1).
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 use stormlock_protocol::client::{Client, ClientError};
+use stormlock_protocol::frame::{Verdict, Welcome};
 use stormlock_protocol::message::{Event, Lease, State};
 use stormlock_protocol::name::LeaseId;
 
@@ -32,12 +34,23 @@ pub(crate) enum News {
     State(Box<Lease>, Moment),
     /// The agent does not know this lease.
     Unknown(LeaseId),
+    /// The agent has no session to spare, and tells nothing.
+    Full,
+}
+
+/// Whether the agent is heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    NotYet,
+    Full,
+    Yes,
 }
 
 /// What is heard. It can be waited for.
 #[derive(Debug)]
 pub(crate) struct Events {
     news: Receiver<News>,
+    heard: Cell<Heard>,
     rings: Arc<OwnedFd>,
     /// Dropped with this: then the thread ends.
     _listens: Sender<()>,
@@ -51,13 +64,25 @@ impl Events {
         let rings = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let ear = Ear { socket, leases, tell, rings: Arc::clone(&rings) };
         thread::Builder::new().name("events".to_owned()).spawn(move || ear.listen(&ends))?;
-        Ok(Events { news, rings, _listens: listens })
+        Ok(Events { news, heard: Cell::new(Heard::NotYet), rings, _listens: listens })
     }
 
     /// Everything that came since.
     pub(crate) fn take(&self) -> Vec<News> {
         let _ = rustix::io::read(&self.rings, &mut [0; 8]);
-        self.news.try_iter().collect()
+        let news: Vec<News> = self.news.try_iter().collect();
+        if let Some(last) = news.last() {
+            self.heard.set(match last {
+                News::State(..) | News::Unknown(_) => Heard::Yes,
+                News::Full => Heard::Full,
+            });
+        }
+        news
+    }
+
+    /// What became of the last try to hear it.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.get()
     }
 }
 
@@ -78,9 +103,15 @@ impl Ear {
     fn listen(mut self, ends: &Receiver<()>) {
         let mut wait = RETRY_FIRST;
         while !self.leases.is_empty() {
-            if self.hear().is_ok() {
-                wait = RETRY_FIRST;
-                continue;
+            match self.hear() {
+                Ok(()) => {
+                    wait = RETRY_FIRST;
+                    continue;
+                }
+                Err(ClientError::Greeting(Welcome { verdict: Verdict::TooMany, .. })) => {
+                    self.say(News::Full);
+                }
+                Err(_) => {}
             }
             match ends.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => wait = (wait * 2).min(RETRY_MAX),

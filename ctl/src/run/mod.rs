@@ -29,13 +29,13 @@ use crate::exit::{Exit, Failure};
 use crate::render::say;
 use crate::time;
 use deadline::{Deadline, Due, Kept, Proof, Why};
-use events::{Events, News};
+use events::{Events, Heard, News};
 use group::Group;
 use shim::Shim;
 use signals::{Came, Signals, stand_still};
 use take::{target, wait_for};
 use terminal::Terminal;
-use told::{go_on, late, lost, soon, words};
+use told::{go_on, late, lost, soon, unheard, words};
 
 /// What the command is told: the resources, and beside each its lease and fence, in that order.
 pub(crate) const RESOURCES: &str = "STORMLOCK_RESOURCES";
@@ -46,6 +46,8 @@ const FENCES: &str = "STORMLOCK_FENCES";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an agent that restarts is waited for, to give the leases back: it does that by itself.
 const RETURN_MAX: Duration = Duration::from_secs(2);
+/// How long the first word of an agent is waited for.
+const HEAR_MAX: Duration = Duration::from_secs(1);
 /// How often a group is looked at whose leader has ended: its others may be nobody's children
 /// here.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
@@ -127,10 +129,10 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
     if Terminal::is_wanted() {
         guard.lend();
     }
-    // The agent may have taken its time with what was asked of it meanwhile.
-    guard.judge();
-    if !guard.is_lost {
-        shim.go().map_err(failed)?;
+    match guard.begin().map_err(failed)? {
+        Begin::Go => shim.go().map_err(failed)?,
+        Begin::End => {}
+        Begin::Unheard => return Err(unheard(&doing)),
     }
     guard.watch().map_err(failed)?;
     Ok(guard.end(&under))
@@ -208,6 +210,15 @@ fn variables(under: &Under) -> Vec<(&'static str, OsString)> {
     ]
 }
 
+/// What becomes of a command that has not begun.
+enum Begin {
+    Go,
+    /// It had to end before, or was ended.
+    End,
+    /// No renewal would be heard of.
+    Unheard,
+}
+
 /// A command at work.
 struct Guard<'a> {
     work: &'a Work,
@@ -226,6 +237,32 @@ struct Guard<'a> {
 }
 
 impl Guard<'_> {
+    /// The agent tells of the leases from here on. If it hangs that is no reason not to begin; if it
+    /// has no session to spare the command would be ended for nothing.
+    fn begin(&mut self) -> io::Result<Begin> {
+        let began = Moment::now();
+        loop {
+            self.judge();
+            while let Some(came) = self.signals.next() {
+                self.pass_on(came);
+            }
+            self.group.reap();
+            if self.is_lost || self.group.is_gone() {
+                return Ok(Begin::End);
+            }
+            let (until, then) = match self.events.heard() {
+                Heard::Yes => return Ok(Begin::Go),
+                Heard::NotYet => (began + HEAR_MAX, Begin::Go),
+                Heard::Full => (began + PATIENCE, Begin::Unheard),
+            };
+            if until <= Moment::now() {
+                return Ok(then);
+            }
+            self.alarm.set(until.min(self.deadline.next()))?;
+            wait_for(&[&self.signals, &self.alarm, &self.events], None);
+        }
+    }
+
     /// Until nothing of the group is left.
     fn watch(&mut self) -> io::Result<()> {
         loop {
@@ -397,6 +434,7 @@ impl Guard<'_> {
 /// Takes note of what the agent said.
 pub(crate) fn hear(news: News, deadline: &mut Deadline) {
     match news {
+        News::Full => {}
         News::Unknown(lease) => {
             deadline.lose(lease, format!("the agent does not know of lease {lease} any more"));
         }

@@ -1,10 +1,11 @@
 //! What is said of a command and of what it runs under. Nothing is decided here.
 
-use stormlock_protocol::message::{Lease, LostReason};
+use stormlock_protocol::message::{Code, Lease, LostReason};
 use stormlock_protocol::name::Resource;
 
 use super::deadline::{Deadline, Why};
 use crate::clock::Moment;
+use crate::exit::{Exit, Failure};
 use crate::time;
 
 /// How many processes are named that go on after the command.
@@ -58,4 +59,14 @@ pub(crate) fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
     let without: Vec<&str> = without.iter().map(|lease| lease.resource.as_str()).collect();
     let (named, without) = (named.join(", "), without.join(", "));
     Some(format!("{noun} {named}{more} of the command {verb} on without {without}"))
+}
+
+/// That a command was not begun, for no renewal would be heard of.
+pub(crate) fn unheard(doing: &str) -> Failure {
+    let told = format!(
+        "{doing}: the agent has too many sessions, in all or of yours, to tell whether the lease is \
+         renewed"
+    );
+    Failure::new(Exit::TempFail, Code::TooMany.as_str(), told)
+        .advise("end some of yours, or try again later")
 }

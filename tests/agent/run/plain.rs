@@ -392,7 +392,7 @@ fn what_happens_to_ones_leases_can_be_watched() {
             agent.kill()
         }
         until("it is told that the agent went away", || {
-            (job.said().matches("went away").count() == restart).then_some(())
+            (job.said().matches("closed the stream").count() == restart).then_some(())
         });
         agent.restart();
         until("the state is told anew", || (caught(&job.said()) > before).then_some(()));
