@@ -237,8 +237,8 @@ struct Guard<'a> {
 }
 
 impl Guard<'_> {
-    /// The agent tells of the leases from here on. If it hangs that is no reason not to begin; if it
-    /// has no session to spare the command would be ended for nothing.
+    /// The agent tells of the leases from here on. If it hangs that is no reason not to begin; if
+    /// it has no session to spare the command would be ended for nothing.
     fn begin(&mut self) -> io::Result<Begin> {
         let began = Moment::now();
         loop {

@@ -64,8 +64,8 @@ pub(crate) fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
 /// That a command was not begun, for no renewal would be heard of.
 pub(crate) fn unheard(doing: &str) -> Failure {
     let told = format!(
-        "{doing}: the agent has too many sessions, in all or of yours, to tell whether the lease is \
-         renewed"
+        "{doing}: the agent has too many sessions, in all or of yours, to tell whether the lease \
+         is renewed"
     );
     Failure::new(Exit::TempFail, Code::TooMany.as_str(), told)
         .advise("end some of yours, or try again later")

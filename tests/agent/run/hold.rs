@@ -113,17 +113,19 @@ fn a_killed_holder_holds_nothing() {
 #[test]
 fn one_whose_words_nobody_reads_ends_in_time() {
     let agent = Agent::start(&local());
+    let systemd = Supervisor::start(&agent);
     let hold = |args: &[&str]| {
         Job::start_with(&agent, &[&["hold"], args].concat(), |command| {
-            command.stderr(full_pipe());
+            command.env("NOTIFY_SOCKET", agent.file("notify")).stderr(full_pipe());
         })
     };
     let ran = hold(&["prod/db", "--for", "8s"]).ends();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let told = agent.ctl(&["is-held", "prod/db"]);
     assert_eq!(told.code, Some(1), "it was given back: {told:?}");
+    systemd.forgets();
     let job = hold(&["prod/db", "--ttl", "10s"]);
-    until("it is held", || (agent.ctl(&["is-held", "prod/db"]).code == Some(0)).then_some(()));
+    systemd.hears("READY=1");
     agent.pause();
     let ran = job.ends();
     agent.resume();
