@@ -8,8 +8,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the whole group gets when this process gets it: what people and tools send to end a program
-/// or to ask something of it, and what timers bring. Not SIGPIPE, which comes of our own writing, nor what the kernel
-/// tells a process of its own faults and limits.
+/// or to ask something of it, and what timers bring. Not SIGPIPE, which comes of our own writing,
+/// nor what the kernel tells a process of its own faults and limits.
 const FORWARDED: [Signal; 12] = [
     Signal::SIGTERM,
     Signal::SIGINT,
