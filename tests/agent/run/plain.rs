@@ -314,6 +314,12 @@ fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
         assert_eq!(refused.code, Some(75), "{refused:?}");
         assert!(refused.stderr.contains(&told), "{refused:?}");
     }
+    let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "5s"]);
+    assert_eq!(shorter.code, Some(64), "{shorter:?}");
+    let why = format!("would end the command in process group {}", group.trim());
+    assert!(shorter.stderr.contains(&why), "{shorter:?}");
+    let longer = agent.ctl(&["renew", "prod/db", "--ttl", "20m"]);
+    assert_eq!(longer.code, Some(0), "{longer:?}");
     let again = agent.ctl(&["acquire", "prod/db"]);
     assert_eq!(again.code, Some(75), "{again:?}");
     assert!(
@@ -375,7 +381,7 @@ fn what_happens_to_ones_leases_can_be_watched() {
             agent.kill()
         }
         until("it is told that the agent went away", || {
-            (job.said().matches("went away").count() == restart).then_some(())
+            (job.said().matches("closed the stream").count() == restart).then_some(())
         });
         agent.restart();
         until("the state is told anew", || (caught(&job.said()) > before).then_some(()));
