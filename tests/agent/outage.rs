@@ -281,3 +281,24 @@ fn a_store_that_came_back_with_old_data_is_noticed_by_the_next_question_to_it() 
     until("it is lost", || (leases(&mut client)[0].state == lost).then_some(()));
     assert!(now_ms() - began < 10_000, "it was believed until its next read-back");
 }
+
+/// So many times a lock is taken and given back: its log would fill a pipe many times over.
+const IN_A_LOG: usize = 1000;
+
+#[test]
+fn a_log_that_nobody_reads_holds_nobody_up() {
+    let mut agent = Agent::start(&local());
+    agent.kill();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    agent.restart_with(|command| {
+        command.env("STORMLOCK_LOG", "trace").stderr(writer);
+    });
+    let mut client = agent.client().expect("it answers");
+    for _ in 0..IN_A_LOG {
+        acquire(&mut client, wish("prod/db", Hold::Keep));
+        client.release(Release::All).expect("given back");
+    }
+    let held = rustix::io::ioctl_fionread(&reader).expect("what waits in the pipe");
+    assert!(held > 32_000, "the pipe was never full: {held}");
+    agent.stop();
+}

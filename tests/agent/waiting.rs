@@ -10,6 +10,7 @@ use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Target};
 use stormlock_protocol::process::Process;
 
 use crate::agent::{Agent, program};
+use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
 use crate::{acquire, leases, local, locks, resource, until, wish};
 
@@ -270,4 +271,15 @@ fn code(error: &ClientError) -> Option<Code> {
         ClientError::Refused(refusal) => Some(refusal.code),
         _ => None,
     }
+}
+
+#[test]
+fn nobody_waits_for_a_hold_beyond_its_end() {
+    let agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    let began = now_ms();
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(5);
+    let ran = agent.ctl(&["acquire", "prod/db", "--wait", "--until", &end.to_string()]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    assert!((2_000..60_000).contains(&(now_ms() - began)), "{ran:?}");
 }

@@ -227,8 +227,9 @@ impl Client {
                 Reply::Released(some) => some,
                 other => return Err(unexpected(other)),
             };
-            let is_refused = |it: &Released| it.refusal.is_some();
-            let is_last = !is_all || some.len() < RELEASED_MAX || some.iter().all(is_refused);
+            let is_told =
+                |it: &Released| outcomes.iter().any(|told: &Released| told.lease == it.lease);
+            let is_last = !is_all || some.len() < RELEASED_MAX || some.iter().all(is_told);
             // What was refused is told again by each reply.
             outcomes.retain(|told: &Released| some.iter().all(|it| it.lease != told.lease));
             outcomes.extend(some);

@@ -47,7 +47,7 @@ pub(crate) fn dev(args: &Dev) -> Result<u8, Failure> {
         Some(path) => Given::file(&paths::absolute(path)?)?,
         None => Given::url(&args.backend)?,
     };
-    log::to_stderr(filter, &paths::env);
+    let _last_lines = log::to_stderr(filter, &paths::env);
     let dir = PrivateDir::new()?;
     paths::prepare_state(&dir.state())?;
     let command = command(args, &given, &dir)?;

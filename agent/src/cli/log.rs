@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use stormlock_agent::clock;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -25,6 +26,8 @@ const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// The log of a daemon on a host that has neither journal nor syslog.
 const FILE: &str = "stormlockd.log";
 const PRIVATE: u32 = 0o600;
+/// Lines that wait for stderr.
+const LINES_MAX: usize = 4096;
 
 type Output = Box<dyn Layer<Registry> + Send + Sync>;
 
@@ -51,10 +54,19 @@ pub(crate) fn filter(given: Option<&str>, usual: &str, env: Env) -> Result<EnvFi
     EnvFilter::builder().parse(&directives).map_err(|_| refused())
 }
 
-/// Logs to stderr, or to the journal with all fields if that is where stderr leads.
-pub(crate) fn to_stderr(filter: EnvFilter, env: Env) {
-    let output = if is_journal(env) { journal() } else { None };
-    start(filter, output.unwrap_or_else(|| lines(io::stderr)));
+/// Logs to stderr, or to the journal with all fields if that is where stderr leads. A terminal that
+/// stands still (Ctrl-S), or a pipe that nobody reads, holds up no lease: lines that it has no room
+/// for are left out. What is returned is to be kept until the end, for the last lines.
+#[must_use]
+pub(crate) fn to_stderr(filter: EnvFilter, env: Env) -> Option<WorkerGuard> {
+    if let Some(journal) = is_journal(env).then(journal).flatten() {
+        start(filter, journal);
+        return None;
+    }
+    let stderr = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX);
+    let (stderr, last_lines) = stderr.finish(io::stderr());
+    start(filter, lines(stderr));
+    Some(last_lines)
 }
 
 /// Logs to the journal, else to syslog, else to a file in the state directory: a daemon has no

@@ -33,7 +33,7 @@ pub(crate) fn serve(args: &Serve) -> Result<(), Failure> {
     let filter = log::filter(args.log.as_deref(), "info", &paths::env)?;
     if !args.daemonize {
         process::prepare_to_serve();
-        log::to_stderr(filter, &paths::env);
+        let _last_lines = log::to_stderr(filter, &paths::env);
         paths::prepare_state(&plan.state).map_err(|failure| plan.explain(failure))?;
         return plan.serve(systemd::ready);
     }

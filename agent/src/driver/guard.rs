@@ -110,8 +110,8 @@ pub fn is_there(process: ProcessId) -> bool {
 }
 
 /// The group of a command of `run` that goes on under a lease, if one does. Given back under it the
-/// lease could be another's before that has ended; its own end is what gives it back. (`--bind` binds
-/// no group.)
+/// lease could be another's before that has ended: its own end gives it back. (What `--bind` names
+/// is no group.)
 pub fn at_work(view: &View) -> Option<u32> {
     let attached = match view.attach {
         Attach::Process(process) => Some(process),

@@ -266,6 +266,7 @@ impl LeaseTable {
         }
         let is_shared = self.obeys(Law::LastEnds);
         let mut attached = Vec::new();
+        let mut passed_on = Vec::new();
         let mut changed = Vec::new();
         for entry in self.entries.values_mut() {
             let lease = entry.lease();
@@ -281,12 +282,16 @@ impl LeaseTable {
                     entry.attach = Attach::Process(next);
                     entry.sharers.remove(0);
                     changed.push(Record::Attached { lease, attach: entry.attach });
+                    passed_on.push(lease);
                 }
                 None => attached.push(lease),
             }
         }
         // Nobody waits for the journal: a start that does not know this hears of the end again.
         self.effects.extend(changed.into_iter().map(Effect::Record));
+        for lease in passed_on {
+            self.advance(now, lease);
+        }
         for lease in attached {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
                 Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),

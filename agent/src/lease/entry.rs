@@ -252,9 +252,17 @@ impl Entry {
 
     /// The end of belief: of the proof, or of the hold, whichever is first.
     pub(super) fn end(&self) -> Moment {
-        match self.hold {
-            Hold::Until(end) => self.deadline.min(end),
-            Hold::No | Hold::Keep => self.deadline,
+        self.deadline.min(self.hold_end())
+    }
+
+    /// When its hold gives it back. Not under a command that was started under it: that is ended
+    /// before, and if nobody did so (its wrapper stands still, or was killed), the end of its group
+    /// gives back what another would have under it else.
+    pub(super) fn hold_end(&self) -> Moment {
+        match (self.hold, self.attach) {
+            (Hold::Until(_), Attach::Process(ProcessId { group: true, .. })) => Moment::NEVER,
+            (Hold::Until(end), _) => end,
+            (Hold::No | Hold::Keep, _) => Moment::NEVER,
         }
     }
 

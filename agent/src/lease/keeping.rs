@@ -49,7 +49,7 @@ impl LeaseTable {
         let checks = self.obeys(Law::CheckAtUse);
         let Some(entry) = self.entries.get(&lease) else { return };
         let held = matches!(entry.phase, Phase::Held);
-        let hold_over = matches!(entry.hold, Hold::Until(end) if end <= now);
+        let hold_over = entry.hold_end() <= now;
         if now >= entry.deadline && checks {
             return self.lose(now, lease, Loss::Expired);
         }

@@ -19,7 +19,7 @@ use super::told;
 use super::wait::{self, Tell};
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Handle, Stopping, Wish};
+use crate::driver::{Handle, Stopping, Wish, at_work};
 use crate::lease::{
     Answer, BackendName, Claim, Hold, Holder, No, Nonce, Proof, SessionId, Standing, View,
 };
@@ -144,15 +144,21 @@ impl Service {
             claims.push(self.claim(config, caller, ask, on, (defaults.backend, ttl))?);
         }
         let hold = hold.unwrap_or(message::Hold::No);
+        let held = hold_from_now(hold)?;
+        // What would end before it begins is not waited for.
+        let until = wait::until(ask.wait).map(|until| match (hold, held) {
+            (message::Hold::Until(_), Hold::Until(end)) => until.min(end),
+            _ => until,
+        });
         Ok(Wish {
             session: caller.session,
             claims,
             owner: caller.who.uid,
-            hold: hold_from_now(hold)?,
+            hold: held,
             attach: attach(caller, ask.attach)?,
             terminal: ask.terminal.map(terminal),
             leases_max,
-            until: wait::until(ask.wait),
+            until,
             hold_for: match hold {
                 message::Hold::For(secs) => Some(Duration::from_secs(secs.into())),
                 _ => None,
@@ -196,7 +202,10 @@ impl Service {
         let hold = ask.hold.map(|hold| check_hold(&permit, hold, on).map(|()| hold)).transpose()?;
         let hold = hold.map(hold_from_now).transpose()?;
         let view = match found {
-            Found::Here(view) => view,
+            Found::Here(view) => {
+                check_command(&view, ask.ttl)?;
+                view
+            }
             Found::Elsewhere(backend, holder) => {
                 if hold.is_some_and(|hold| hold != Hold::No) {
                     let why = "a lease that this agent did not take can be renewed, not held";
@@ -384,6 +393,21 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
+}
+
+/// A command counts on the ttl that it was started under: how long it may take to end follows from
+/// that.
+fn check_command(view: &View, ttl: Option<Ttl>) -> Answered<()> {
+    let (on, before) = (&view.claim.resource, view.claim.ttl);
+    let Some(ttl) = ttl.filter(|ttl| *ttl < before) else { return Ok(()) };
+    let Some(group) = at_work(view) else { return Ok(()) };
+    let why = format!(
+        "a ttl of {} s on {on} would end the command in process group {group}, which was started \
+         under one of {} s: leave it out, or end the command",
+        ttl.as_secs(),
+        before.as_secs()
+    );
+    Err(Refusal::new(Code::BadRequest, why).about(on))
 }
 
 /// How a lease that another writer took names itself.

@@ -210,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     }
 }
 
-/// True for a question whose reply names leases that nobody else knows of or that nobody's end ends:
-/// of any other, the asker had them before and knows.
+/// True for a question whose reply names leases that nobody else knows of, or that nobody's end
+/// ends: of any other, the asker had them before and knows.
 fn gives(request: &Request) -> bool {
     let to_nobody = |attach: &Attach| *attach == Attach::Detached;
     match request {

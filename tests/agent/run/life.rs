@@ -219,7 +219,7 @@ fn a_hold_that_ends_ends_the_command_before() {
 fn a_command_under_a_short_hold_runs_before_it_has_to_end() {
     let agent = Agent::start(&local());
     let inner = "\"$CTL\" run prod/db --kill-after 29s -c true";
-    for hold in [["--for", "30s"], ["--until", "+30s"]] {
+    for hold in [["--for", "20s"], ["--until", "+20s"]] {
         let args = [&["run", "prod/db"], &hold[..], &["-c", inner]].concat();
         let job = Job::start_with(&agent, &args, |command| {
             command.env("CTL", program("stormctl"));
@@ -229,6 +229,23 @@ fn a_command_under_a_short_hold_runs_before_it_has_to_end() {
         assert!(!ran.stderr.contains("has to end"), "{ran:?}");
         assert!(ran.stderr.contains("not --kill-after 29s"), "the inner one is told: {ran:?}");
     }
+}
+
+#[test]
+fn a_hold_that_ends_gives_nothing_away_under_a_wrapper_that_stands_still() {
+    let agent = Agent::start(&local());
+    let args = ["run", "prod/db", "--ttl", "10s", "--for", "6s", "--kill-after", "1s", "-c"];
+    let job = Job::start(&agent, &[&args[..], &[&counts(&agent)]].concat());
+    counts_on(&agent);
+    job.signal(Signal::STOP);
+    let began = now_ms();
+    until("its hold is over", || (now_ms() - began > 7_000).then_some(()));
+    let held = agent.ctl(&["is-held", "prod/db", "--by", "me"]);
+    assert_eq!(held.code, Some(0), "{held:?}");
+    counts_on(&agent);
+    job.signal(Signal::CONT);
+    assert_eq!(job.ends().code, Some(79));
+    all_is_free(&agent);
 }
 
 fn path(agent: &Agent, name: &str) -> String {

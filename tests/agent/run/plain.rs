@@ -331,6 +331,12 @@ fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
         assert_eq!(refused.code, Some(75), "{refused:?}");
         assert!(refused.stderr.contains(&told), "{refused:?}");
     }
+    let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "5s"]);
+    assert_eq!(shorter.code, Some(64), "{shorter:?}");
+    let why = format!("would end the command in process group {}", group.trim());
+    assert!(shorter.stderr.contains(&why), "{shorter:?}");
+    let longer = agent.ctl(&["renew", "prod/db", "--ttl", "20m"]);
+    assert_eq!(longer.code, Some(0), "{longer:?}");
     let again = agent.ctl(&["acquire", "prod/db"]);
     assert_eq!(again.code, Some(75), "{again:?}");
     assert!(

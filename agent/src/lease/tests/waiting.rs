@@ -471,6 +471,29 @@ fn a_shared_lease_ends_with_the_last_of_its_processes_also_after_a_restart() {
 }
 
 #[test]
+fn a_hold_that_is_over_gives_nothing_back_under_a_command_that_goes_on() {
+    let process = |group| Attach::Process(ProcessId { pid: 4711, started: 9, group });
+    let holds = |attach| {
+        let mut play = Play::holding(Hold::Until(T0 + secs(100)));
+        play.input(Input::Attach { ticket: Ticket(5), lease: lease(1), attach });
+        while T0.until(play.now) < secs(300) && play.view().state != State::Released {
+            play.go_on();
+            while !play.calls.is_empty() {
+                play.settle(play::ours(60));
+            }
+            play.synced(true);
+        }
+        play
+    };
+    assert!(T0.until(holds(process(false)).now) <= secs(101), "whoever is bound may outlive it");
+    let mut play = holds(process(true));
+    assert!(matches!(play.view().state, State::Held | State::AtRisk));
+    assert_eq!(play.view().hold, Hold::Until(T0 + secs(100)), "its wrapper ends it by that");
+    play.input(Input::Ended(ProcessId { pid: 4711, started: 9, group: true }));
+    assert_eq!(play.view().state, State::Released);
+}
+
+#[test]
 fn so_many_share_a_lease_and_no_more() {
     let process = |pid| ProcessId { pid, started: 9, group: true };
     let mut play = Play::holding(Hold::Keep);

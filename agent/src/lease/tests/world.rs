@@ -814,7 +814,7 @@ type IsSure = bool;
 
 /// The process that whoever has this session would have its leases follow.
 fn process(of: SessionId) -> ProcessId {
-    ProcessId { pid: u32::try_from(of.0).expect("small"), started: 1, group: false }
+    ProcessId { pid: u32::try_from(of.0).expect("small"), started: 1, group: true }
 }
 
 fn drifted(nanos: u64, fast_ppm: i64) -> u64 {

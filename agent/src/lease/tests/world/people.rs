@@ -144,13 +144,10 @@ impl World {
             || sharers.any(|(session, _)| is_there(&process(*session)))
     }
 
-    /// What nobody gave back, and what has no end of its own, ends with the last of its processes.
+    /// What nobody gave back ends with the last of its processes, whatever its hold says.
     pub(super) fn ends_with_its_processes(&self, agent: usize, view: &View) {
         let (known, lease) = (&self.agents[agent], view.claim.lease);
-        if view.state != State::Released
-            || view.hold != Hold::Keep
-            || !known.beliefs.contains_key(&lease)
-        {
+        if view.state != State::Released || !known.beliefs.contains_key(&lease) {
             return;
         }
         let taken = known.taken.iter().find(|(it, ..)| *it == lease);
