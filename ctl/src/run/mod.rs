@@ -126,11 +126,13 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
         has_lent: false,
         left: Vec::new(),
     };
-    if Terminal::is_wanted() {
-        guard.lend();
-    }
     match guard.begin().map_err(failed)? {
-        Begin::Go => shim.go().map_err(failed)?,
+        Begin::Go => {
+            if Terminal::is_wanted() {
+                guard.lend();
+            }
+            shim.go().map_err(failed)?;
+        }
         Begin::End => {}
         Begin::Unheard => return Err(unheard(&doing)),
     }
@@ -246,7 +248,10 @@ impl Guard<'_> {
             while let Some(came) = self.signals.next() {
                 self.pass_on(came);
             }
-            self.group.reap();
+            if let Some(signal) = self.group.reap() {
+                self.stopped(signal)?;
+                continue;
+            }
             if self.is_lost || self.group.is_gone() {
                 return Ok(Begin::End);
             }
