@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use stormlock_protocol::cause::plain;
-use stormlock_protocol::message::{Attach, Code, Hold, Lease, Release, Released, State};
+use stormlock_protocol::message::{Attach, Code, Hold, Lease, Release, State};
 use stormlock_protocol::process::Process;
 
 use crate::clock::{Alarm, Moment};
@@ -35,7 +35,7 @@ use shim::Shim;
 use signals::{Came, Signals, stand_still};
 use take::{target, wait_for};
 use terminal::Terminal;
-use told::{go_on, late, lost, soon, unheard, words};
+use told::{go_on, late, lost, not_released, soon, unheard, words};
 
 /// What the command is told: the resources, and beside each its lease and fence, in that order.
 pub(crate) const RESOURCES: &str = "STORMLOCK_RESOURCES";
@@ -477,18 +477,5 @@ pub(crate) fn release(leases: &[Lease], socket: &Path) {
             let failure = crate::connect::explain_change(error, "releasing");
             say(&format!("{}; the agent gives it back once it can", failure.message));
         }
-    }
-}
-
-fn not_released(outcome: &Released) -> Option<String> {
-    let refusal = outcome.refusal.as_ref()?;
-    let on = &outcome.resource;
-    match refusal.code {
-        // The agent saw the end of the group before we asked.
-        Code::NotHeld => None,
-        Code::Lost => Some(format!("{on} was lost before the command ended")),
-        // A run within this one left its group, and goes on.
-        Code::Held => Some(refusal.message.clone()),
-        _ => Some(format!("releasing {on}: {}; the agent tries it again", refusal.message)),
     }
 }

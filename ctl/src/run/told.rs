@@ -1,6 +1,6 @@
 //! What is said of a command and of what it runs under. Nothing is decided here.
 
-use stormlock_protocol::message::{Code, Lease, LostReason};
+use stormlock_protocol::message::{Code, Lease, LostReason, Released};
 use stormlock_protocol::name::Resource;
 
 use super::deadline::{Deadline, Why};
@@ -69,4 +69,18 @@ pub(crate) fn unheard(doing: &str) -> Failure {
     );
     Failure::new(Exit::TempFail, Code::TooMany.as_str(), told)
         .advise("end some of yours, or try again later")
+}
+
+/// What is said of a lease that was not given back, if that is news.
+pub(crate) fn not_released(outcome: &Released) -> Option<String> {
+    let refusal = outcome.refusal.as_ref()?;
+    let on = &outcome.resource;
+    match refusal.code {
+        // The agent saw the end of the group before we asked.
+        Code::NotHeld => None,
+        Code::Lost => Some(format!("{on} was lost before the command ended")),
+        // A run within this one left its group, and goes on.
+        Code::Held => Some(refusal.message.clone()),
+        _ => Some(format!("releasing {on}: {}; the agent tries it again", refusal.message)),
+    }
 }
