@@ -266,12 +266,13 @@ impl LeaseTable {
         }
         let is_shared = self.obeys(Law::LastEnds);
         let mut attached = Vec::new();
-        let mut passed_on = Vec::new();
+        let mut left = Vec::new();
         let mut changed = Vec::new();
         for entry in self.entries.values_mut() {
             let lease = entry.lease();
             for process in entry.sharers.extract_if(.., |it| Attach::Process(*it) == attach) {
                 changed.push(Record::Left { lease, process });
+                left.push(lease);
             }
             if entry.attach != attach {
                 continue;
@@ -282,14 +283,15 @@ impl LeaseTable {
                     entry.attach = Attach::Process(next);
                     entry.sharers.remove(0);
                     changed.push(Record::Attached { lease, attach: entry.attach });
-                    passed_on.push(lease);
+                    left.push(lease);
                 }
                 None => attached.push(lease),
             }
         }
         // Nobody waits for the journal: a start that does not know this hears of the end again.
         self.effects.extend(changed.into_iter().map(Effect::Record));
-        for lease in passed_on {
+        // A hold that was over may end now what those who left have kept.
+        for lease in left {
             self.advance(now, lease);
         }
         for lease in attached {

@@ -259,10 +259,14 @@ impl Entry {
     /// before, and if nobody did so (its wrapper stands still, or was killed), the end of its group
     /// gives back what another would have under it else.
     pub(super) fn hold_end(&self) -> Moment {
-        match (self.hold, self.attach) {
-            (Hold::Until(_), Attach::Process(ProcessId { group: true, .. })) => Moment::NEVER,
-            (Hold::Until(end), _) => end,
-            (Hold::No | Hold::Keep, _) => Moment::NEVER,
+        let attached = match self.attach {
+            Attach::Process(process) => Some(process),
+            Attach::Detached | Attach::Session(_) => None,
+        };
+        let goes_on = attached.iter().chain(&self.sharers).any(|process| process.group);
+        match self.hold {
+            Hold::Until(end) if !goes_on => end,
+            Hold::Until(_) | Hold::No | Hold::Keep => Moment::NEVER,
         }
     }
 

@@ -494,6 +494,29 @@ fn a_hold_that_is_over_gives_nothing_back_under_a_command_that_goes_on() {
 }
 
 #[test]
+fn a_hold_that_is_over_gives_nothing_back_under_a_command_that_only_shares_it() {
+    let sharer = ProcessId { pid: 4711, started: 9, group: true };
+    let mut play = Play::holding(Hold::Until(T0 + secs(100)));
+    play.input(Input::Share { ticket: Ticket(5), lease: lease(1), process: sharer });
+    while T0.until(play.now) < secs(300) {
+        assert!(matches!(play.view().state, State::Held | State::AtRisk), "{:?}", play.view());
+        play.go_on();
+        while !play.calls.is_empty() {
+            play.settle(play::ours(60));
+        }
+        play.synced(true);
+    }
+    play.input(Input::Ended(sharer));
+    assert_eq!(play.view().state, State::Released, "its hold was over long ago");
+    // What was out when it ended comes first.
+    if !matches!(play.call(), Call::Release(_)) {
+        play.settle(play::ours(60));
+        play.synced(true);
+    }
+    assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+}
+
+#[test]
 fn so_many_share_a_lease_and_no_more() {
     let process = |pid| ProcessId { pid, started: 9, group: true };
     let mut play = Play::holding(Hold::Keep);
