@@ -164,7 +164,7 @@ fn told(
 ) -> Option<stormlock_protocol::name::LeaseId> {
     match events.next_event(Some(std::time::Duration::from_secs(20))).expect("an event") {
         Event::Lease(lease) => (lease.state == *state).then_some(lease.lease),
-        Event::Caught => None,
+        Event::Caught | Event::Anew => None,
     }
 }
 
@@ -211,7 +211,7 @@ fn a_frozen_store_loses_the_lease_in_time_and_says_so_once() {
         .expect("an event")
     {
         Event::Lease(lease) => matches!(lease.state, State::Lost(_)).then_some(()),
-        Event::Caught => None,
+        Event::Caught | Event::Anew => None,
     };
     until("the loss is told", || lost(&mut events));
     // One renewal may have come through before the freeze; its ttl counts from then.

@@ -84,6 +84,8 @@ fn reads(
                     known.over.insert(lease);
                 }
             }
+            // Nobody asked for it.
+            Ok(Event::Anew) => panic!("a stream begins anew by itself"),
             Err(ClientError::Mute(_)) if course.is_over() => return None,
             Err(ClientError::Mute(_)) => {}
             Err(error) if is_broken(&error) => return Some(life),

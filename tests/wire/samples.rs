@@ -219,6 +219,7 @@ fn small_enums() -> Vec<Sample> {
         sample("Level::Bad", &Level::Bad),
         sample("Event::Lease", &Event::Lease(lease())),
         sample("Event::Caught", &Event::Caught),
+        sample("Event::Anew", &Event::Anew),
     ];
     all.extend(Code::ALL.map(|code| sample(&format!("Code::{code:?}"), &code)));
     all

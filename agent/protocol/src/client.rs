@@ -317,17 +317,31 @@ impl Client {
         }
     }
 
+    /// Asks a stream for the whole state once more and gives its first event. Changes that were
+    /// told before are passed over: that state has them.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn subscribe_anew(&mut self) -> Result<Event, ClientError> {
+        let mut event = self.subscribe()?;
+        let patience = Patience::new(self.patience);
+        while event != Event::Anew {
+            event = self.event(Some(patience))?;
+        }
+        self.event(Some(patience))
+    }
+
     /// The next event of a stream. Waits for ever with `None`.
     ///
     /// # Errors
     /// Any [`ClientError`]; `Mute` when no whole event came in `patience`: the next call goes on
     /// where this one stopped.
     pub fn next_event(&mut self, patience: Option<Duration>) -> Result<Event, ClientError> {
-        let reply = match patience {
-            Some(patience) => self.read_reply(Some(Patience::new(patience)))?,
-            None => self.read_reply(None)?,
-        };
-        match reply {
+        self.event(patience.map(Patience::new))
+    }
+
+    fn event(&mut self, patience: Option<Patience>) -> Result<Event, ClientError> {
+        match self.read_reply(patience)? {
             Reply::Event(event) => Ok(event),
             other => Err(unexpected(other)),
         }

@@ -31,7 +31,9 @@ pub enum Request {
     },
     /// Findings about the agent and its backends: [`Reply::Findings`].
     Doctor,
-    /// Become an event stream of the caller's leases: [`Reply::Event`] until one side closes.
+    /// Become an event stream of the caller's leases: [`Reply::Event`] until one side closes. Asked
+    /// again on a stream, which takes no other question: the whole state once more, behind
+    /// [`Event::Anew`].
     Subscribe,
     /// Wait until nobody holds a resource, and take nothing: any number of [`Reply::Waiting`], then
     /// [`Reply::Current`] with nothing in it.
@@ -437,6 +439,9 @@ pub enum Event {
     Lease(Lease),
     /// The whole state has been told; what follows are changes.
     Caught,
+    /// The whole state follows once more, as was asked for: what came before is older than that
+    /// question.
+    Anew,
 }
 
 /// A clear no.

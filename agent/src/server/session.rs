@@ -159,34 +159,49 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         None
     }
 
-    /// The caller's whole state, then each change, until the client closes or lags behind.
+    /// The caller's whole state, then each change, until the client closes or lags behind; the
+    /// whole state once more each time that it is asked for.
     async fn stream(&mut self) -> Ended {
+        let mut begins = None;
+        loop {
+            match self.stream_once(begins).await {
+                Some(ended) => return ended,
+                None => begins = Some(Event::Anew),
+            }
+        }
+    }
+
+    /// Ends with nothing when the whole state is asked for.
+    async fn stream_once(&mut self, begins: Option<Event>) -> Option<Ended> {
         let subscribed = self.service.driver.subscribe(self.caller.who.uid).await;
         let (state, mut changes) = match subscribed {
             Ok(subscribed) => subscribed,
             Err(stopping) => {
                 self.send(Reply::Refused(Refusal::from(stopping))).await;
-                return Ended::Stopping;
+                return Some(Ended::Stopping);
             }
         };
         let state = state.iter().map(|view| Event::Lease(self.service.told(view)));
-        let first: Vec<Event> = state.chain([Event::Caught]).collect();
+        let first: Vec<Event> = begins.into_iter().chain(state).chain([Event::Caught]).collect();
         for event in first {
             if !self.send(Reply::Event(event)).await {
-                return Ended::Closed;
+                return Some(Ended::Closed);
             }
         }
         loop {
             let change = tokio::select! {
                 change = changes.recv() => change,
-                // A stream takes no questions; other connections do.
-                _ = self.frames.next() => return Ended::Closed,
-                _ = self.stopping.wait_for(|stops| *stops) => return Ended::Stopping,
+                asked = self.frames.next() => return match asked {
+                    Some(Ok(Request::Subscribe)) => None,
+                    // A stream takes no other question; other connections do.
+                    Some(_) | None => Some(Ended::Closed),
+                },
+                _ = self.stopping.wait_for(|stops| *stops) => return Some(Ended::Stopping),
             };
-            let Some(view) = change else { return Ended::Closed };
+            let Some(view) = change else { return Some(Ended::Closed) };
             let event = Event::Lease(self.service.told(&view));
             if !self.send(Reply::Event(event)).await {
-                return Ended::Closed;
+                return Some(Ended::Closed);
             }
         }
     }

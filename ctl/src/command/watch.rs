@@ -55,6 +55,8 @@ fn text(event: &Event, args: &args::Watch, view: &View) -> Result<Option<String>
             line.map(|line| view.document(&line.document())).transpose()
         }
         Event::Caught => view.document(&Document::new(Line::Caught {})).map(Some),
+        // It does not ask twice.
+        Event::Anew => Ok(None),
     }
 }
 

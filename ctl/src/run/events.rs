@@ -2,7 +2,8 @@
 //! or is gone holds up nobody.
 //!
 //! An event that is pushed may be old when it is read, so it says only that something changed; the
-//! whole state is asked for then, and counts from before the question left (law 1).
+//! whole state is asked for then, and counts from before the question left (law 1). It is asked for
+//! on the same connection: another user of many sessions could take the place of one given up.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -23,6 +24,10 @@ use crate::clock::Moment;
 
 /// How long an agent may take for the whole state; no store is asked for it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the first word of an agent is waited for by whoever begins.
+pub(crate) const HEAR_MAX: Duration = Duration::from_secs(1);
+/// The same of one that has no session to spare.
+const FULL_MAX: Duration = Duration::from_secs(10);
 /// How long an agent that does not answer is left in peace, at first; it doubles with each time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -40,10 +45,19 @@ pub(crate) enum News {
 
 /// Whether the agent is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
+enum Heard {
     NotYet,
     Full,
     Yes,
+}
+
+/// Whether something may begin that would be ended if no renewal were heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Yes,
+    No,
+    /// Not known yet; ask again when something is heard, or then.
+    Until(Moment),
 }
 
 /// What is heard. It can be waited for.
@@ -80,9 +94,15 @@ impl Events {
         news
     }
 
-    /// What became of the last try to hear it.
-    pub(crate) fn heard(&self) -> Heard {
-        self.heard.get()
+    /// Whether what has been about to begin since then may. An agent that hangs is no reason not
+    /// to; of one that has no session to spare no renewal would be heard.
+    pub(crate) fn ready(&self, since: Moment) -> Ready {
+        let (until, then) = match self.heard.get() {
+            Heard::Yes => return Ready::Yes,
+            Heard::NotYet => (since + HEAR_MAX, Ready::Yes),
+            Heard::Full => (since + FULL_MAX, Ready::No),
+        };
+        if until <= Moment::now() { then } else { Ready::Until(until) }
     }
 }
 
@@ -103,10 +123,11 @@ impl Ear {
     fn listen(mut self, ends: &Receiver<()>) {
         let mut wait = RETRY_FIRST;
         while !self.leases.is_empty() {
-            match self.hear() {
-                Ok(()) => {
+            match self.connect() {
+                Ok((agent, first, asked)) => {
+                    // Whatever ends it, it is looked for again.
+                    let _ = self.hear(agent, first, asked);
                     wait = RETRY_FIRST;
-                    continue;
                 }
                 Err(ClientError::Greeting(Welcome { verdict: Verdict::TooMany, .. })) => {
                     self.say(News::Full);
@@ -120,11 +141,34 @@ impl Ear {
         }
     }
 
-    /// Hears the whole state, and comes back when it has changed.
-    fn hear(&mut self) -> Result<(), ClientError> {
+    fn connect(&self) -> Result<(Client, Event, Moment), ClientError> {
         let asked = Moment::now();
         let mut agent = Client::connect(&self.socket, PATIENCE)?;
-        let mut event = agent.subscribe()?;
+        let first = agent.subscribe()?;
+        Ok((agent, first, asked))
+    }
+
+    /// Hears the whole state, and once more whenever it has changed, until all leases are over.
+    fn hear(&mut self, mut agent: Client, first: Event, asked: Moment) -> Result<(), ClientError> {
+        let (mut event, mut asked) = (first, asked);
+        loop {
+            self.hear_state(&mut agent, event, asked)?;
+            if self.leases.is_empty() {
+                return Ok(());
+            }
+            self.hear_change(&mut agent, asked)?;
+            asked = Moment::now();
+            event = agent.subscribe_anew()?;
+        }
+    }
+
+    fn hear_state(
+        &mut self,
+        agent: &mut Client,
+        first: Event,
+        asked: Moment,
+    ) -> Result<(), ClientError> {
+        let mut event = first;
         let mut missing = self.leases.clone();
         while let Event::Lease(lease) = event {
             if missing.remove(&lease.lease) {
@@ -136,6 +180,11 @@ impl Ear {
             self.leases.remove(&lease);
             self.say(News::Unknown(lease));
         }
+        Ok(())
+    }
+
+    /// Comes back when one of the leases has changed.
+    fn hear_change(&mut self, agent: &mut Client, asked: Moment) -> Result<(), ClientError> {
         loop {
             match agent.next_event(None)? {
                 Event::Lease(lease) if self.leases.contains(&lease.lease) => {
@@ -145,7 +194,7 @@ impl Ear {
                     }
                     return Ok(());
                 }
-                Event::Lease(_) | Event::Caught => {}
+                Event::Lease(_) | Event::Caught | Event::Anew => {}
             }
         }
     }
