@@ -320,6 +320,7 @@ mod tests {
             proven,
             nonces,
             sharers: Vec::new(),
+            command_ttl: None,
             earlier_boot: false,
         }
     }

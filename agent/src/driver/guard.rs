@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_process_group};
+use stormlock_protocol::HOLD_TTL_MIN_SECS;
+use stormlock_protocol::name::Ttl;
 use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 
-use crate::lease::{Attach, ProcessId, State, View};
+use crate::lease::{Attach, No, ProcessId, State, View};
 use crate::{clock, fd};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
@@ -120,6 +122,19 @@ pub fn at_work(view: &View) -> Option<u32> {
     let is_open = matches!(view.state, State::Held | State::AtRisk | State::Unknown);
     let mut all = attached.into_iter().chain(view.sharers.iter().copied());
     all.find(|process| is_open && process.group && goes_on(*process)).map(|process| process.pid)
+}
+
+/// Why a lease may not have this ttl, if so: a command goes on that was let go under a longer one,
+/// or a holder that would give it up at once.
+pub(super) fn too_short(view: &View, ttl: Ttl) -> Option<No> {
+    let (pid, least) = match (at_work(view), view.attach) {
+        (Some(group), _) => (group, view.command_ttl?),
+        (None, Attach::Process(process)) if is_there(process) => {
+            (process.pid, Ttl::from_secs(HOLD_TTL_MIN_SECS.into()).ok()?.min(view.claim.ttl))
+        }
+        (None, Attach::Process(_) | Attach::Session(_) | Attach::Detached) => return None,
+    };
+    (ttl < least).then(|| No::TooShort(view.claim.resource.clone(), pid, least))
 }
 
 /// True while any of what ends with a process is there.

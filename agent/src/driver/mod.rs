@@ -19,6 +19,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::sync::{mpsc, oneshot, watch as latest};
 use tokio::task::JoinSet;
 
+use guard::too_short;
 pub use guard::{at_work, is_there};
 pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
 
@@ -164,8 +165,16 @@ impl Driver {
             }
             Command::Release { lease, answer } => self.release(lease, answer),
             Command::Renew { lease, ttl, hold, answer } => {
-                let ticket = self.question(answer);
-                self.input(Input::Renew { ticket, lease, ttl, hold });
+                let view = self.table.view(clock::now(), lease);
+                match view.and_then(|view| too_short(&view, ttl?)) {
+                    Some(no) => {
+                        let _ = answer.send(Answer::No(no));
+                    }
+                    None => {
+                        let ticket = self.question(answer);
+                        self.input(Input::Renew { ticket, lease, ttl, hold });
+                    }
+                }
             }
             Command::Gone(session) => self.input(Input::Gone(session)),
             Command::Views { leases, answer } => {

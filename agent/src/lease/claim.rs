@@ -183,6 +183,28 @@ pub enum Attach {
     Process(ProcessId),
 }
 
+impl Attach {
+    /// True for a command of `run`: it alone is a group.
+    pub(super) fn is_command(self) -> bool {
+        match self {
+            Attach::Process(process) => process.group,
+            Attach::Session(_) | Attach::Detached => false,
+        }
+    }
+
+    /// The greatest ttl under which a command was let go, when a lease has these ends now, and one
+    /// began or ended: how long a command may take to end follows from the ttl of then.
+    pub(super) fn command_ttl(
+        self,
+        sharers: &[ProcessId],
+        before: Option<Ttl>,
+        begins: Option<Ttl>,
+    ) -> Option<Ttl> {
+        let is_at_work = self.is_command() || sharers.iter().any(|process| process.group);
+        before.max(begins).filter(|_| is_at_work)
+    }
+}
+
 /// Most processes that may share a lease with the one it is attached to.
 pub const SHARERS_MAX: usize = 64;
 

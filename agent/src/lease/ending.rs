@@ -274,6 +274,7 @@ impl LeaseTable {
                 changed.push(Record::Left { lease, process });
                 left.push(lease);
             }
+            entry.commands_changed(false);
             if entry.attach != attach {
                 continue;
             }
@@ -282,6 +283,7 @@ impl LeaseTable {
                 Some(next) => {
                     entry.attach = Attach::Process(next);
                     entry.sharers.remove(0);
+                    entry.commands_changed(next.group);
                     changed.push(Record::Attached { lease, attach: entry.attach });
                     left.push(lease);
                 }

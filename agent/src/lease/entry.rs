@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub(super) attach: Attach,
     /// The processes that have to end, too, before the end of that one ends it.
     pub(super) sharers: Vec<ProcessId>,
+    /// The greatest ttl under which a command was let go: it counts on that.
+    pub(super) command_ttl: Option<Ttl>,
     pub(super) terminal: Option<Terminal>,
     pub(super) phase: Phase,
     pub(super) fence: Option<Fence>,
@@ -192,6 +194,7 @@ impl Entry {
         entry.fence = known.fence;
         entry.is_in_copies = true;
         entry.sharers = known.sharers;
+        entry.command_ttl = known.command_ttl;
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
             entry.deadline = schedule::deadline(sent, remaining);
@@ -210,6 +213,7 @@ impl Entry {
     fn new(intent: Intent, phase: Phase, marks: Vec<Nonce>) -> Entry {
         Entry {
             carried: intent.claim.ttl,
+            command_ttl: intent.attach.is_command().then_some(intent.claim.ttl),
             claim: intent.claim,
             owner: intent.owner,
             hold: intent.hold,
@@ -246,6 +250,12 @@ impl Entry {
         }
     }
 
+    /// A command was let go under it, or one has ended.
+    pub(super) fn commands_changed(&mut self, began: bool) {
+        let (before, began) = (self.command_ttl, began.then_some(self.claim.ttl));
+        self.command_ttl = self.attach.command_ttl(&self.sharers, before, began);
+    }
+
     pub(super) fn lease(&self) -> LeaseId {
         self.claim.lease
     }
@@ -259,11 +269,7 @@ impl Entry {
     /// before, and if nobody did so (its wrapper stands still, or was killed), the end of its group
     /// gives back what another would have under it else.
     pub(super) fn hold_end(&self) -> Moment {
-        let attached = match self.attach {
-            Attach::Process(process) => Some(process),
-            Attach::Detached | Attach::Session(_) => None,
-        };
-        let goes_on = attached.iter().chain(&self.sharers).any(|process| process.group);
+        let goes_on = self.attach.is_command() || self.sharers.iter().any(|process| process.group);
         match self.hold {
             Hold::Until(end) if !goes_on => end,
             Hold::Until(_) | Hold::No | Hold::Keep => Moment::NEVER,
@@ -305,6 +311,7 @@ impl Entry {
             hold: self.hold,
             attach: self.attach,
             sharers: self.sharers.clone(),
+            command_ttl: self.command_ttl,
             terminal: self.terminal,
         }
     }

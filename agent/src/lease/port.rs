@@ -266,6 +266,9 @@ pub enum No {
     /// A command that was started under the lease goes on, in the process group of this number. The
     /// driver says so; processes are nothing that the core looks at.
     AtWork(Resource, u32),
+    /// The process of this number holds it, and could not do so with a ttl below that. As before,
+    /// the driver says so.
+    TooShort(Resource, u32, Ttl),
     /// As many commands share the lease as may: [`super::SHARERS_MAX`].
     TooManySharers(Resource),
     /// Another has the resource; who, where the store could say.
@@ -331,6 +334,8 @@ pub struct View {
     pub attach: Attach,
     /// The processes that have to end, too, before the end of that one ends it.
     pub sharers: Vec<ProcessId>,
+    /// The greatest ttl under which a command was let go.
+    pub command_ttl: Option<Ttl>,
     /// Where its owner wants to hear of it.
     pub terminal: Option<Terminal>,
     /// How many on this host wait for the resource.

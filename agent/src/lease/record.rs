@@ -141,6 +141,9 @@ pub struct Remembered {
     pub nonces: Vec<Nonce>,
     /// The processes that share it, as far as is known.
     pub sharers: Vec<ProcessId>,
+    /// The greatest ttl under which a command was let go. No record says so: each command began
+    /// under the ttl of then.
+    pub command_ttl: Option<Ttl>,
     /// True when it was asked for in an earlier boot than the last one in the journal.
     pub earlier_boot: bool,
 }
@@ -213,18 +216,21 @@ impl Memory {
                 if let Some(known) = self.leases.get_mut(&lease) {
                     known.intent.attach = attach;
                     known.sharers.retain(|process| Attach::Process(*process) != attach);
+                    known.commands_changed(attach.is_command());
                 }
             }
             Record::Shared { lease, process } => {
-                if let Some(known) = self.leases.get_mut(&lease)
-                    && !known.sharers.contains(&process)
-                {
-                    known.sharers.push(process);
+                if let Some(known) = self.leases.get_mut(&lease) {
+                    if !known.sharers.contains(&process) {
+                        known.sharers.push(process);
+                    }
+                    known.commands_changed(process.group);
                 }
             }
             Record::Left { lease, process } => {
                 if let Some(known) = self.leases.get_mut(&lease) {
                     known.sharers.retain(|it| *it != process);
+                    known.commands_changed(false);
                 }
             }
             Record::Ending { lease, how } => self.stage(lease, Stage::Ending(how)),
@@ -272,7 +278,9 @@ impl Memory {
         let lease = intent.claim.lease;
         let (fence, proven, stage) = (None, None, Stage::Asked);
         let (sharers, earlier_boot) = (Vec::new(), false);
-        let fresh = Remembered { intent, stage, fence, proven, nonces, sharers, earlier_boot };
+        let command_ttl = intent.attach.is_command().then_some(intent.claim.ttl);
+        let fresh =
+            Remembered { intent, stage, fence, proven, nonces, sharers, command_ttl, earlier_boot };
         self.leases.insert(lease, fresh);
     }
 
@@ -299,6 +307,11 @@ fn earlier(
 const EARLIER_BOOT: [u8; 16] = [0; 16];
 
 impl Remembered {
+    fn commands_changed(&mut self, began: bool) {
+        let (before, began) = (self.command_ttl, began.then_some(self.intent.claim.ttl));
+        self.command_ttl = self.intent.attach.command_ttl(&self.sharers, before, began);
+    }
+
     fn carry_over(&mut self, shift_ms: i64) {
         let shift = |moment: Moment| {
             let by = Duration::from_millis(shift_ms.unsigned_abs());
@@ -318,15 +331,23 @@ impl Remembered {
 
     fn push_records(&self, records: &mut Vec<Record>) {
         let lease = self.intent.claim.lease;
-        records.push(Record::Intent(Box::new(self.intent.clone())));
+        let mut intent = self.intent.clone();
+        // Its commands first, under the ttl of then.
+        intent.claim.ttl = self.command_ttl.unwrap_or(intent.claim.ttl);
+        records.push(Record::Intent(Box::new(intent)));
+        for process in &self.sharers {
+            records.push(Record::Shared { lease, process: *process });
+        }
         if let (Some(fence), Some((sent, remaining))) = (self.fence, self.proven) {
             records.push(Record::Granted { lease, fence, sent, remaining });
+            let Claim { ttl, .. } = self.intent.claim;
+            if self.command_ttl.is_some_and(|before| before != ttl) {
+                let (nonce, hold) = (None, self.intent.hold);
+                records.push(Record::Renewed { lease, nonce, ttl, hold, sent, remaining });
+            }
         }
         for next in self.nonces.iter().skip(1) {
             records.push(Record::Marking { lease, next: *next, ceiling: None });
-        }
-        for process in &self.sharers {
-            records.push(Record::Shared { lease, process: *process });
         }
         match &self.stage {
             Stage::Asked | Stage::Held => {}

@@ -52,6 +52,7 @@ impl LeaseTable {
     pub(super) fn attach(&mut self, now: Moment, ticket: Ticket, lease: LeaseId, attach: Attach) {
         self.change_end(now, ticket, lease, attach, |entry| {
             entry.attach = attach;
+            entry.commands_changed(attach.is_command());
             entry.orphan_at = Moment::NEVER;
             Record::Attached { lease, attach }
         });
@@ -77,6 +78,7 @@ impl LeaseTable {
             if !entry.sharers.contains(&process) {
                 entry.sharers.push(process);
             }
+            entry.commands_changed(process.group);
             Record::Shared { lease, process }
         });
     }

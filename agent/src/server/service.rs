@@ -19,7 +19,7 @@ use super::told;
 use super::wait::{self, Tell};
 use crate::clock;
 use crate::config::Config;
-use crate::driver::{Handle, Stopping, Wish, at_work};
+use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
     Answer, BackendName, Claim, Hold, Holder, No, Nonce, Proof, SessionId, Standing, View,
 };
@@ -202,10 +202,7 @@ impl Service {
         let hold = ask.hold.map(|hold| check_hold(&permit, hold, on).map(|()| hold)).transpose()?;
         let hold = hold.map(hold_from_now).transpose()?;
         let view = match found {
-            Found::Here(view) => {
-                check_command(&view, ask.ttl)?;
-                view
-            }
+            Found::Here(view) => view,
             Found::Elsewhere(backend, holder) => {
                 if hold.is_some_and(|hold| hold != Hold::No) {
                     let why = "a lease that this agent did not take can be renewed, not held";
@@ -393,21 +390,6 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
-}
-
-/// A command counts on the ttl that it was started under: how long it may take to end follows from
-/// that.
-fn check_command(view: &View, ttl: Option<Ttl>) -> Answered<()> {
-    let (on, before) = (&view.claim.resource, view.claim.ttl);
-    let Some(ttl) = ttl.filter(|ttl| *ttl < before) else { return Ok(()) };
-    let Some(group) = at_work(view) else { return Ok(()) };
-    let why = format!(
-        "a ttl of {} s on {on} would end the command in process group {group}, which was started \
-         under one of {} s: leave it out, or end the command",
-        ttl.as_secs(),
-        before.as_secs()
-    );
-    Err(Refusal::new(Code::BadRequest, why).about(on))
 }
 
 /// How a lease that another writer took names itself.

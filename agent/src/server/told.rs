@@ -178,8 +178,18 @@ pub(super) fn refusal(no: No) -> Refusal {
             Refusal::new(Code::Unavailable, why).about(&on)
         }
         No::AtWork(on, group) => at_work(&on, group),
+        No::TooShort(on, pid, least) => {
+            let why = format!(
+                "what holds {on}, process {pid}, counts on a ttl of {} s: a shorter one would end \
+                 it; leave out the ttl, or end that process first",
+                least.as_secs()
+            );
+            Refusal::new(Code::BadRequest, why).about(&on)
+        }
         No::TooManySharers(on) => {
-            let why = format!("{SHARERS_MAX} commands share the lease on {on} already");
+            let why = format!(
+                "{SHARERS_MAX} commands share the lease on {on} already: wait for one to end"
+            );
             Refusal::new(Code::TooMany, why).about(&on)
         }
         No::Stopping => Refusal::from(crate::driver::Stopping),

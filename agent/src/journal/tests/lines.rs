@@ -127,6 +127,42 @@ fn a_field_that_is_not_known_is_passed_over_and_a_kind_that_is_not_known_never()
     decode(br#"{"gone":{}}"#).unwrap_err();
 }
 
+/// What a command was let go under stands in no record of its own.
+#[test]
+fn the_ttl_that_a_command_counts_on_outlives_a_compaction() {
+    let group = |pid| ProcessId { pid, started: 1, group: true };
+    let [first, second] = [group(7), group(8)];
+    let shorter = |lease| Record::Renewed {
+        lease,
+        nonce: None,
+        ttl: ttl(300),
+        hold: Hold::Keep,
+        sent: at(2),
+        remaining: secs(300),
+    };
+    let mut records = vec![
+        boot(1, 0),
+        intent(1, Hold::Keep, Attach::Process(first)),
+        granted(1, 7, 1),
+        renewed(1, 1, 2),
+    ];
+    let counts_on = |records: &[Record]| {
+        let memory = sum(records);
+        assert_eq!(sum(&memory.records()), memory);
+        memory.leases[&lease(1)].command_ttl
+    };
+    assert_eq!(counts_on(&records), Some(ttl(900)), "a later ttl is not what it began under");
+    records.push(Record::Shared { lease: lease(1), process: second });
+    records.push(shorter(lease(1)));
+    assert_eq!(counts_on(&records), Some(ttl(900)));
+    records.push(Record::Attached { lease: lease(1), attach: Attach::Detached });
+    assert_eq!(counts_on(&records), Some(ttl(900)), "the other goes on");
+    records.push(Record::Left { lease: lease(1), process: second });
+    assert_eq!(counts_on(&records), None);
+    records.push(Record::Attached { lease: lease(1), attach: Attach::Process(first) });
+    assert_eq!(counts_on(&records), Some(ttl(300)));
+}
+
 proptest! {
     #[test]
     fn a_compacted_journal_adds_up_to_the_same(choices in choices(), reboots in any::<bool>()) {
