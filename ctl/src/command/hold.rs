@@ -7,7 +7,9 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stormlock_protocol::HOLD_TTL_MIN_SECS;
 use stormlock_protocol::message::{self, Code, Hold, Lease, Wait};
+use stormlock_protocol::name::Ttl;
 
 use super::run::untold;
 use super::{each_once, scope, told_end};
@@ -19,15 +21,13 @@ use crate::notify;
 use crate::render::{View, say, voice};
 use crate::run::around;
 use crate::run::deadline::{Deadline, Due, Why};
-use crate::run::events::Events;
+use crate::run::events::{Events, Ready};
 use crate::run::signals::{Came, Signals, stand_still, thread_without};
 use crate::run::take::{Taken, take, to_this_process, wait_for};
-use crate::run::told::{late, soon, words};
-use crate::run::{hear, kept, release};
+use crate::run::told::{late, soon, unheard, words};
+use crate::run::{catch_up, hear, kept, release};
 use crate::time;
 
-/// The shortest ttl of which a renewal on time finds more than the second that is kept at its end.
-const TTL_MIN: Duration = Duration::from_secs(3);
 /// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ const EXTEND_BY: Duration = Duration::from_secs(60);
 /// Runs the command.
 pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answer, Failure> {
     each_once(&args.resources)?;
-    check_ttl(args)?;
+    args.take.ttl.map_or(Ok(()), check_ttl)?;
     voice::of_its_own().map_err(|error| untold(&error))?;
     if args.take.wait.wait() != Wait::No {
         around::not_awaited(&args.resources, &mut link)?;
@@ -60,18 +60,23 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
     let taken = take(&ask, link, view);
     drop(extends);
     let Taken { leases, asked, socket } = taken?;
+    // What the agent's configuration says may be too short, too; it ends with this process.
+    leases.iter().try_for_each(|lease| check_ttl(lease.ttl))?;
     let failed = |error: io::Error| {
         let told = stormlock_protocol::cause::plain(&format!("holding {names}: {error}"));
         Failure::new(Exit::Software, Code::Internal.as_str(), told)
     };
     let ids: BTreeSet<_> = leases.iter().map(|lease| lease.lease).collect();
-    let holding = Holding {
+    let mut holding = Holding {
         signals: Signals::block().map_err(failed)?,
         alarm: Alarm::new().map_err(failed)?,
         events: Events::listen(socket.clone(), ids).map_err(failed)?,
         deadline: Deadline::new(leases.iter().map(|it| kept(it, asked)).collect(), Duration::ZERO),
         dog: notify::watchdog_every().map(|every| (every, Moment::now())),
     };
+    if let Some(ended) = holding.begin().map_err(failed)? {
+        return finish(ended, &leases, &socket);
+    }
     if !view.is_quiet {
         leases.iter().for_each(|lease| say(&told_end(lease, view)));
         scope(&leases, view).iter().for_each(|told| say(told));
@@ -82,12 +87,11 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
 }
 
 /// A lease that is given up before it could be renewed holds nothing.
-fn check_ttl(args: &args::Hold) -> Result<(), Failure> {
-    let Some(ttl) = args.take.ttl.map(|ttl| u64::from(ttl.as_secs())) else { return Ok(()) };
-    if ttl >= TTL_MIN.as_secs() {
+fn check_ttl(ttl: Ttl) -> Result<(), Failure> {
+    if ttl.as_secs() >= HOLD_TTL_MIN_SECS {
         return Ok(());
     }
-    let (min, ttl) = (time::exact(TTL_MIN.as_secs()), time::exact(ttl));
+    let (min, ttl) = (time::exact(HOLD_TTL_MIN_SECS.into()), time::exact(ttl.as_secs().into()));
     Err(Failure::usage(format!(
         "a ttl of {ttl} is too short to hold: it would be given up at once"
     ))
@@ -115,6 +119,8 @@ fn extend_while_waiting(names: &str) -> Sender<()> {
 enum Ended {
     Told,
     Over(Why),
+    /// No renewal would be heard of.
+    Unheard,
 }
 
 struct Holding {
@@ -127,37 +133,67 @@ struct Holding {
 }
 
 impl Holding {
+    /// Nobody is told that it holds before it would hear of its renewals.
+    fn begin(&mut self) -> io::Result<Option<Ended>> {
+        let began = Moment::now();
+        catch_up(&mut self.deadline, &self.events, &self.alarm)?;
+        loop {
+            if let Some(ended) = self.look()? {
+                return Ok(Some(ended));
+            }
+            match self.events.ready(began) {
+                Ready::Yes => return Ok(None),
+                Ready::No => return Ok(Some(Ended::Unheard)),
+                Ready::Until(until) => self.rest(until)?,
+            }
+        }
+    }
+
     fn watch(mut self) -> io::Result<Ended> {
+        loop {
+            if let Some(ended) = self.look()? {
+                return Ok(ended);
+            }
+            let fed = self.feed();
+            self.rest(fed)?;
+        }
+    }
+
+    /// Does whatever is to be done by now.
+    fn look(&mut self) -> io::Result<Option<Ended>> {
         loop {
             for news in self.events.take() {
                 hear(news, &mut self.deadline);
             }
             match self.deadline.due(Moment::now()) {
-                Due::Ask(why) | Due::Kill(why) => return Ok(Ended::Over(why)),
+                Due::Ask(why) | Due::Kill(why) => return Ok(Some(Ended::Over(why))),
                 Due::Late(on) => {
                     let told = late(&on, &self.deadline);
                     say(&told);
                     notify::status(&told);
-                    continue;
                 }
-                Due::EndsSoon(what) => {
-                    say(&soon(&what));
-                    continue;
-                }
-                Due::Nothing => {}
+                Due::EndsSoon(what) => say(&soon(&what)),
+                Due::Nothing => break,
             }
-            while let Some(came) = self.signals.next() {
-                match came {
-                    Came::Forward(Signal::USR1 | Signal::USR2 | Signal::WINCH) => {}
-                    Came::Forward(_) => return Ok(Ended::Told),
-                    Came::Stop => stand_still()?,
-                    Came::Continue | Came::Other => {}
-                }
-            }
-            let next = self.deadline.next().min(self.feed());
-            self.alarm.set(next)?;
-            wait_for(&[&self.signals, &self.alarm, &self.events], None);
         }
+        while let Some(came) = self.signals.next() {
+            match came {
+                Came::Forward(Signal::USR1 | Signal::USR2 | Signal::WINCH) => {}
+                Came::Forward(_) => return Ok(Some(Ended::Told)),
+                Came::Stop => {
+                    stand_still()?;
+                    catch_up(&mut self.deadline, &self.events, &self.alarm)?;
+                }
+                Came::Continue | Came::Other => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn rest(&self, until: Moment) -> io::Result<()> {
+        self.alarm.set(until.min(self.deadline.next()))?;
+        wait_for(&[&self.signals, &self.alarm, &self.events], None);
+        Ok(())
     }
 
     /// Only what is proven is well.
@@ -175,10 +211,17 @@ impl Holding {
 fn finish(ended: Ended, leases: &[Lease], socket: &std::path::Path) -> Result<Answer, Failure> {
     notify::stopping();
     match ended {
-        Ended::Told => release(leases, socket),
+        Ended::Told => {
+            release(leases, socket);
+        }
         Ended::Over(Why::HoldOver(on)) => {
             say(&words(&Why::HoldOver(on)));
             release(leases, socket);
+        }
+        Ended::Unheard => {
+            let names: Vec<&str> = leases.iter().map(|lease| lease.resource.as_str()).collect();
+            release(leases, socket);
+            return Err(unheard(&format!("holding {}", names.join(", "))));
         }
         Ended::Over(why) => {
             let told = words(&why);

@@ -9,6 +9,8 @@ use crate::render::failure::told;
 use crate::render::json::{Document, Line, ReleasedJson};
 use crate::render::{Format, View, or_empty, tsv};
 
+use crate::run::around::{self, is_around};
+
 use super::status::all_leases;
 use super::{each_once, words};
 
@@ -109,7 +111,14 @@ fn hint(failure: Failure, args: &args::Release, asked: &message::Release) -> Fai
 }
 
 fn about(outcome: &Released) -> Option<Refusal> {
-    let refusal = outcome.refusal.clone()?;
+    let mut refusal = outcome.refusal.clone()?;
+    // Whose own command asks for it would end itself by doing what others are advised to.
+    if refusal.code == Code::Held
+        && let Some(lease) = around::named_on(&outcome.resource)
+    {
+        refusal.message =
+            format!("{} is not given back under it: {}", outcome.resource, is_around(lease));
+    }
     Some(Refusal { resource: Some(outcome.resource.clone()), ..refusal })
 }
 

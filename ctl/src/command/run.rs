@@ -41,8 +41,8 @@ pub(crate) fn run(
     view: &View,
 ) -> Result<u8, Failure> {
     voice::of_its_own().map_err(|error| untold(&error))?;
-    match prepare(args, open, view) {
-        Ok((work, under)) => run::run(&work, under),
+    match prepare(args, open, view).and_then(|(work, under)| run::run(&work, under)) {
+        Ok(code) => Ok(code),
         Err(failed) => match args.conflict_exit_code {
             Some(code) if failed.exit == Exit::TempFail => {
                 failure::failure(&failed, view);
@@ -267,7 +267,8 @@ fn within_hold(args: &args::Run, grace: Duration, under: &Under) -> Result<Durat
 
 fn no_time(on: &Resource) -> Failure {
     let told = format!("the hold on {on} is about to end: nothing is run under it any more");
-    Failure::new(Exit::Lost, Code::Lost.as_str(), told).advise("a longer hold leaves more time")
+    Failure::new(Exit::TempFail, Code::Timeout.as_str(), told)
+        .advise("a longer hold leaves more time")
 }
 
 fn argv(args: &args::Run) -> Vec<OsString> {

@@ -91,6 +91,11 @@ pub(crate) fn is_around(lease: LeaseId) -> String {
     )
 }
 
+/// The lease on a resource that the environment names.
+pub(crate) fn named_on(on: &Resource) -> Option<LeaseId> {
+    named().into_iter().find(|(resource, _)| resource == on).map(|(_, lease)| lease)
+}
+
 fn named() -> Vec<(Resource, LeaseId)> {
     let words = |name| std::env::var(name).unwrap_or_default();
     let (resources, ids) = (words(super::RESOURCES), words(super::LEASES));

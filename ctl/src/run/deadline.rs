@@ -149,6 +149,16 @@ impl Deadline {
         self.end().0 - (self.grace + LAST)
     }
 
+    /// When the last signal leaves, as far as is known, to one that was not asked to end before.
+    pub(crate) fn kills_at(&self) -> Moment {
+        self.end().0 - LAST
+    }
+
+    /// True when a renewal should have been heard of by now, and one would count.
+    pub(crate) fn is_late(&self, now: Moment) -> bool {
+        self.stage == Stage::Runs && self.kept.iter().any(|kept| half(kept) <= now)
+    }
+
     /// How long a command that was asked to end has left for that.
     pub(crate) fn grace_left(&self, now: Moment) -> Duration {
         now.until(self.next())

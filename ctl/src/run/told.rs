@@ -3,6 +3,7 @@
 use stormlock_protocol::message::{Code, Lease, LostReason, Released};
 use stormlock_protocol::name::Resource;
 
+use super::Work;
 use super::deadline::{Deadline, Why};
 use crate::clock::Moment;
 use crate::exit::{Exit, Failure};
@@ -13,7 +14,7 @@ const NAMED_MAX: usize = 5;
 
 /// That a renewal is late, and what comes of it.
 pub(crate) fn late(on: &Resource, deadline: &Deadline) -> String {
-    let left = time::words(Moment::now().until(deadline.asks_at()).as_secs());
+    let left = time::words(Moment::now().until(deadline.asks_at()).as_secs().max(1));
     format!("{on} has not been renewed for half its ttl; unless it is within {left}, it is lost")
 }
 
@@ -33,8 +34,19 @@ pub(crate) fn words(why: &Why) -> String {
     match why {
         Why::Lost(told) => told.clone(),
         Why::Unproven(on) => format!("{on} was not renewed in time"),
-        Why::HoldOver(on) => format!("the hold on {on} is over"),
-        Why::LimitOver(on) => format!("the command's own time under {on} is over (--for, --until)"),
+        Why::HoldOver(on) => format!("the hold on {on} is at its end"),
+        Why::LimitOver(on) => {
+            format!("the command's own time under {on} is at its end (--for, --until)")
+        }
+    }
+}
+
+/// The same to the user of a command that goes on all the same.
+pub(crate) fn warned(why: &Why) -> String {
+    let told = format!("{}; the command goes on, as --on-lost warn wants it", words(why));
+    match why {
+        Why::HoldOver(on) => format!("{told}, and {on} stays locked until it ends"),
+        Why::Lost(_) | Why::Unproven(_) | Why::LimitOver(_) => told,
     }
 }
 
@@ -48,7 +60,7 @@ pub(crate) fn soon(what: &Why) -> String {
 }
 
 /// That something left the group and goes on, under nothing that was taken for it.
-pub(crate) fn go_on(pids: &[u32], without: &[Lease]) -> Option<String> {
+pub(crate) fn go_on(pids: &[u32], without: &[&Lease]) -> Option<String> {
     if pids.is_empty() || without.is_empty() {
         return None;
     }
@@ -69,6 +81,12 @@ pub(crate) fn unheard(doing: &str) -> Failure {
     );
     Failure::new(Exit::TempFail, Code::TooMany.as_str(), told)
         .advise("end some of yours, or try again later")
+}
+
+/// That a command was not begun, for its lease ended before.
+pub(crate) fn not_begun(work: &Work) -> Failure {
+    let told = format!("{} was not run: its time was over before", work.argv[0].display());
+    Failure::new(Exit::TempFail, Code::Timeout.as_str(), told)
 }
 
 /// What is said of a lease that was not given back, if that is news.

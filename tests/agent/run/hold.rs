@@ -105,6 +105,11 @@ fn a_killed_holder_holds_nothing() {
     let systemd = Supervisor::start(&agent);
     let mut job = Supervisor::hold(&agent, &["prod/db", "--for", "2h"]);
     systemd.hears("READY=1");
+    let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "2s"]);
+    assert_eq!(shorter.code, Some(64), "it would give that up at once: {shorter:?}");
+    let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "3s"]);
+    assert_eq!(shorter.code, Some(0), "{shorter:?}");
+    assert!(job.is_running());
     job.signal(Signal::KILL);
     job.wait();
     all_is_free(&agent);

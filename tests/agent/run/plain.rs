@@ -297,6 +297,7 @@ fn a_run_that_left_the_one_around_it_keeps_their_lease() {
     let told =
         format!("prod/db is held for a command that goes on, process group {}", group.trim());
     assert!(ran.stderr.contains(&told), "{ran:?}");
+    assert!(!ran.stderr.contains("without prod/db"), "it has the lock: {ran:?}");
     let held = agent.ctl(&["is-held", "prod/db", "--by", "me"]);
     assert_eq!(held.code, Some(0), "{held:?}");
     // The next agent knows of both, and sees that one has ended.
@@ -313,7 +314,7 @@ fn a_run_that_left_the_one_around_it_keeps_their_lease() {
 
 #[test]
 fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
-    let agent = Agent::start(&local());
+    let mut agent = Agent::start(&local());
     let [begun, end] = ["begun", "end"].map(|name| path(&agent, name));
     let line = format!(
         "echo $$ >{begun}.new; mv {begun}.new {begun}; until [ -e {end} ]; do sleep 0.02; done; \
@@ -333,10 +334,20 @@ fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
     }
     let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "5s"]);
     assert_eq!(shorter.code, Some(64), "{shorter:?}");
-    let why = format!("would end the command in process group {}", group.trim());
+    let why = format!("process {}, counts on a ttl of 900 s", group.trim());
     assert!(shorter.stderr.contains(&why), "{shorter:?}");
+    // What it was let go under is enough for it, also for an agent that did not see that.
     let longer = agent.ctl(&["renew", "prod/db", "--ttl", "20m"]);
     assert_eq!(longer.code, Some(0), "{longer:?}");
+    agent.kill();
+    agent.restart();
+    for (ttl, code) in [("899s", 64), ("15m", 0)] {
+        let back = until("the lease is proven again", || {
+            let back = agent.ctl(&["renew", "prod/db", "--ttl", ttl]);
+            (!matches!(back.code, Some(69 | 79))).then_some(back)
+        });
+        assert_eq!(back.code, Some(code), "{back:?}");
+    }
     let again = agent.ctl(&["acquire", "prod/db"]);
     assert_eq!(again.code, Some(75), "{again:?}");
     assert!(
@@ -349,6 +360,19 @@ fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
     fs::write(&end, "").expect("a file");
     assert_eq!(job.ends().code, Some(5), "nothing disturbed it");
     all_is_free(&agent);
+}
+
+#[test]
+fn a_command_that_releases_its_own_lock_is_told_that_its_end_does() {
+    let agent = Agent::start(&local());
+    let line = "\"$CTL\" release prod/db; echo code=$?";
+    let job = Job::start_with(&agent, &["run", "prod/db", "-c", line], |command| {
+        command.env("CTL", program("stormctl"));
+    });
+    let ran = job.ends();
+    assert!(ran.stdout.contains("code=75"), "{ran:?}");
+    assert!(ran.stderr.contains("what runs here is under it already"), "{ran:?}");
+    assert!(!ran.stderr.contains("kill"), "{ran:?}");
 }
 
 #[test]

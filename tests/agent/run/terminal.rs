@@ -158,6 +158,44 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
 }
 
+/// The agent renews meanwhile, and the command stands still as long as its wrapper does.
+#[test]
+fn a_job_that_was_stopped_for_longer_than_the_ttl_goes_on() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    shell.types("$CTL run -q prod/db --ttl 5s -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    let mut holder = Shell::start(&agent);
+    holder.types("$CTL hold -q prod/app --ttl 5s\n");
+    until("it holds", || {
+        (agent.ctl(&["is-held", "prod/app", "--by", "me"]).code == Some(0)).then_some(())
+    });
+    for _ in 0..2 {
+        for shell in [&mut shell, &mut holder] {
+            shell.types("\x1a");
+            shell.sees("Stopped");
+            shell.sees(PROMPT);
+        }
+        let began = now_ms();
+        until("the ttl is over", || (now_ms() - began > 6_000).then_some(()));
+        for name in ["prod/db", "prod/app"] {
+            assert_eq!(agent.ctl(&["is-held", name, "--by", "me"]).code, Some(0), "{name}");
+        }
+        shell.types("fg\n");
+        shell.sees("exec cat");
+        shell.types("one\n");
+        shell.sees("one");
+        shell.sees("one");
+        holder.types("fg\n");
+        holder.sees("--ttl 5s");
+    }
+    shell.types("\x04");
+    shell.code(0);
+    holder.types("\x03");
+    holder.code(0);
+    assert!(leases(&mut agent.client().expect("it answers")).is_empty());
+}
+
 #[test]
 fn beside_others_in_a_pipe_it_gets_the_terminal_when_it_asks() {
     let agent = Agent::start(&local());

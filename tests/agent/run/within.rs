@@ -86,6 +86,50 @@ fn one_that_finds_no_session_to_ask_with_asks_again_and_is_part_of_the_run_aroun
     all_is_free(&agent);
 }
 
+/// What is heard of renewals takes no session anew, so nobody else can take it away.
+#[test]
+fn whoever_holds_is_not_ended_by_another_who_takes_every_session() {
+    let agent = Agent::start(&local());
+    let line = after("go", "exit 5");
+    let job = start(&agent, &["run", "prod/db", "--ttl", "5s", "-c", &line]);
+    begins(&agent);
+    let holder = start(&agent, &["hold", "prod/app", "--ttl", "5s"]);
+    until("it holds", || holder.said().contains("prod/app").then_some(()));
+    let began = now_ms();
+    let mut sessions = Vec::new();
+    while now_ms() - began < 16_000 {
+        let mut client = agent.client().expect("it listens");
+        if client.status(None).is_ok() {
+            sessions.push(client);
+        }
+    }
+    drop(sessions);
+    fs::write(agent.file("go"), "").expect("a file");
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(5), "{ran:?}");
+    holder.signal(rustix::process::Signal::TERM);
+    let ran = holder.ends();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    all_is_free(&agent);
+}
+
+#[test]
+fn a_wait_that_is_granted_too_late_runs_nothing_and_has_the_code_of_one_in_vain() {
+    let agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", crate::Hold::Keep));
+    let began = now_ms();
+    let job =
+        start(&agent, &["run", "prod/db", "-w", "--until", "+8s", "-E", "3", "-c", "touch ran"]);
+    until("it waits", || job.said().contains("waiting for").then_some(()));
+    until("no time is left", || (now_ms() - began > 6_500).then_some(()));
+    let ran = agent.ctl(&["release", "prod/db"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    assert!(!agent.file("ran").exists(), "{ran:?}");
+    all_is_free(&agent);
+}
+
 #[test]
 fn one_whose_agent_does_not_know_yet_whether_the_lease_stands_waits_for_that() {
     let store = RedisServer::start();
@@ -161,7 +205,7 @@ fn a_limit_of_its_own_ends_the_inner_command_and_not_the_lease() {
     let ran = start(&agent, &["run", "prod/db", "-c", line]).ends();
     assert_eq!(ran.code, Some(5), "{ran:?}");
     assert!(ran.stdout.contains("inner=79"), "{ran:?}");
-    assert!(ran.stderr.contains("the command's own time under prod/db is over"), "{ran:?}");
+    assert!(ran.stderr.contains("the command's own time under prod/db is at its end"), "{ran:?}");
     let told = "--ttl and -m do not apply to prod/db, which the run around this one holds\n";
     assert!(ran.stderr.contains(told), "{ran:?}");
 }
