@@ -73,7 +73,7 @@ fn name(reason: &LostReason) -> &'static str {
     match reason {
         LostReason::Expired => "expired",
         LostReason::TakenBy(_) => "taken_by",
-        LostReason::BrokenBy(_) => "broken_by",
+        LostReason::BrokenBy { .. } => "broken_by",
         LostReason::StoreLostIt => "store_lost_it",
         LostReason::Clone => "clone",
         LostReason::Revoked => "revoked",

@@ -206,7 +206,7 @@ fn small_enums() -> Vec<Sample> {
         sample("State::Released", &State::Released),
         sample("LostReason::Expired", &LostReason::Expired),
         sample("LostReason::TakenBy", &LostReason::TakenBy(who())),
-        sample("LostReason::BrokenBy", &LostReason::BrokenBy(who())),
+        sample("LostReason::BrokenBy", &LostReason::BrokenBy { who: who(), why: Some(reason()) }),
         sample("LostReason::StoreLostIt", &LostReason::StoreLostIt),
         sample("LostReason::Clone", &LostReason::Clone),
         sample("LostReason::Revoked", &LostReason::Revoked),

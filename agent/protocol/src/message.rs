@@ -291,7 +291,12 @@ pub enum LostReason {
     /// Another holder has it.
     TakenBy(Principal),
     /// Somebody took it away on purpose.
-    BrokenBy(Principal),
+    BrokenBy {
+        /// Who.
+        who: Principal,
+        /// Why, as they said.
+        why: Option<Reason>,
+    },
     /// The store no longer has it.
     StoreLostIt,
     /// A copy of this host's journal renewed it.

@@ -759,6 +759,7 @@ pub(crate) fn claim(on: &Resource, secs: u64) -> Claim {
         ttl: ttl(secs),
         created: UnixMs(clock::wall().0),
         nonce: nonce(),
+        over: None,
     }
 }
 

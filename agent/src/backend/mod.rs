@@ -93,6 +93,11 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// resource's counter with the one it read first, so that a late copy fails after a grant or a
     /// cancel has moved it; [`Attempt::Moved`] then, and nothing is done. Each grant's fence is
     /// greater than any before it on the resource, whatever happened between.
+    ///
+    /// A claim [`Claim::over`] a lease takes the resource from exactly that lease, in the same one
+    /// atomic step and with a fence as any other: [`Attempt::Held`] if another has it,
+    /// [`Attempt::Gone`] if nobody has, and nothing is done. The record of the broken lease, marks
+    /// and all, is no more: its renewal and its release find another's.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt>;
 
     /// Starts the lease's time again with `ttl`, if the store still has exactly this lease under

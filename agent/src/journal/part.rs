@@ -37,6 +37,8 @@ pub(super) struct WrittenIntent {
     pub(super) attach: WrittenAttach,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) terminal: Option<WrittenTerminal>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) over: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,7 +98,7 @@ pub(super) enum WrittenEnding {
 pub(super) enum WrittenLoss {
     Expired,
     TakenBy(String),
-    BrokenBy(String),
+    BrokenBy { who: String, why: Option<String> },
     StoreLostIt,
     Clone,
     Revoked,
@@ -141,6 +143,7 @@ impl From<&Intent> for WrittenIntent {
                 device,
                 session: session.into(),
             }),
+            over: claim.over.map(|lease| lease.to_string()),
         }
     }
 }
@@ -161,6 +164,7 @@ impl TryFrom<WrittenIntent> for Intent {
             ttl: ttl(written.ttl_secs)?,
             created: UnixMs(written.created_ms),
             nonce: nonce(&written.nonce)?,
+            over: written.over.as_deref().map(lease_id).transpose()?,
         };
         let (hold, attach) = (written.hold.into(), written.attach.into());
         let terminal = written.terminal;
@@ -231,7 +235,10 @@ impl From<&Loss> for WrittenLoss {
         match loss {
             Loss::Expired => WrittenLoss::Expired,
             Loss::TakenBy(who) => WrittenLoss::TakenBy(who.to_string()),
-            Loss::BrokenBy(who) => WrittenLoss::BrokenBy(who.to_string()),
+            Loss::BrokenBy { who, why } => WrittenLoss::BrokenBy {
+                who: who.to_string(),
+                why: why.as_ref().map(ToString::to_string),
+            },
             Loss::StoreLostIt => WrittenLoss::StoreLostIt,
             Loss::Clone => WrittenLoss::Clone,
             Loss::Revoked => WrittenLoss::Revoked,
@@ -244,7 +251,10 @@ impl From<WrittenLoss> for Loss {
         match written {
             WrittenLoss::Expired => Loss::Expired,
             WrittenLoss::TakenBy(who) => Loss::TakenBy(Principal::foreign(&who)),
-            WrittenLoss::BrokenBy(who) => Loss::BrokenBy(Principal::foreign(&who)),
+            WrittenLoss::BrokenBy { who, why } => Loss::BrokenBy {
+                who: Principal::foreign(&who),
+                why: why.as_deref().map(Reason::foreign),
+            },
             WrittenLoss::StoreLostIt => Loss::StoreLostIt,
             WrittenLoss::Clone => Loss::Clone,
             WrittenLoss::Revoked => Loss::Revoked,

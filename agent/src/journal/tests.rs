@@ -72,6 +72,7 @@ fn intent(number: u64, hold: Hold, attach: Attach) -> Record {
         ttl: ttl(900),
         created: UnixMs(1_700_000_123_456),
         nonce: Nonce(number << 32),
+        over: None,
     };
     let owner = Uid(1000 + u32::try_from(number).expect("small"));
     let terminal =

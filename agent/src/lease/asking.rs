@@ -203,6 +203,7 @@ impl LeaseTable {
                 let on = (entry.claim.backend.clone(), entry.claim.resource.clone());
                 self.met_holder(now, group, on, Some(*holder));
             }
+            CallResult::Attempted(Attempt::Gone) => self.fail(now, group, No::NotHeld),
             CallResult::Attempted(Attempt::Held(None) | Attempt::Moved) => {
                 asking.moved += 1;
                 if asking.moved > MOVED_MAX {

@@ -66,6 +66,10 @@ pub struct Claim {
     pub created: UnixMs,
     /// The lease's first mark.
     pub nonce: Nonce,
+    /// It breaks this lease: it takes the resource from exactly that one and from nobody else.
+    /// Nobody holds such a lease: while it stands the resource is nobody's, so that whoever relied
+    /// on the broken one has time to notice (law 10).
+    pub over: Option<LeaseId>,
 }
 
 /// What a store gave.
@@ -216,7 +220,12 @@ pub enum Loss {
     /// Another holder has it.
     TakenBy(Principal),
     /// Somebody took it away on purpose.
-    BrokenBy(Principal),
+    BrokenBy {
+        /// Who.
+        who: Principal,
+        /// Why, as they said.
+        why: Option<Reason>,
+    },
     /// The store no longer has it.
     StoreLostIt,
     /// A copy of this host's journal renewed it.
@@ -230,7 +239,8 @@ impl fmt::Display for Loss {
         match self {
             Loss::Expired => f.write_str("its time ran out"),
             Loss::TakenBy(who) => write!(f, "{who} has it"),
-            Loss::BrokenBy(who) => write!(f, "{who} broke it"),
+            Loss::BrokenBy { who, why: None } => write!(f, "{who} broke it"),
+            Loss::BrokenBy { who, why: Some(why) } => write!(f, "{who} broke it: {why}"),
             Loss::StoreLostIt => f.write_str("the store no longer has it"),
             Loss::Clone => f.write_str("a copy of this host's journal renewed it"),
             Loss::Revoked => f.write_str("policy took it away"),
@@ -247,6 +257,8 @@ pub enum Attempt {
     Held(Option<Box<Holder>>),
     /// Nothing was done: the resource's counter moved under us. Ask again.
     Moved,
+    /// Nothing was done: nobody has the resource, so the lease to be broken is over.
+    Gone,
 }
 
 /// What the store says of a lease.

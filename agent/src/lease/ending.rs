@@ -180,7 +180,7 @@ impl LeaseTable {
         let sweeps = match loss {
             Loss::Expired => true,
             Loss::StoreLostIt => entry.is_in_copies,
-            Loss::TakenBy(_) | Loss::BrokenBy(_) | Loss::Clone | Loss::Revoked => false,
+            Loss::TakenBy(_) | Loss::BrokenBy { .. } | Loss::Clone | Loss::Revoked => false,
         };
         let wishes = entry.take_wishes();
         if matches!(entry.busy, Busy::Sync(_)) {

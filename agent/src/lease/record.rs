@@ -363,7 +363,7 @@ impl Loss {
     #[must_use]
     pub fn principal(&self) -> Option<&Principal> {
         match self {
-            Loss::TakenBy(who) | Loss::BrokenBy(who) => Some(who),
+            Loss::TakenBy(who) | Loss::BrokenBy { who, .. } => Some(who),
             Loss::Expired | Loss::StoreLostIt | Loss::Clone | Loss::Revoked => None,
         }
     }

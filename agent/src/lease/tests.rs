@@ -72,6 +72,7 @@ fn claim(number: u64, on: &str, ttl_secs: u64) -> Claim {
         ttl: ttl(ttl_secs),
         created: UnixMs(0),
         nonce: Nonce(number << 32),
+        over: None,
     }
 }
 

@@ -188,6 +188,7 @@ impl Service {
             ttl,
             created: clock::wall(),
             nonce: Nonce(random()?),
+            over: None,
         })
     }
 

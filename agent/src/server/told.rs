@@ -304,7 +304,9 @@ fn state(state: &State) -> message::State {
         State::Lost(loss) => message::State::Lost(match loss {
             Loss::Expired => LostReason::Expired,
             Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
-            Loss::BrokenBy(who) => LostReason::BrokenBy(who.clone()),
+            Loss::BrokenBy { who, why } => {
+                LostReason::BrokenBy { who: who.clone(), why: why.clone() }
+            }
             Loss::StoreLostIt => LostReason::StoreLostIt,
             Loss::Clone => LostReason::Clone,
             Loss::Revoked => LostReason::Revoked,

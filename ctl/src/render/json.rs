@@ -272,7 +272,7 @@ pub(crate) fn lost_word(reason: &LostReason) -> &'static str {
     match reason {
         LostReason::Expired => "expired",
         LostReason::TakenBy(_) => "taken_by",
-        LostReason::BrokenBy(_) => "broken_by",
+        LostReason::BrokenBy { .. } => "broken_by",
         LostReason::StoreLostIt => "store_lost_it",
         LostReason::Clone => "clone",
         LostReason::Revoked => "revoked",
@@ -282,7 +282,7 @@ pub(crate) fn lost_word(reason: &LostReason) -> &'static str {
 /// Who has what was lost, where it is known.
 pub(crate) fn lost_to(reason: &LostReason) -> Option<&str> {
     match reason {
-        LostReason::TakenBy(principal) | LostReason::BrokenBy(principal) => {
+        LostReason::TakenBy(principal) | LostReason::BrokenBy { who: principal, .. } => {
             Some(principal.as_str())
         }
         LostReason::Expired | LostReason::StoreLostIt | LostReason::Clone | LostReason::Revoked => {

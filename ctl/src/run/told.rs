@@ -22,7 +22,8 @@ pub(crate) fn lost(why: &LostReason) -> String {
     match why {
         LostReason::Expired => "its time ran out".to_owned(),
         LostReason::TakenBy(principal) => format!("{principal} has it"),
-        LostReason::BrokenBy(principal) => format!("{principal} broke it"),
+        LostReason::BrokenBy { who, why: None } => format!("{who} broke it"),
+        LostReason::BrokenBy { who, why: Some(why) } => format!("{who} broke it: {why}"),
         LostReason::StoreLostIt => "the store no longer has it".to_owned(),
         LostReason::Clone => "a copy of this host renewed it".to_owned(),
         LostReason::Revoked => "policy took it away".to_owned(),

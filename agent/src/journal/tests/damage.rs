@@ -49,7 +49,7 @@ impl Sample {
             lost(1, Loss::TakenBy(Principal::foreign(ODD[2]))),
             intent(7, Hold::Keep, Attach::Detached),
             granted(7, 10, 40),
-            lost(5, Loss::BrokenBy(Principal::foreign(ODD[1]))),
+            lost(5, Loss::BrokenBy { who: Principal::foreign(ODD[1]), why: None }),
             intent(8, Hold::Keep, Attach::Detached),
             gone(4),
         ];

@@ -7,7 +7,9 @@ fn all_losses() -> Vec<Loss> {
     let mut losses = vec![Loss::Expired, Loss::StoreLostIt, Loss::Clone, Loss::Revoked];
     for odd in ODD {
         losses.push(Loss::TakenBy(Principal::foreign(odd)));
-        losses.push(Loss::BrokenBy(Principal::foreign(odd)));
+        let who = Principal::foreign(odd);
+        losses.push(Loss::BrokenBy { who: who.clone(), why: None });
+        losses.push(Loss::BrokenBy { who, why: Some(Reason::foreign(odd)) });
     }
     losses
 }
