@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource, UnixMs};
 
+use super::breaking;
 use super::entry::{Asking, Busy, Entry, Phase};
 use super::law::Law;
 use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
@@ -12,7 +13,7 @@ use super::queue::{On, Patience};
 use super::schedule::{self, length};
 use super::{
     Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Hold, Holder, Intent,
-    LeaseTable, Loss, Moment, Record, SessionId,
+    LeaseTable, Moment, Record, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -155,10 +156,11 @@ impl LeaseTable {
             return;
         }
         let (claim, group) = (entry.claim.clone(), asking.group);
+        let breaks = claim.over.is_some();
         let clearing = self
             .leases_on(&claim.backend, &claim.resource)
             .any(|other| self.entries.get(&other).is_some_and(Entry::is_clearing));
-        if clearing || self.is_behind(now, &claim, group) {
+        if !breaks && (clearing || self.is_behind(now, &claim, group)) {
             // An earlier lease of ours is about to leave the store: its end wakes this one, so
             // that one command after the other never sees its own predecessor as a stranger. Or
             // somebody who has waited asks first.
@@ -315,8 +317,8 @@ impl LeaseTable {
             }
             match &entry.phase {
                 Phase::Held | Phase::Unproven => {
-                    let principal = self.entries[&lease].claim.principal.clone();
-                    self.lose(now, id, Loss::TakenBy(principal));
+                    let lost = breaking::lost_to_ours(&self.entries[&lease].claim, id);
+                    self.lose_to(now, id, lost);
                 }
                 Phase::Asking(asking) => {
                     let group = asking.group;
@@ -369,9 +371,9 @@ impl LeaseTable {
                 matches!(entry.busy, Busy::Call { .. }) && self.obeys(Law::UnknownIsNotNo);
             let left = leaving || asking.uncertain;
             if entry.fence.is_some() {
-                self.end(now, lease, Ending::Release);
+                self.end_when_over(now, lease, Ending::Release);
             } else if index == group.at && left {
-                self.end(now, lease, Ending::Cancel);
+                self.end_when_over(now, lease, Ending::Cancel);
             } else {
                 self.forget(now, lease);
             }

@@ -135,6 +135,11 @@ pub struct Holder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Uid(pub u32);
 
+impl Uid {
+    /// Nobody connects as this one: it has what nobody holds.
+    pub const NOBODY: Uid = Uid(u32::MAX);
+}
+
 /// One client connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);

@@ -23,6 +23,9 @@ impl LeaseTable {
             }
             Phase::Lost(loss, _) => {
                 let loss = loss.clone();
+                if entry.frees_at != Moment::NEVER {
+                    self.free_instead(now, lease);
+                }
                 self.acknowledge(now, lease);
                 self.refuse(ticket, No::Lost(loss));
             }
@@ -39,11 +42,16 @@ impl LeaseTable {
 
     /// Begins to end a lease: from here on nobody believes in it, whatever the store says.
     pub(super) fn end(&mut self, now: Moment, lease: LeaseId, how: Ending) {
+        self.end_at(now, lease, how, now);
+    }
+
+    /// The same, and the store hears of it then.
+    pub(super) fn end_at(&mut self, now: Moment, lease: LeaseId, how: Ending, at: Moment) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let wishes = entry.take_wishes();
         entry.phase = Phase::Ending(how, Vec::new());
         entry.tries = 0;
-        entry.retry_at = now;
+        entry.retry_at = at;
         if matches!(entry.busy, Busy::Sync(_)) {
             // Whatever waited for the journal is moot; its answer finds nothing to do.
             entry.busy = Busy::No;
@@ -177,6 +185,10 @@ impl LeaseTable {
     /// where the Python tool cannot take it.
     pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if entry.claim.over.is_some() {
+            // Nobody holds it, so nobody has to hear of it.
+            return self.end(now, lease, Ending::Release);
+        }
         let sweeps = match loss {
             Loss::Expired => true,
             Loss::StoreLostIt => entry.is_in_copies,
@@ -202,6 +214,9 @@ impl LeaseTable {
 
     /// Clears the store of a lost lease that may still be there.
     pub(super) fn sweep(&mut self, now: Moment, lease: LeaseId) {
+        if self.entries.get(&lease).is_some_and(|entry| entry.frees_at <= now) {
+            self.free_instead(now, lease);
+        }
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let Phase::Lost(_, sweeps) = &mut entry.phase else { return };
         if !*sweeps || entry.busy != Busy::No || entry.retry_at > now {
@@ -300,7 +315,10 @@ impl LeaseTable {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
                 Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),
                 // Whoever could acknowledge it is gone.
-                Some(Phase::Lost(..)) => self.acknowledge(now, lease),
+                Some(Phase::Lost(..)) => {
+                    self.free_instead(now, lease);
+                    self.acknowledge(now, lease);
+                }
                 Some(Phase::Asking(_) | Phase::Ending(..)) | None => {}
             }
         }

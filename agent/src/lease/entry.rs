@@ -77,6 +77,9 @@ pub(super) struct Entry {
     pub(super) suspect: bool,
     /// Only a call that left since then says that all is well.
     pub(super) doubted_at: Moment,
+    /// What stands in its place since it was broken, to be given back then at the latest.
+    pub(super) instead: Option<LeaseId>,
+    pub(super) frees_at: Moment,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
     pub(super) kept_until: Moment,
     /// Recovered and attached: given back then unless its holder comes back.
@@ -242,6 +245,8 @@ impl Entry {
             called_at: Moment::BOOT,
             suspect: false,
             doubted_at: Moment::BOOT,
+            instead: None,
+            frees_at: Moment::NEVER,
             kept_until: Moment::BOOT,
             orphan_at: Moment::NEVER,
             warn_at: Moment::NEVER,
@@ -323,7 +328,8 @@ impl Entry {
 
     /// True while this agent may still be about to free the resource in the store.
     pub(super) fn is_clearing(&self) -> bool {
-        self.is_leaving() && self.tries == 0
+        // That in the place of a broken one may yet stand for long.
+        self.is_leaving() && self.tries == 0 && self.claim.over.is_none()
     }
 
     pub(super) fn proof(&self) -> Proof {
@@ -403,8 +409,9 @@ impl Entry {
                 self.end().min(self.orphan_at).min(half).min(warning).min(idle(work))
             }
             Phase::Unproven => self.end().min(self.orphan_at).min(idle(self.retry_at)),
-            Phase::Ending(..) | Phase::Lost(_, true) => idle(self.retry_at),
-            Phase::Lost(_, false) => Moment::NEVER,
+            Phase::Ending(..) => idle(self.retry_at),
+            Phase::Lost(_, true) => idle(self.retry_at).min(self.frees_at),
+            Phase::Lost(_, false) => self.frees_at,
         }
     }
 }

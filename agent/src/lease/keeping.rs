@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Ttl};
 
+use super::breaking;
 use super::entry::{Busy, Entry, MARKS_MAX, Phase, Wish};
 use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, Effect, No, Ticket, Touch};
@@ -373,7 +374,9 @@ impl LeaseTable {
         let loss = match standing {
             Standing::Ours { .. } => return,
             Standing::Cloned => Loss::Clone,
-            Standing::NotOurs(Some(holder)) => Loss::TakenBy(holder.principal),
+            Standing::NotOurs(Some(holder)) => {
+                return self.lose_to(now, lease, breaking::lost_to(&holder, lease));
+            }
             Standing::NotOurs(None) if over => Loss::Expired,
             Standing::NotOurs(None) => Loss::StoreLostIt,
         };

@@ -16,6 +16,8 @@ pub(super) enum Law {
     CheckAtUse,
     /// 7: a lost lease never becomes held again.
     LostForEver,
+    /// 7: what stands in the place of a broken lease is not ended while that may be believed.
+    BreakGivesGrace,
     /// 8: a fence that does not rise is refused.
     FencesRise,
     /// 9: what is attached to a session ends with it.

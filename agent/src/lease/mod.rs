@@ -6,6 +6,7 @@
 
 mod asking;
 mod belief;
+mod breaking;
 mod claim;
 mod ending;
 mod entry;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
+pub use breaking::epitaph;
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
     RefusedKind, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, mint,

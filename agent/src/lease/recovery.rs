@@ -10,7 +10,7 @@ use super::law::Law;
 use super::port::{Answer, Effect, No, Ticket};
 use super::schedule::{self, Pace, length};
 use super::{
-    Attach, Awaiting, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record,
+    Attach, Awaiting, Ending, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record,
     SHARERS_MAX,
 };
 
@@ -30,7 +30,9 @@ impl LeaseTable {
             }
             // Whoever holds one waits for its proof; for what is over there is time.
             if entry.is_leaving() {
-                entry.retry_at = now + pace.wait();
+                let is_known = !matches!(entry.phase, Phase::Ending(Ending::Cancel, _));
+                let grace = if is_known { Duration::ZERO } else { entry.grace() };
+                entry.retry_at = now + pace.wait() + grace;
                 pace.step();
             }
             if let Some(fence) = entry.fence {

@@ -1,5 +1,6 @@
 //! The laws, one scenario each; random sequences of inputs; and a simulated world of agents.
 
+mod breaks;
 mod check;
 mod laws;
 mod play;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Resource, UnixMs};
+use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, UnixMs};
 
 use super::super::*;
 
@@ -24,8 +24,18 @@ pub(super) struct Row {
     pub(super) principal: Principal,
     pub(super) mark: Option<Nonce>,
     pub(super) fence: Option<Fence>,
+    pub(super) reason: Option<Reason>,
+    /// The leases that it stands in the place of.
+    pub(super) over: Vec<LeaseId>,
     /// By the store's clock, in nanoseconds.
     pub(super) expires: u64,
+}
+
+impl Row {
+    /// The lease, and those that it stands in the place of.
+    pub(super) fn of(&self) -> impl Iterator<Item = LeaseId> {
+        self.over.iter().copied().chain([self.lease])
+    }
 }
 
 /// The store. Every operation is one step; `now` is the store's own clock.
@@ -56,13 +66,19 @@ impl Store {
 
     pub(super) fn acquire(&mut self, now: u64, claim: &Claim, expected: u64) -> Attempt {
         let on = &claim.resource;
+        let mut over = Vec::new();
         if let Some(row) = self.row(now, on) {
             if row.lease == claim.lease {
                 let remaining = Duration::from_nanos(row.expires - now);
                 let fence = row.fence.expect("our rows have fences");
                 return Attempt::Granted(Grant { fence, remaining });
             }
-            return Attempt::Held(Some(Box::new(self.holder(now, on, row))));
+            if claim.over != Some(row.lease) && self.broken_promise != Some(Promise::Compare) {
+                return Attempt::Held(Some(Box::new(self.holder(now, on, row))));
+            }
+            over.extend(row.over.iter().copied().chain([row.lease]));
+        } else if claim.over.is_some() {
+            return Attempt::Gone;
         }
         if self.counter(on) != expected {
             return Attempt::Moved;
@@ -74,6 +90,8 @@ impl Store {
             principal: claim.principal.clone(),
             mark: Some(claim.nonce),
             fence: Some(fence),
+            reason: claim.reason.clone(),
+            over,
             expires: now + nanos(remaining),
         };
         self.rows.insert(on.clone(), row);
@@ -91,7 +109,8 @@ impl Store {
         if self.row(now, on).is_none() {
             let principal = Principal::foreign("python");
             let expires = now + nanos(ttl);
-            let row = Row { lease, principal, mark: None, fence: None, expires };
+            let (mark, fence, reason, over) = (None, None, None, Vec::new());
+            let row = Row { lease, principal, mark, fence, reason, over, expires };
             self.rows.insert(on.clone(), row);
         }
     }
@@ -178,7 +197,7 @@ impl Store {
             lease: row.lease,
             principal: row.principal.clone(),
             host: None,
-            reason: None,
+            reason: row.reason.clone(),
             fence: row.fence,
             since: UnixMs(0),
             remaining: Some(Duration::from_nanos(row.expires.saturating_sub(now))),

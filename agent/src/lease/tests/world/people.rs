@@ -1,6 +1,11 @@
 //! What the people of the world do, those with other tools, and fate.
 
+use super::super::store::Row;
 use super::*;
+
+/// Longer than any lease of ours can be believed, and than any of another writer.
+const BREAK_SECS: u64 = 7200;
+const BREAK_PYTHON_SECS: u64 = 9;
 
 impl World {
     /// A person at one host does something.
@@ -28,7 +33,8 @@ impl World {
                 self.tell(agent, Input::Renew { ticket, lease, ttl, hold });
             }
             8 => self.person_leaves(agent),
-            9 | 10 => self.person_shares(agent),
+            9 => self.person_shares(agent),
+            10 if self.dice.chance(300) => self.person_breaks(agent),
             _ => self.person_polls(agent),
         }
     }
@@ -49,6 +55,21 @@ impl World {
         let attached = self.dice.below(10);
         let ask = self.ask(agent, claims, hold, attached);
         self.tell(agent, ask);
+    }
+
+    /// Somebody takes a resource away, with as much grace as the longest lease could need.
+    fn person_breaks(&mut self, agent: usize) {
+        let name = *self.dice.pick::<&str>(&NAMES);
+        let Some(row) = self.store.row(self.store_now(), &resource(name)) else { return };
+        let seen = row.lease;
+        let secs = if row.mark.is_some() { BREAK_SECS } else { BREAK_PYTHON_SECS };
+        let why = Reason::new("it is needed").expect("a reason");
+        let mut claim = self.fresh_claim(agent, name, secs);
+        (claim.over, claim.reason) = (Some(seen), epitaph(seen, &why));
+        let Input::Acquire(mut ask) = self.ask(agent, vec![claim], Hold::No, 0) else { return };
+        (ask.owner, ask.until) = (Uid::NOBODY, None);
+        self.agents[agent].waiting_for.remove(&ask.ticket);
+        self.tell(agent, Input::Acquire(ask));
     }
 
     /// Somebody's connection ends, perhaps while an answer is out.
@@ -187,14 +208,14 @@ impl World {
         self.later(delay, Happening::Admin);
         let now = self.store_now();
         if self.dice.chance(300) {
-            self.broken.extend(self.store.rows(now).map(|(_, row)| (row.lease, self.now)));
+            let lost = self.store.rows(now).flat_map(|(_, row)| row.of().collect::<Vec<_>>());
+            self.broken.extend(lost.map(|lease| (lease, self.now)));
             let by_us = self.dice.below(600 * 1_000_000);
             self.store.restore(by_us);
         } else {
             let on = resource(self.dice.pick::<&str>(&NAMES));
-            if let Some(row) = self.store.row(now, &on) {
-                self.broken.insert(row.lease, self.now);
-            }
+            let lost = self.store.row(now, &on).into_iter().flat_map(Row::of);
+            self.broken.extend(lost.map(|lease| (lease, self.now)));
             self.store.delete(&on);
         }
     }

@@ -1,0 +1,197 @@
+//! A broken lease: who hears of it, and when what stands in its place makes room.
+
+use stormlock_protocol::name::Reason;
+
+use super::play::{Play, T0, granted, lease, ours, secs};
+use super::*;
+
+/// The lease that breaks lease 1.
+const OVER: u64 = 9;
+const VERIFY: u64 = 16;
+
+fn why() -> Reason {
+    Reason::new("bob left").expect("a reason")
+}
+
+/// A question that breaks lease 1 on `infra`.
+fn breaks(ticket: u64, grace_secs: u64) -> Input {
+    let mut claim = claim(OVER, "infra", grace_secs);
+    claim.principal = Principal::new("bob@bastion1").expect("a name");
+    (claim.over, claim.reason) = (Some(lease(1)), epitaph(lease(1), &why()));
+    let Input::Acquire(mut ask) = ask(ticket, 2, vec![claim], Hold::No) else { unreachable!() };
+    ask.owner = Uid::NOBODY;
+    Input::Acquire(ask)
+}
+
+/// What the store says of lease 1 since another agent broke it.
+fn broken() -> CallResult {
+    let holder = Holder {
+        resource: resource("infra"),
+        lease: lease(OVER),
+        principal: Principal::new("bob@bastion1").expect("a name"),
+        host: None,
+        reason: epitaph(lease(1), &why()),
+        fence: None,
+        since: UnixMs(0),
+        remaining: None,
+    };
+    CallResult::Stands(Standing::NotOurs(Some(Box::new(holder))))
+}
+
+fn by_bob() -> State {
+    let who = Principal::new("bob@bastion1").expect("a name");
+    State::Lost(Loss::BrokenBy { who, why: Some(why()) })
+}
+
+fn command() -> ProcessId {
+    ProcessId { pid: 7, started: 1, group: true }
+}
+
+/// Lease 1 is held, and read back after another agent broke it.
+fn noticed(attach: Attach) -> Play {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Attach { ticket: Ticket(5), lease: lease(1), attach });
+    play.at(secs(VERIFY));
+    assert!(matches!(play.call(), Call::Verify(_)));
+    play.settle(broken());
+    assert_eq!(play.view().state, by_bob());
+    play
+}
+
+/// What stands in the place of lease 1 is given back, and nothing else happens.
+fn frees(play: &mut Play) {
+    let freed = Proof { resource: resource("infra"), lease: lease(OVER), nonces: Vec::new() };
+    assert_eq!(play.calls.remove(0).1, Call::Release(freed));
+    assert!(play.calls.is_empty());
+}
+
+#[test]
+fn whoever_is_not_a_command_has_half_a_minute_to_stop_what_relies_on_it() {
+    let mut play = noticed(Attach::Detached);
+    play.at(secs(VERIFY + 29));
+    assert!(play.calls.is_empty());
+    play.at(secs(VERIFY + 30));
+    frees(&mut play);
+    play.at(secs(VERIFY + 1000));
+    assert!(play.calls.is_empty(), "once");
+    assert_eq!(play.view().state, by_bob(), "its holder has not acknowledged that");
+}
+
+#[test]
+fn whoever_acknowledges_that_it_is_broken_relies_on_it_no_more() {
+    let mut play = noticed(Attach::Detached);
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    frees(&mut play);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn a_command_relies_on_it_until_it_has_ended() {
+    let mut play = noticed(Attach::Process(command()));
+    let other = ProcessId { pid: 8, ..command() };
+    play.at(secs(VERIFY + 1000));
+    assert!(play.calls.is_empty());
+    // Somebody's word is no end of a command.
+    let mut again = noticed(Attach::Process(command()));
+    again.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    assert!(again.calls.is_empty());
+    play.input(Input::Ended(other));
+    assert!(play.calls.is_empty());
+    play.input(Input::Ended(command()));
+    frees(&mut play);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn one_broken_by_its_own_agent_is_told_at_once_and_makes_room_there() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(breaks(2, 600));
+    play.synced(true);
+    play.settle(granted(11, 600));
+    assert_eq!(play.view().state, by_bob());
+    assert!(play.answers.is_empty(), "not before it is written down");
+    play.synced(true);
+    assert!(matches!(play.answers.pop(), Some(Answer::Acquired(_))));
+    play.at(secs(29));
+    while let Some((_, Call::Verify(_))) = play.calls.first() {
+        play.settle(ours(570));
+    }
+    play.at(secs(30));
+    assert!(matches!(play.call(), Call::Release(of) if of.lease == lease(OVER)));
+    play.settle(CallResult::Done);
+    assert!(play.table.view(play.now, lease(OVER)).is_none());
+}
+
+#[test]
+fn a_break_of_unknown_outcome_is_not_undone_before_its_grace_is_over() {
+    let mut play = Play::new();
+    play.input(breaks(2, 600));
+    play.synced(true);
+    while play.answers.is_empty() {
+        play.go_on();
+        play.settle(CallResult::Unknown);
+    }
+    assert!(matches!(play.answers.pop(), Some(Answer::No(No::Store { .. }))));
+    assert!(play.calls.is_empty());
+    let told = play.now;
+    play.go_on();
+    assert!(matches!(play.call(), Call::Cancel(_, of) if *of == lease(OVER)));
+    assert!(told.until(play.now) >= secs(600));
+}
+
+#[test]
+fn a_break_that_a_crash_left_open_is_not_undone_before_its_grace_is_over() {
+    let mut before = Play::new();
+    before.input(breaks(2, 600));
+    before.synced(true);
+    let mut play = Play::new();
+    play.input(Input::Recover(Box::new(before.memory())));
+    assert!(play.calls.is_empty());
+    play.go_on();
+    assert!(matches!(play.call(), Call::Cancel(_, of) if *of == lease(OVER)));
+    assert!(T0.until(play.now) >= secs(600));
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_broken_lease_ends_without_a_word() {
+    let mut play = Play::new();
+    play.input(breaks(2, 60));
+    play.synced(true);
+    play.settle(granted(11, 60));
+    play.synced(true);
+    play.changes.clear();
+    play.at(secs(VERIFY));
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
+    let lost = play.changes.iter().any(|view| matches!(view.state, State::Lost(_)));
+    assert!(!lost, "{:?}", play.changes);
+}
+
+#[test]
+fn whoever_is_gone_or_was_another_is_not_broken() {
+    let another = Holder {
+        resource: resource("infra"),
+        lease: lease(3),
+        principal: Principal::new("eve@bastion3").expect("a name"),
+        host: None,
+        reason: None,
+        fence: None,
+        since: UnixMs(0),
+        remaining: None,
+    };
+    for (attempt, expected) in [
+        (Attempt::Gone, No::NotHeld),
+        (
+            Attempt::Held(Some(Box::new(another.clone()))),
+            No::Held(resource("infra"), Some(Box::new(another))),
+        ),
+    ] {
+        let mut play = Play::new();
+        play.input(breaks(2, 60));
+        play.synced(true);
+        play.settle(CallResult::Attempted(attempt));
+        assert_eq!(play.answers, [Answer::No(expected)]);
+        assert!(play.calls.is_empty() && play.table.is_empty());
+    }
+}
