@@ -4,8 +4,8 @@
 use stormlock_protocol::frame::{self, FrameError, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{
     Acquire, Agent, Attach, Backend, Code, Cursor, Event, Finding, Health, Hold, IsHeld, Lease,
-    Level, List, Lock, LostReason, Refusal, Release, Released, Renew, Reply, Request, State,
-    Status, Target, UnixMs, Unread, Wait, Waiting,
+    Level, List, Lock, Log, LogCursor, Logged, LostReason, Origin, Refusal, Release, Released,
+    Renew, Reply, Request, State, Status, Target, UnixMs, Unread, Wait, Waiting,
 };
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
 use stormlock_protocol::process::{Process, Terminal};
@@ -102,6 +102,13 @@ fn requests() -> Vec<Sample> {
     let is_held = IsHeld { resource: resource("prod/db"), lease: Some(id()), by_me: true };
     let any = IsHeld { resource: resource("prod/db"), lease: None, by_me: false };
     let list = List { glob: Some("prod/*".to_owned()), mine: true, after: Some(cursor()) };
+    let log = Log {
+        resource: Some(resource("prod/db")),
+        since: Some(UnixMs(1_764_100_000_000)),
+        before: Some(LogCursor { file: 17, end: 4_096 }),
+        limit: 20,
+    };
+    let whole_log = Log { resource: None, since: None, before: None, limit: 0 };
     vec![
         sample("Request::Acquire", &Request::Acquire(acquire)),
         sample("Request::Acquire least", &Request::Acquire(least)),
@@ -127,6 +134,9 @@ fn requests() -> Vec<Sample> {
         sample("Request::Wait", &wait),
         sample("Request::Attach", &attach),
         sample("Request::Share", &share),
+        sample("Request::Log", &Request::Log(log)),
+        sample("Request::Log least", &Request::Log(whole_log)),
+        sample("Request::Metrics", &Request::Metrics),
     ]
 }
 
@@ -160,6 +170,7 @@ fn replies() -> Vec<Sample> {
     let holder = Some(Box::new(lock()));
     let waiting = Waiting { resource: resource("prod/db"), holder, place: 2, of: 3 };
     let at_first = Waiting { holder: None, place: 1, of: 1, ..waiting.clone() };
+    let next = Some(LogCursor { file: 17, end: 4_096 });
     vec![
         sample("Reply::Acquired", &Reply::Acquired(vec![lease(), asked()])),
         sample("Reply::Released", &Reply::Released(vec![given, kept])),
@@ -178,7 +189,56 @@ fn replies() -> Vec<Sample> {
         sample("Reply::Refused", &Reply::Refused(no)),
         sample("Reply::Waiting", &Reply::Waiting(waiting)),
         sample("Reply::Waiting at first", &Reply::Waiting(at_first)),
+        sample("Reply::Log", &Reply::Log { events: vec![logged(), gap()], next }),
+        sample("Reply::Log end", &Reply::Log { events: vec![], next: None }),
+        sample("Reply::Metrics", &Reply::Metrics("stormlock_sessions 3\n".to_owned())),
     ]
+}
+
+fn logged() -> Logged {
+    Logged {
+        at: UnixMs(1_764_100_000_000),
+        event: "release".to_owned(),
+        result: "ok".to_owned(),
+        resource: Some(resource("prod/db")),
+        lease: Some(id()),
+        fence: Some(Fence(1_764_100_000_000_123)),
+        backend: Some("main".to_owned()),
+        principal: Some(Principal::new("maria@bastion2").expect("a principal")),
+        by: Some(Principal::new("root@bastion2").expect("a principal")),
+        reason: Some(reason()),
+        why: Some("the agent stopped".to_owned()),
+        missing: 0,
+        origin: Some(Origin {
+            uid: 0,
+            user: "root".to_owned(),
+            login: Some("alice".to_owned()),
+            pid: Some(4711),
+            unit: Some("session-3.scope".to_owned()),
+        }),
+    }
+}
+
+fn gap() -> Logged {
+    let (resource, lease, fence, backend, principal) = (None, None, None, None, None);
+    let (by, reason, why, origin) = (None, None, None, None);
+    let (event, result) = ("gap".to_owned(), "failed".to_owned());
+    let (at, missing) = (UnixMs(1_764_100_000_000), 12);
+    Logged {
+        at,
+        event,
+        result,
+        resource,
+        lease,
+        fence,
+        backend,
+        principal,
+        by,
+        reason,
+        why,
+        missing,
+        origin,
+    }
 }
 
 fn small_enums() -> Vec<Sample> {

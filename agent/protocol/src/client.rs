@@ -13,8 +13,8 @@ use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
-    Acquire, Attach, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Refusal, Release, Released,
-    Renew, Reply, Request, Status, Target, Unread, Wait, Waiting,
+    Acquire, Attach, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Log, LogCursor, Logged,
+    Refusal, Release, Released, Renew, Reply, Request, Status, Target, Unread, Wait, Waiting,
 };
 use crate::name::{LeaseId, Resource};
 use crate::process::Process;
@@ -301,6 +301,28 @@ impl Client {
     pub fn doctor(&mut self) -> Result<Vec<Finding>, ClientError> {
         match self.ask(&Request::Doctor)? {
             Reply::Findings(findings) => Ok(findings),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// One page, the latest events first, and where the next begins; see [`Request::Log`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn log(&mut self, ask: Log) -> Result<(Vec<Logged>, Option<LogCursor>), ClientError> {
+        match self.ask(&Request::Log(ask))? {
+            Reply::Log { events, next } => Ok((events, next)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Metrics`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn metrics(&mut self) -> Result<String, ClientError> {
+        match self.ask(&Request::Metrics)? {
+            Reply::Metrics(text) => Ok(text),
             other => Err(unexpected(other)),
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! Enums are append-only. Not here: how messages become bytes ([`crate::frame`]).
 
+mod log;
+
 use bincode::{Decode, Encode};
 
+pub use self::log::{Log, LogCursor, Logged, Origin};
 pub use crate::name::UnixMs;
 use crate::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
 use crate::process::{Process, Terminal};
@@ -60,6 +63,10 @@ pub enum Request {
         /// Whose end has to come, too.
         process: Process,
     },
+    /// What the agent's audit file says, by pages, the latest first: [`Reply::Log`].
+    Log(Log),
+    /// The agent in numbers: [`Reply::Metrics`].
+    Metrics,
 }
 
 /// Take one or more resources.
@@ -216,6 +223,15 @@ pub enum Reply {
     Refused(Refusal),
     /// Not yet: the reply is still to come.
     Waiting(Waiting),
+    /// A page of the audit file. It may be short or empty and yet have a next one.
+    Log {
+        /// The latest first.
+        events: Vec<Logged>,
+        /// Where the next page begins; `None` after the last.
+        next: Option<LogCursor>,
+    },
+    /// Numbers in the text format of Prometheus.
+    Metrics(String),
 }
 
 /// What a waiting caller waits for. Told when it begins to wait and whenever that changes.
