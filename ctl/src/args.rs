@@ -101,6 +101,7 @@ pub(crate) enum Command {
     Acquire(Acquire),
     Release(Release),
     Renew(Renew),
+    Break(Break),
     Current(Current),
     IsHeld(IsHeld),
     List(List),
@@ -122,6 +123,7 @@ impl Command {
             Command::Hold(args) => args.resources.len(),
             Command::Release(args) => args.words.len(),
             Command::Renew(_)
+            | Command::Break(_)
             | Command::Current(_)
             | Command::IsHeld(_)
             | Command::List(_)
@@ -349,6 +351,36 @@ pub(crate) struct Release {
     /// Not holding it is fine
     #[arg(long)]
     pub(crate) if_held: bool,
+}
+
+/// Take a lock away from its holder, who is told by whom and why
+///
+/// It shows what it breaks and asks before it does. Only the lease that was seen is broken, never a
+/// later one. Nobody can take the resource before whoever relied on it has ended: an agent notices
+/// within 15 s and ends a `stormctl run`, and the resource is free when that has ended, or when the
+/// broken lease would have been over. --now does not wait for that: then nothing but the fence keeps
+/// the two apart. Exit code 1: nobody holds it; 75: another lease than --lease is there.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl break prod/db -m 'bob left for the week-end'
+  stormctl break prod/db -m 'host is gone for good' --now
+  stormctl break prod/db --lease 0af1c2d3e4f50617283940515263748f -m cleanup --yes")]
+pub(crate) struct Break {
+    /// What to take away
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Resource,
+    /// Why, for its holder and everybody else to read
+    #[arg(short = 'm', long, value_name = "TEXT", value_parser = reason)]
+    pub(crate) reason: Reason,
+    /// Only if this is the lease
+    #[arg(long, value_name = "ID")]
+    pub(crate) lease: Option<LeaseId>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Leave no time for whoever relied on it to end
+    #[arg(long)]
+    pub(crate) now: bool,
 }
 
 /// Move the end of a lease

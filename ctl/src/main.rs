@@ -86,6 +86,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Acquire(args) => command::acquire::run(args, &mut open()?, view),
         Command::Release(args) => command::release::run(args, &mut open()?, view),
         Command::Renew(args) => command::renew::run(args, &mut open()?, view),
+        Command::Break(args) => command::breaking::run(args, &mut open()?, view),
         Command::Current(args) => command::current::run(args, &mut open()?, view),
         Command::IsHeld(args) => command::is_held::run(args, &mut open()?, view),
         Command::List(args) => command::list::run(args, &mut open()?, view),

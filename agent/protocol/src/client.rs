@@ -13,8 +13,9 @@ use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
-    Acquire, Attach, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Log, LogCursor, Logged,
-    Refusal, Release, Released, Renew, Reply, Request, Status, Target, Unread, Wait, Waiting,
+    Acquire, Attach, Break, Broken, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Log,
+    LogCursor, Logged, Refusal, Release, Released, Renew, Reply, Request, Status, Target, Unread,
+    Wait, Waiting,
 };
 use crate::name::{LeaseId, Resource};
 use crate::process::Process;
@@ -246,6 +247,17 @@ impl Client {
     pub fn renew(&mut self, ask: Renew) -> Result<Lease, ClientError> {
         match self.ask(&Request::Renew(ask))? {
             Reply::Renewed(lease) => Ok(lease),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Break`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; unless it is `Refused`, the outcome is unknown.
+    pub fn break_lease(&mut self, ask: Break) -> Result<Broken, ClientError> {
+        match self.ask(&Request::Break(ask))? {
+            Reply::Broken(broken) => Ok(broken),
             other => Err(unexpected(other)),
         }
     }

@@ -67,6 +67,8 @@ pub enum Request {
     Log(Log),
     /// The agent in numbers: [`Reply::Metrics`].
     Metrics,
+    /// Take a resource away from the lease that was seen on it: [`Reply::Broken`].
+    Break(Break),
 }
 
 /// Take one or more resources.
@@ -155,6 +157,29 @@ pub struct Renew {
     pub hold: Option<Hold>,
 }
 
+/// Take a resource away from its holder.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Break {
+    /// The resource.
+    pub resource: Resource,
+    /// The lease that was seen: no other is broken.
+    pub lease: LeaseId,
+    /// Why, for its holder and everybody else to read.
+    pub reason: Reason,
+    /// Leave no time for whoever relied on it to end.
+    pub now: bool,
+}
+
+/// What was broken.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Broken {
+    /// As it was.
+    pub broken: Lock,
+    /// How much longer nobody can take the resource, at most: until then whoever relied on the
+    /// lease may not have ended.
+    pub left_ms: u64,
+}
+
 /// Ask whether a resource is held, at all or by one lease or by the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct IsHeld {
@@ -232,6 +257,8 @@ pub enum Reply {
     },
     /// Numbers in the text format of Prometheus.
     Metrics(String),
+    /// It is broken.
+    Broken(Broken),
 }
 
 /// What a waiting caller waits for. Told when it begins to wait and whenever that changes.

@@ -1,6 +1,7 @@
 //! The socket: accepts connections, asks the kernel who they are, and gives each its session.
 
 mod attach;
+mod breaking;
 pub mod listen;
 mod overview;
 pub mod peer;

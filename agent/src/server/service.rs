@@ -89,6 +89,10 @@ impl Service {
             Request::Wait { resource, wait } => self.wait(caller, &resource, wait, tell).await,
             Request::Attach { leases, attach } => self.attach(caller, leases, attach).await,
             Request::Share { leases, process } => self.share(caller, leases, process).await,
+            Request::Break(ask) => self.break_lease(caller, ask).await,
+            Request::Log(_) | Request::Metrics => {
+                Err(Refusal::new(Code::Internal, "not yet there"))
+            }
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
         };
         answered.unwrap_or_else(Reply::Refused)
@@ -289,7 +293,11 @@ impl Service {
         Ok(Reply::Verdict { held, lock })
     }
 
-    async fn holder(&self, backend: &BackendName, on: &Resource) -> Answered<Option<Holder>> {
+    pub(super) async fn holder(
+        &self,
+        backend: &BackendName,
+        on: &Resource,
+    ) -> Answered<Option<Holder>> {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let asked = self.stores.within(backend, QUESTION_PATIENCE, store.holder(on)).await;
         asked.map_err(|error: AskError| told::no_answer(backend, on, &error))

@@ -232,6 +232,12 @@ pub(super) fn no_such_lease(on: &Resource, lease: LeaseId) -> Refusal {
     Refusal::new(Code::NotHeld, why).about(on)
 }
 
+/// A lease that was seen and is there no more, nor any other.
+pub(super) fn over(on: &Resource, lease: LeaseId) -> Refusal {
+    let why = format!("lease {lease} on {on} is over, and nobody holds that by now");
+    Refusal::new(Code::NotHeld, why).about(on)
+}
+
 /// Another writer's lease that ended while it was being renewed.
 pub(super) fn not_current(holder: &Holder) -> Refusal {
     let why = format!("lease {} on {} is over", holder.lease, holder.resource);

@@ -1,6 +1,7 @@
 //! The verbs, one file each, and what they share: how a lease is told.
 
 pub(crate) mod acquire;
+pub(crate) mod breaking;
 pub(crate) mod completions;
 pub(crate) mod current;
 pub(crate) mod doctor;

@@ -108,6 +108,11 @@ pub(crate) fn told(refusal: &Refusal) -> String {
     }
 }
 
+/// Who has it, since when and so on.
+pub(crate) fn description(lock: &Lock, now: &Zoned) -> Vec<String> {
+    std::iter::once(headline(lock)).chain(particulars(lock, now)).collect()
+}
+
 fn headline(lock: &Lock) -> String {
     if lock.mine {
         format!("{} is already yours ({})", lock.resource, lock.principal)

@@ -40,6 +40,10 @@ pub(crate) enum Line<'a> {
     Agent(AgentJson<'a>),
     Backend(BackendJson<'a>),
     Finding(FindingJson<'a>),
+    Broken {
+        broken: LockJson<'a>,
+        free_in_secs: u64,
+    },
     /// The whole state was told; what follows are changes.
     Caught {},
 }

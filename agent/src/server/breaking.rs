@@ -1,0 +1,151 @@
+//! Breaking a lease: what was seen and nothing else, for a reason, by whoever may.
+
+use std::time::Duration;
+
+use stormlock_protocol::message::{self, Code, Refusal, Reply};
+use stormlock_protocol::name::{TTL_MAX_SECS, TTL_MIN_SECS, Ttl};
+use tokio::sync::watch;
+
+use super::service::{Answered, Caller, Service};
+use super::terms::{mint, random};
+use super::told;
+use crate::clock;
+use crate::driver::Wish;
+use crate::lease::{
+    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, Uid, View, epitaph,
+};
+use crate::policy::Act;
+
+/// What stands in the place of a broken lease lasts so much longer than that would have: its agent
+/// may have renewed it since it was looked at, and notices within this time that it is broken, and
+/// has ended what relied on it.
+const BEYOND: Duration = Duration::from_secs(60);
+/// How long it lasts where nobody keeps a deadline: no agent wrote that lease.
+const NOBODY_KEEPS: Duration = Duration::from_secs(60);
+
+impl Service {
+    pub(super) async fn break_lease(
+        &self,
+        caller: &Caller,
+        ask: message::Break,
+    ) -> Answered<Reply> {
+        let on = &ask.resource;
+        let config = self.config();
+        self.permit(&config, caller, Act::Break, Some(on))?;
+        let seen = self.seen_by(&ask).await?;
+        let (backend, holder) = seen;
+        let broken = self.lock(caller, &backend, Some(holder.clone())).await?;
+        let Some(broken) = broken else { return Err(told::bug("a look at a lock")) };
+        let view = self.put_instead(caller, &ask, (backend, &holder)).await?;
+        tracing::warn!(
+            resource = on.as_str(),
+            lease = %ask.lease,
+            of = holder.principal.as_str(),
+            by = view.claim.principal.as_str(),
+            uid = caller.who.uid.0,
+            why = ask.reason.as_str(),
+            "lease is broken"
+        );
+        let mut left = clock::now().until(view.deadline);
+        if ask.now {
+            let answers = self.driver.release_all(vec![view.claim.lease]).await?;
+            if answers.first() == Some(&Answer::Released) {
+                left = Duration::ZERO;
+            }
+        }
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        Ok(Reply::Broken(message::Broken { broken, left_ms }))
+    }
+
+    /// The lease that is to be broken, if it is still the one that was seen.
+    async fn seen_by(&self, ask: &message::Break) -> Answered<(BackendName, Holder)> {
+        let on = &ask.resource;
+        // One of ours may be held where the resource belonged before the configuration changed.
+        let ours = self.driver.view(ask.lease).await?.filter(|view| view.claim.resource == *on);
+        let backend =
+            ours.map_or_else(|| self.config().defaults(on).backend, |view| view.claim.backend);
+        match self.holder(&backend, on).await? {
+            Some(holder) if holder.lease == ask.lease => Ok((backend, holder)),
+            Some(another) => Err(self.another(&backend, another).await),
+            None => Err(told::over(on, ask.lease)),
+        }
+    }
+
+    /// Somebody else has it than was seen.
+    async fn another(&self, backend: &BackendName, holder: Holder) -> Refusal {
+        let on = holder.resource.clone();
+        let lock = told::lock(backend, self.this_host_only(backend), holder);
+        let why = format!(
+            "{on} is held under another lease by now, {} of {}",
+            lock.lease, lock.principal
+        );
+        let mut refusal = Refusal::new(Code::Held, why).about(&on);
+        refusal.holder = Some(Box::new(lock));
+        refusal
+    }
+
+    async fn put_instead(
+        &self,
+        caller: &Caller,
+        ask: &message::Break,
+        (backend, seen): (BackendName, &Holder),
+    ) -> Answered<View> {
+        let on = &ask.resource;
+        let Some(reason) = epitaph(ask.lease, &ask.reason) else {
+            let why = "the reason is too long to be kept with the id of the broken lease; say it \
+                       shorter";
+            return Err(Refusal::new(Code::BadRequest, why).about(on));
+        };
+        let traits = self.stores.traits(&backend).ok_or_else(|| told::no_store(&backend))?;
+        let config = self.config();
+        let claim = Claim {
+            resource: on.clone(),
+            lease: mint(traits.narrow_ids)?,
+            backend: backend.clone(),
+            principal: config.principal(&caller.who),
+            host: config.host.clone(),
+            reason: Some(reason),
+            ttl: grace(seen, config.defaults(on).ttl),
+            created: clock::wall(),
+            nonce: Nonce(random()?),
+            over: Some(ask.lease),
+        };
+        let wish = Wish {
+            session: caller.session,
+            claims: vec![claim],
+            owner: Uid::NOBODY,
+            hold: Hold::No,
+            attach: Attach::Detached,
+            terminal: None,
+            leases_max: usize::MAX,
+            until: None,
+            hold_for: None,
+        };
+        let (waits, _) = watch::channel(None);
+        match self.driver.acquire(wish, waits).await? {
+            Answer::Acquired(views) => views.into_iter().next().ok_or_else(|| told::bug("a break")),
+            Answer::No(No::NotHeld) => Err(told::over(on, ask.lease)),
+            Answer::No(No::Held(_, Some(holder))) => Err(self.another(&backend, *holder).await),
+            Answer::No(No::Store { backend, after: After::Cancelling, .. }) => {
+                let why = format!(
+                    "backend {backend} did not answer in time: {on} may be broken, or may be yet; \
+                     look who holds it, and break it again if need be"
+                );
+                Err(Refusal::new(Code::Unavailable, why).about(on))
+            }
+            Answer::No(no) => Err(self.refusal(caller, no).await),
+            Answer::Renewed(_) | Answer::Released => Err(told::bug("a break")),
+        }
+    }
+}
+
+/// How long whoever relied on a lease may go on doing so: no longer than the store keeps it, if its
+/// agent keeps its deadline.
+fn grace(seen: &Holder, unasked: Ttl) -> Ttl {
+    let length = match (seen.remaining, &seen.host) {
+        (Some(left), Some(_)) => left + BEYOND,
+        (Some(_) | None, _) => NOBODY_KEEPS,
+    };
+    let secs = length.as_secs().saturating_add(1).clamp(TTL_MIN_SECS.into(), TTL_MAX_SECS.into());
+    Ttl::from_secs(secs).unwrap_or(unasked)
+}

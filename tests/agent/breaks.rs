@@ -1,0 +1,216 @@
+//! Taking a lock away: what was seen and nothing else, by whoever may, and never before whoever
+//! relied on it has ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use stormlock_protocol::client::ClientError;
+use stormlock_protocol::message::{Break, Code, Hold, LostReason, Release, State, Target};
+use stormlock_protocol::name::{LeaseId, Reason};
+
+use crate::agent::Agent;
+use crate::dice::now_ms;
+use crate::redis_server::RedisServer;
+use crate::run::terminal::{PROMPT, Shell};
+use crate::run::{Job, wait_for_file};
+use crate::{acquire, leases, local, resource, until, wish};
+
+/// How often the wrong lease could be broken, and never is.
+const RACES: usize = 1_000;
+
+fn two(store: &RedisServer) -> (Agent, Agent) {
+    (Agent::on_redis("alpha", &store.url()), Agent::on_redis("beta", &store.url()))
+}
+
+fn breaks(agent: &Agent, args: &[&str]) -> crate::program::Ran {
+    agent.ctl(&[&["break", "prod/db", "-m", "it is on fire"], args].concat())
+}
+
+#[test]
+fn a_broken_run_is_told_by_whom_and_why_and_nobody_has_the_resource_before_it_has_ended() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    let [asked, over] = ["asked", "over"].map(|name| alpha.file(name).display().to_string());
+    // It takes three seconds to end, which is more than nothing and less than it may.
+    let line = format!(
+        "trap 'date +%s%N >{asked}; sleep 3; date +%s%N >{over}; exit 0' TERM; echo >{asked}.up; \
+         while :; do sleep 0.1; done"
+    );
+    let job = Job::start(&alpha, &["run", "prod/db", "--kill-after", "20s", "-c", &line]);
+    wait_for_file(&alpha, "asked.up", "\n");
+    let ran = breaks(&beta, &["--yes"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.is_empty() && ran.stderr.contains("of root@alpha on prod/db is broken"));
+    let waits = Job::start(&beta, &["run", "prod/db", "-w", "-c", "date +%s%N"]);
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    let told = "prod/db is lost: root@beta broke it: it is on fire";
+    assert!(ran.stderr.contains(told), "{ran:?}");
+    let next = waits.ends();
+    assert_eq!(next.code, Some(0), "{next:?}");
+    let number = |text: String| text.trim().parse::<u64>().expect("a time");
+    let over = number(fs::read_to_string(over).expect("it ended by itself"));
+    assert!(over < number(next.stdout.clone()), "{over} {next:?}");
+}
+
+#[test]
+fn a_broken_lease_says_who_broke_it_and_its_holder_at_a_terminal_is_told() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    let mut shell = Shell::start(&alpha);
+    shell.types("$CTL acquire prod/db --keep -q\n");
+    shell.sees(PROMPT);
+    let held = leases(&mut alpha.client().expect("it answers"));
+    let ran = breaks(&beta, &["--yes", "--json", "--lease", &held[0].lease.to_string()]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(json["broken"]["lease"], held[0].lease.to_string());
+    assert!(json["free_in_secs"].as_u64().is_some_and(|secs| (60..=1_000).contains(&secs)));
+    shell.sees("prod/db is lost: root@beta broke it: it is on fire. Stop what relies on it.");
+    let lost = leases(&mut alpha.client().expect("it answers"));
+    assert!(
+        matches!(&lost[0].state, State::Lost(LostReason::BrokenBy { who, why: Some(why) })
+            if who.as_str() == "root@beta" && why.as_str() == "it is on fire"),
+        "{lost:?}"
+    );
+    // In the meantime it is nobody's, and says why.
+    let seen = beta.ctl(&["acquire", "prod/db"]);
+    assert_eq!(seen.code, Some(75), "{seen:?}");
+    assert!(seen.stderr.contains(&format!("broke {}: it is on fire", held[0].lease)), "{seen:?}");
+    // Whoever acknowledges it relies on it no more.
+    let ran = alpha.ctl(&["release", "prod/db"]);
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    until("it is free", || (beta.ctl(&["acquire", "prod/db"]).code == Some(0)).then_some(()));
+}
+
+#[test]
+fn what_is_not_as_it_was_said_to_be_is_not_broken() {
+    let agent = Agent::start(&local());
+    let ran = breaks(&agent, &["--yes"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("nobody holds it"), "{ran:?}");
+    let mut client = agent.client().expect("it answers");
+    let lease = acquire(&mut client, wish("prod/db", Hold::Keep)).lease;
+    let other = "0af1c2d3e4f50617283940515263748f";
+    let ran = breaks(&agent, &["--yes", "--lease", other]);
+    assert_eq!(ran.code, Some(75), "{ran:?}");
+    assert!(ran.stderr.contains(&lease.to_string()), "{ran:?}");
+    let ran = breaks(&agent, &[]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    assert!(ran.stderr.contains("no terminal to ask on"), "{ran:?}");
+    let ran = agent.ctl(&["break", "prod/db", "--yes"]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    assert!(ran.stderr.contains("--reason"), "{ran:?}");
+    let long = "x".repeat(220);
+    let ran = agent.ctl(&["break", "prod/db", "--yes", "-m", &long]);
+    assert_eq!(ran.code, Some(64), "{ran:?}");
+    assert!(ran.stderr.contains("say it shorter"), "{ran:?}");
+    let held = agent.ctl(&["is-held", "prod/db", &lease.to_string(), "--by", "me"]);
+    assert_eq!(held.code, Some(0), "{held:?}");
+}
+
+#[test]
+fn whoever_may_not_break_is_told_which_rule_says_so() {
+    let uid = rustix::process::geteuid().as_raw();
+    let agent = Agent::start(&format!(
+        "host = \"alpha\"\n[backend.here]\nkind = \"local\"\n[[rule]]\nwho = [\"uid:{uid}\"]\n\
+         may = [\"acquire\"]\n"
+    ));
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    let ran = breaks(&agent, &["--yes"]);
+    assert_eq!(ran.code, Some(77), "{ran:?}");
+    assert!(ran.stderr.contains("may not break prod/db: rule 1 (line 4"), "{ran:?}");
+    assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0));
+}
+
+#[test]
+fn with_now_it_is_free_at_once_and_its_holder_is_told_all_the_same() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("it answers");
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let ran = breaks(&agent, &["--yes", "--now"]);
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("prod/db is free"), "{ran:?}");
+    let lost = leases(&mut client);
+    assert!(matches!(&lost[0].state, State::Lost(LostReason::BrokenBy { .. })), "{lost:?}");
+    assert_eq!(agent.ctl(&["is-held", "prod/db"]).code, Some(1));
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+}
+
+#[test]
+fn at_a_terminal_it_shows_what_it_breaks_and_takes_no_other_word_than_yes() {
+    let agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    let mut shell = Shell::start(&agent);
+    for word in ["y", "", "no"] {
+        shell.types("$CTL break prod/db -m fire; echo co''de=$?\n");
+        shell.sees("prod/db is already yours");
+        shell.sees("type yes to break it: fire");
+        shell.types(&format!("{word}\n"));
+        shell.sees("code=1");
+        shell.sees(PROMPT);
+        assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0), "{word:?}");
+    }
+    shell.types("$CTL break prod/db -m fire; echo co''de=$?\n");
+    shell.sees("type yes to break it: fire");
+    shell.types("yes\n");
+    shell.sees("is broken");
+    shell.sees("code=0");
+    assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(1));
+}
+
+/// One agent's user takes, gives back and takes again; another agent's breaks what it saw.
+#[test]
+fn the_wrong_lease_is_never_broken() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    let is_over = AtomicBool::new(false);
+    let (lost, broken) = thread::scope(|scope| {
+        let holder = scope.spawn(|| {
+            let mut client = alpha.client().expect("it answers");
+            let mut lost = BTreeSet::new();
+            while !is_over.load(Ordering::Relaxed) {
+                let Ok(mut taken) = client.acquire(wish("prod/db", Hold::Keep)) else { continue };
+                let lease = taken.remove(0).lease;
+                let target = Target { resource: resource("prod/db"), lease: Some(lease) };
+                let released = client.release(Release::These(vec![target])).expect("an answer");
+                if released[0].refusal.as_ref().is_some_and(|no| no.code == Code::Lost) {
+                    lost.insert(lease);
+                }
+            }
+            lost
+        });
+        let mut client = beta.client().expect("it answers");
+        let mut broken: BTreeSet<LeaseId> = BTreeSet::new();
+        let mut seen = 0;
+        let began = now_ms();
+        while seen < RACES {
+            assert!(now_ms() - began < 4 * crate::GIVE_UP_MS, "only {seen} were seen");
+            let on = resource("prod/db");
+            let Some(lock) = client.current(on.clone()).expect("an answer") else { continue };
+            if lock.host.as_deref() != Some("alpha") {
+                continue;
+            }
+            seen += 1;
+            let reason = Reason::new("a race").expect("a reason");
+            let ask = Break { resource: on, lease: lock.lease, reason, now: true };
+            match client.break_lease(ask) {
+                Ok(done) => {
+                    assert_eq!(done.broken.lease, lock.lease);
+                    assert!(broken.insert(lock.lease), "{} was broken twice", lock.lease);
+                }
+                Err(ClientError::Refused(no)) => {
+                    assert!(matches!(no.code, Code::Held | Code::NotHeld), "{no:?}");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        (holder.join().expect("it goes on"), broken)
+    });
+    println!("{} of {RACES} were broken, {} noticed so", broken.len(), lost.len());
+    assert!(lost.is_subset(&broken), "{:?} were broken and never seen", lost.difference(&broken));
+    assert!(!broken.is_empty() && broken.len() < RACES, "no race was run");
+}
