@@ -7,6 +7,8 @@
 //! fails must be shown by each store on a line that holds requests back (`tests/support/proxy.rs`),
 //! since on this host nothing overtakes.
 
+mod breaks;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::task::Poll;
@@ -19,6 +21,7 @@ use super::proxy::{Fault, Proxy};
 use super::{Attempt, Backend, BackendError, Pending, RefusedKind, Standing, Stirred, Stirs};
 use crate::clock;
 use crate::lease::{BackendName, Claim, Grant, Holder, Nonce, Proof};
+pub(crate) use breaks::*;
 
 /// One running store, and what the suite needs of it besides the trait.
 pub(crate) trait Site: Send + Sync {
@@ -72,6 +75,15 @@ macro_rules! contract {
             a_release_of_what_is_gone_is_success
             the_list_is_in_order_and_in_pages
             texts_come_back_as_they_were
+            a_break_takes_the_lease_that_was_seen_with_a_greater_fence
+            the_time_of_a_break_is_its_own
+            a_break_of_a_lease_that_is_not_there_does_nothing
+            a_break_of_another_s_lease_does_nothing
+            the_same_break_again_is_the_same_grant
+            the_victim_of_a_break_finds_another_s_lease
+            of_fifty_breakers_of_one_lease_one_wins_each_round
+            a_cancel_ends_a_break_for_good
+            a_break_never_takes_the_lease_that_came_after
         );
     };
     ($make:expr; $($test:ident)*) => {$(
@@ -89,6 +101,7 @@ macro_rules! contract_with_others {
         $crate::backend::contract::contract!($make;
             what_others_hold_is_held
             what_is_no_lock_is_left_alone
+            what_others_hold_can_be_broken
         );
     };
 }
@@ -97,7 +110,10 @@ pub(crate) use contract_with_others;
 /// The part of the suite for stores with ids of 128 bits.
 macro_rules! contract_of_wide_ids {
     ($make:expr) => {
-        $crate::backend::contract::contract!($make; an_id_of_128_bits_is_kept_whole);
+        $crate::backend::contract::contract!($make;
+            an_id_of_128_bits_is_kept_whole
+            a_break_compares_all_128_bits
+        );
     };
 }
 pub(crate) use contract_of_wide_ids;
@@ -109,6 +125,7 @@ macro_rules! contract_of_notices {
             a_watch_tells_that_it_works_and_then_of_each_change_whoever_made_it
             a_watch_tells_of_a_lock_that_was_taken_over
             a_watch_tells_of_its_own_resource
+            a_watch_tells_of_a_break
         );
     };
 }
@@ -474,8 +491,10 @@ pub(crate) async fn what_is_no_lock_is_left_alone(site: &dyn Site) {
     for on in &resources {
         let before = others.dump(on).await.expect("a dump");
         let claim = claim(on, LONG);
+        let breaker = Claim { over: Some(lease()), ..self::claim(on, LONG) };
         for _ in 0..2 {
             check_foreign(&agent.acquire(&claim).await, on);
+            check_foreign(&agent.acquire(&breaker).await, on);
             let known = proof(&claim);
             let renewed = agent.renew(&known, ttl(LONG), nonce()).await.expect("a renewal");
             assert_eq!(renewed, Standing::NotOurs(None), "{on}");

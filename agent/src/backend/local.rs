@@ -172,12 +172,16 @@ impl Table {
     }
 
     fn acquire(&mut self, now: Moment, claim: &Claim) -> Attempt {
-        if let Some(row) = self.row(now, &claim.resource) {
-            if row.lease == claim.lease {
+        match self.row(now, &claim.resource) {
+            Some(row) if row.lease == claim.lease => {
                 let remaining = now.until(row.expires);
                 return Attempt::Granted(Grant { fence: row.fence, remaining });
             }
-            return Attempt::Held(Some(Box::new(row.holder(now, &claim.resource))));
+            Some(row) if claim.over != Some(row.lease) => {
+                return Attempt::Held(Some(Box::new(row.holder(now, &claim.resource))));
+            }
+            None if claim.over.is_some() => return Attempt::Gone,
+            Some(_) | None => {}
         }
         let (fence, remaining) = (self.next_fence(), length(claim.ttl));
         let row = Row::new(claim, fence, vec![claim.nonce], now + remaining);

@@ -63,6 +63,15 @@ contract::contract!(*site();
     a_release_of_what_is_gone_is_success
     the_list_is_in_order_and_in_pages
     texts_come_back_as_they_were
+    a_break_takes_the_lease_that_was_seen_with_a_greater_fence
+    the_time_of_a_break_is_its_own
+    a_break_of_a_lease_that_is_not_there_does_nothing
+    a_break_of_another_s_lease_does_nothing
+    the_same_break_again_is_the_same_grant
+    the_victim_of_a_break_finds_another_s_lease
+    of_fifty_breakers_of_one_lease_one_wins_each_round
+    a_cancel_ends_a_break_for_good
+    a_break_never_takes_the_lease_that_came_after
 );
 contract::contract_with_others!(*site());
 contract::contract_of_wide_ids!(*site());
