@@ -132,7 +132,7 @@ fn json_is_stable() {
             "this_host_only": false,
             "state": "held",
             "lost_reason": null,
-            "lost_to": null,
+            "lost_to": null, "lost_why": null,
             "principal": "maria@bastion2",
             "reason": "schema migration",
             "since": "2026-11-25T14:02:31Z",

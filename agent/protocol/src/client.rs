@@ -2,13 +2,16 @@
 //!
 //! It waits no longer than it was told to, it never retries, and it starts nothing.
 
+mod patience;
+
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use interprocess::ConnectWaitMode;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
 
+use self::patience::Patience;
 use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
@@ -516,27 +519,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-}
-
-/// How much longer one exchange may take: a peer that trickles bytes gets no extension.
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    from: Instant,
-    limit: Duration,
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long a person waits, not a lease's time")]
-impl Patience {
-    fn new(limit: Duration) -> Patience {
-        Patience { from: Instant::now(), limit }
-    }
-
-    fn left(&self) -> Result<Duration, ClientError> {
-        match self.limit.checked_sub(self.from.elapsed()) {
-            Some(left) if !left.is_zero() => Ok(left),
-            _ => Err(ClientError::Mute(self.limit)),
-        }
     }
 }
 

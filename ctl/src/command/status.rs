@@ -7,7 +7,7 @@ use super::{footnote, lease_row, marked};
 use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{
-    AgentJson, BackendJson, Document, LeaseJson, Line, health_word, lost_to, lost_word,
+    AgentJson, BackendJson, Document, LeaseJson, Line, health_word, lost_to, lost_why, lost_word,
 };
 use crate::render::table::{Column, Table};
 use crate::render::text::visible;
@@ -162,7 +162,8 @@ fn state_words(state: &State) -> String {
         State::Lost(reason) => {
             let why = lost_word(reason).replace('_', " ");
             let to = lost_to(reason).map_or_else(String::new, |who| format!(" {who}"));
-            format!("lost: {why}{to}")
+            let said = lost_why(state).map_or_else(String::new, |why| format!(": {why}"));
+            format!("lost: {why}{to}{said}")
         }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) struct LeaseJson<'a> {
     state: &'static str,
     lost_reason: Option<&'static str>,
     lost_to: Option<&'a str>,
+    lost_why: Option<&'a str>,
     principal: &'a str,
     reason: Option<&'a str>,
     since: Option<String>,
@@ -102,6 +103,7 @@ impl<'a> LeaseJson<'a> {
             state: state_word(&lease.state),
             lost_reason,
             lost_to,
+            lost_why: lost_why(&lease.state),
             principal: lease.principal.as_str(),
             reason: lease.reason.as_ref().map(|reason| reason.as_str()),
             since: time::rfc3339(lease.since),
@@ -292,6 +294,19 @@ pub(crate) fn lost_to(reason: &LostReason) -> Option<&str> {
         LostReason::Expired | LostReason::StoreLostIt | LostReason::Clone | LostReason::Revoked => {
             None
         }
+    }
+}
+
+/// Why somebody broke it, as they said.
+pub(crate) fn lost_why(state: &State) -> Option<&str> {
+    match state {
+        State::Lost(LostReason::BrokenBy { why, .. }) => why.as_ref().map(|why| why.as_str()),
+        State::Lost(_)
+        | State::Asking
+        | State::Held
+        | State::AtRisk
+        | State::Unknown
+        | State::Released => None,
     }
 }
 
