@@ -359,8 +359,8 @@ pub(crate) struct Release {
 /// It shows what it breaks and asks before it does. Only the lease that was seen is broken, never a
 /// later one. Nobody can take the resource before whoever relied on it has ended: an agent notices
 /// within 15 s and ends a `stormctl run`, and the resource is free when that has ended, or when the
-/// broken lease would have been over. --now does not wait for that: then nothing but the fence keeps
-/// the two apart. Exit code 1: nobody holds it; 75: another lease than --lease is there.
+/// broken lease would have been over. --now does not wait for that: then nothing but the fence
+/// keeps the two apart. Exit code 1: nobody holds it; 75: another lease than --lease is there.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl break prod/db -m 'bob left for the week-end'

@@ -31,8 +31,12 @@ const CLOCK_READERS: [(&str, &str); 5] = [
 ];
 /// The clocks' own files: the agent's, the client's for people (`--until`, times shown) and for its
 /// own timer, and the blocking client's patience, which is no lease's time.
-const CLOCKS: [&str; 4] =
-    ["agent/src/clock.rs", "agent/protocol/src/client.rs", "ctl/src/clock.rs", "ctl/src/time.rs"];
+const CLOCKS: [&str; 4] = [
+    "agent/src/clock.rs",
+    "agent/protocol/src/client/patience.rs",
+    "ctl/src/clock.rs",
+    "ctl/src/time.rs",
+];
 /// Store clients, and the one file or folder that may name each.
 const STORE_CLIENTS: [(&str, &str); 6] = [
     ("redis", "agent/src/backend/redis"),

@@ -1,12 +1,12 @@
-//! Breaking: taking a resource away from a lease on purpose. In the place of the broken lease stands
-//! another for a while, which nobody holds, so that whoever relied on the broken one hears of it
-//! and ends before somebody else can take the resource (law 7). What it is stands in its reason,
-//! where people and older programs read it too.
+//! Breaking: taking a resource away from a lease on purpose. In the place of the broken lease
+//! stands another for a while, which nobody holds, so that whoever relied on the broken one hears
+//! of it and ends before somebody else can take the resource (law 7). What it is stands in its
+//! reason, where people and older programs read it too.
 //!
 //! That lease lasts as long as the broken one could have been believed, so it is no less safe than
-//! to wait; but the agent of the broken one gives it back as soon as nobody relies on that any more.
-//! It is no claim of unknown outcome that has to be undone at once: undone, it would be a break
-//! without that grace. So its cancel waits until it is over in any case.
+//! to wait; but the agent of the broken one gives it back as soon as nobody relies on that any
+//! more. It is no claim of unknown outcome that has to be undone at once: undone, it would be a
+//! break without that grace. So its cancel waits until it is over in any case.
 
 use std::time::Duration;
 
