@@ -55,7 +55,8 @@ fn do_it(cli: &Cli) -> u8 {
         Some(Command::Run(args)) => command::run::run(args, || open(cli, &view), &view),
         _ => dispatch(cli, &view).map(|answer| render::answer(&answer, view.is_quiet).code()),
     };
-    let code = ran.unwrap_or_else(|failure| render::failure::failure(&failure, &view).code());
+    let code =
+        ran.unwrap_or_else(|failure| render::failure::failure(&failure, &view.renewed()).code());
     render::voice::finish();
     code
 }

@@ -43,9 +43,6 @@ pub const RESOURCES_MAX: usize = 32;
 /// Most outcomes in one [`message::Reply::Released`]: each with a long refusal, they still fit into
 /// one frame. When there are so many, there may be more to release.
 pub const RELEASED_MAX: usize = 64;
-/// The shortest ttl, in seconds, of a lease that a process holds which gives it up a second before
-/// its end: a renewal on time finds more than that.
-pub const HOLD_TTL_MIN_SECS: u32 = 3;
 /// How long the agent waits for a client's hello, in seconds.
 pub const HELLO_SECS: u64 = 5;
 /// Longest path of a Unix socket, in bytes: the kernel has room for no more.

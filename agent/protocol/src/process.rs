@@ -63,6 +63,8 @@ pub struct Stat {
     /// It has ended with all its threads, and nobody has waited for it yet. (One whose first thread
     /// alone has ended looks dead, and works on.)
     pub is_dead: bool,
+    /// It stands still: by a signal, or because somebody traces it.
+    pub is_stopped: bool,
     /// Whose child it is.
     pub parent: u32,
     /// The group it is in, by the number of its leader.
@@ -114,6 +116,7 @@ impl Stat {
             pid,
             is_dead: matches!(field(STATE)?, "Z" | "X")
                 && field(THREADS)?.parse::<u32>().ok()? <= 1,
+            is_stopped: matches!(field(STATE)?, "T" | "t"),
             parent: number(PARENT)?,
             group: number(GROUP)?,
             session: number(SESSION)?,
@@ -135,6 +138,7 @@ mod tests {
             let expected = Stat {
                 pid: 42,
                 is_dead: false,
+                is_stopped: false,
                 parent: 1,
                 group: 2,
                 session: 3,

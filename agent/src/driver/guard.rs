@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_process_group};
-use stormlock_protocol::HOLD_TTL_MIN_SECS;
 use stormlock_protocol::name::Ttl;
 use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
@@ -125,16 +124,11 @@ pub fn at_work(view: &View) -> Option<u32> {
 }
 
 /// Why a lease may not have this ttl, if so: a command goes on that was let go under a longer one,
-/// or a holder that would give it up at once.
+/// and how long it may take to end follows from that.
 pub(super) fn too_short(view: &View, ttl: Ttl) -> Option<No> {
-    let (pid, least) = match (at_work(view), view.attach) {
-        (Some(group), _) => (group, view.command_ttl?),
-        (None, Attach::Process(process)) if is_there(process) => {
-            (process.pid, Ttl::from_secs(HOLD_TTL_MIN_SECS.into()).ok()?.min(view.claim.ttl))
-        }
-        (None, Attach::Process(_) | Attach::Session(_) | Attach::Detached) => return None,
-    };
-    (ttl < least).then(|| No::TooShort(view.claim.resource.clone(), pid, least))
+    let least = view.command_ttl.filter(|least| ttl < *least)?;
+    let group = at_work(view)?;
+    Some(No::TooShort(view.claim.resource.clone(), group, least))
 }
 
 /// True while any of what ends with a process is there.

@@ -266,8 +266,7 @@ pub enum No {
     /// A command that was started under the lease goes on, in the process group of this number. The
     /// driver says so; processes are nothing that the core looks at.
     AtWork(Resource, u32),
-    /// The process of this number holds it, and could not do so with a ttl below that. As before,
-    /// the driver says so.
+    /// The same, of a shorter ttl than that command was let go under, which is this.
     TooShort(Resource, u32, Ttl),
     /// As many commands share the lease as may: [`super::SHARERS_MAX`].
     TooManySharers(Resource),

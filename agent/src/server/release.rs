@@ -28,6 +28,7 @@ impl Service {
         let mut answers = self.driver.release_all(here).await?.into_iter();
         let mut outcomes = Vec::with_capacity(begun.len());
         for (begun, Target { resource, lease }) in begun {
+            let lease = lease.or(begun.as_ref().ok().and_then(Begun::here));
             let released = match begun {
                 Ok(Begun::Here(lease)) => {
                     let answer = answers.next().ok_or_else(|| told::bug("a release"))?;

@@ -188,6 +188,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return Some(Ended::Closed);
             }
         }
+        if !self.ahead.is_empty() {
+            let asked = self.ahead.remove(0);
+            return (asked != Request::Subscribe).then_some(Ended::Closed);
+        }
         loop {
             let change = tokio::select! {
                 change = changes.recv() => change,

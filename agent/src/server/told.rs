@@ -178,10 +178,10 @@ pub(super) fn refusal(no: No) -> Refusal {
             Refusal::new(Code::Unavailable, why).about(&on)
         }
         No::AtWork(on, group) => at_work(&on, group),
-        No::TooShort(on, pid, least) => {
+        No::TooShort(on, group, least) => {
             let why = format!(
-                "what holds {on}, process {pid}, counts on a ttl of {} s: a shorter one would end \
-                 it; leave out the ttl, or end that process first",
+                "the command in process group {group} counts on a ttl of {} s on {on}: a shorter \
+                 one would end it; leave out the ttl, or end the command first",
                 least.as_secs()
             );
             Refusal::new(Code::BadRequest, why).about(&on)

@@ -47,6 +47,8 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
         })
     };
     drop(progress);
+    // It may have waited.
+    let view = &view.renewed();
     let leases = taken.map_err(|failure| with_next(failure, args.resources.len()))?;
     proven(&doing, &leases)?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();

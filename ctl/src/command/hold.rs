@@ -7,7 +7,6 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stormlock_protocol::HOLD_TTL_MIN_SECS;
 use stormlock_protocol::message::{self, Code, Hold, Lease, Wait};
 use stormlock_protocol::name::Ttl;
 
@@ -28,6 +27,11 @@ use crate::run::told::{late, soon, unheard, words};
 use crate::run::{catch_up, hear, kept, release};
 use crate::time;
 
+/// The shortest ttl, in seconds, that leaves room for a renewal that is late.
+const TTL_MIN_SECS: u32 = 3;
+/// Who finds its deadline so long past stood still, or the host slept, and the agent may have
+/// renewed meanwhile.
+const STOOD_STILL: Duration = Duration::from_millis(500);
 /// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(60);
@@ -60,6 +64,8 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
     let taken = take(&ask, link, view);
     drop(extends);
     let Taken { leases, asked, socket } = taken?;
+    // It may have waited.
+    let view = &view.renewed();
     // What the agent's configuration says may be too short, too; it ends with this process.
     leases.iter().try_for_each(|lease| check_ttl(lease.ttl))?;
     let failed = |error: io::Error| {
@@ -71,7 +77,7 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
         signals: Signals::block().map_err(failed)?,
         alarm: Alarm::new().map_err(failed)?,
         events: Events::listen(socket.clone(), ids).map_err(failed)?,
-        deadline: Deadline::new(leases.iter().map(|it| kept(it, asked)).collect(), Duration::ZERO),
+        deadline: Deadline::of_holder(leases.iter().map(|it| kept(it, asked)).collect()),
         dog: notify::watchdog_every().map(|every| (every, Moment::now())),
     };
     if let Some(ended) = holding.begin().map_err(failed)? {
@@ -88,14 +94,12 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
 
 /// A lease that is given up before it could be renewed holds nothing.
 fn check_ttl(ttl: Ttl) -> Result<(), Failure> {
-    if ttl.as_secs() >= HOLD_TTL_MIN_SECS {
+    if ttl.as_secs() >= TTL_MIN_SECS {
         return Ok(());
     }
-    let (min, ttl) = (time::exact(HOLD_TTL_MIN_SECS.into()), time::exact(ttl.as_secs().into()));
-    Err(Failure::usage(format!(
-        "a ttl of {ttl} is too short to hold: it would be given up at once"
-    ))
-    .advise(format!("--ttl {min} is the shortest")))
+    let (min, ttl) = (time::exact(TTL_MIN_SECS.into()), time::exact(ttl.as_secs().into()));
+    Err(Failure::usage(format!("a ttl of {ttl} is too short to hold: it would be given up soon"))
+        .advise(format!("--ttl {min} is the shortest")))
 }
 
 /// Keeps systemd from giving up the start while it waits; until it is dropped.
@@ -161,6 +165,9 @@ impl Holding {
 
     /// Does whatever is to be done by now.
     fn look(&mut self) -> io::Result<Option<Ended>> {
+        if self.deadline.kills_at() + STOOD_STILL < Moment::now() {
+            catch_up(&mut self.deadline, &self.events, &self.alarm)?;
+        }
         loop {
             for news in self.events.take() {
                 hear(news, &mut self.deadline);
@@ -180,10 +187,7 @@ impl Holding {
             match came {
                 Came::Forward(Signal::USR1 | Signal::USR2 | Signal::WINCH) => {}
                 Came::Forward(_) => return Ok(Some(Ended::Told)),
-                Came::Stop => {
-                    stand_still()?;
-                    catch_up(&mut self.deadline, &self.events, &self.alarm)?;
-                }
+                Came::Stop => stand_still()?,
                 Came::Continue | Came::Other => {}
             }
         }

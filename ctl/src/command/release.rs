@@ -115,6 +115,7 @@ fn about(outcome: &Released) -> Option<Refusal> {
     // Whose own command asks for it would end itself by doing what others are advised to.
     if refusal.code == Code::Held
         && let Some(lease) = around::named_on(&outcome.resource)
+        && outcome.lease == Some(lease)
     {
         refusal.message =
             format!("{} is not given back under it: {}", outcome.resource, is_around(lease));

@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::render::{View, failure, say, voice};
 use crate::run::around::{inherited, still};
 use crate::run::deadline::{fits_hold, grace_max, grace_of_hold, usual_grace};
-use crate::run::take::{Taken, take, to_this_process};
+use crate::run::take::{Taken, never_began, take, to_this_process};
 use crate::run::{self, Answered, Under, Work};
 use crate::time;
 
@@ -45,7 +45,7 @@ pub(crate) fn run(
         Ok(code) => Ok(code),
         Err(failed) => match args.conflict_exit_code {
             Some(code) if failed.exit == Exit::TempFail => {
-                failure::failure(&failed, view);
+                failure::failure(&failed, &view.renewed());
                 Ok(code)
             }
             _ => Err(failed),
@@ -100,7 +100,8 @@ fn prepare(
     scope(&taken.leases, view).iter().for_each(|told| say(told));
     let under = under(args, taken, &known);
     inapplicable(args, &under.shared.leases).iter().for_each(|told| say(told));
-    proven("sharing what the run around this one holds", &under.shared.leases)?;
+    proven("sharing what the run around this one holds", &under.shared.leases)
+        .map_err(never_began)?;
     let mut ttls = under.kept().map(|(lease, _)| lease.ttl);
     let shortest = ttls.next().map(|first| ttls.fold(first, Ttl::min));
     let grace = shortest.map_or(Ok(GRACE), |ttl| grace(args, ttl))?;

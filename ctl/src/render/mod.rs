@@ -97,6 +97,11 @@ impl View {
     }
 
     /// Text in the colour of a mood, if there is colour.
+    /// The same at the time that it is now: something was waited for.
+    pub(crate) fn renewed(&self) -> View {
+        View { now: crate::time::now(), ..self.clone() }
+    }
+
     pub(crate) fn paint(&self, mood: Mood, text: &str) -> String {
         let code = match mood {
             Mood::Good => "32",

@@ -7,9 +7,11 @@ use stormlock_protocol::name::{LeaseId, Resource};
 
 use crate::clock::Moment;
 
-/// Between the last signal and the deadline: a busy host delivers late, and a process that is being
+/// Between the last signal and the deadline, where something is to be killed: a busy host delivers late, and a process that is being
 /// killed needs a moment to die.
 pub(crate) const LAST: Duration = Duration::from_secs(1);
+/// The same where nothing is to be killed, as a part of a short ttl.
+const HOLDER_PART: u32 = 4;
 /// The least that a command has for its work.
 const WORK_MIN: Duration = Duration::from_secs(1);
 /// How long before the command is asked to end its user is told that the hold does.
@@ -48,7 +50,6 @@ pub(crate) fn grace_of_hold(hold: Duration) -> Duration {
 pub(crate) struct Kept {
     pub(crate) lease: LeaseId,
     pub(crate) resource: Resource,
-    pub(crate) ttl: Duration,
     pub(crate) until: Proof,
     /// When the command's own time under it is over, whoever holds it longer.
     pub(crate) limit: Moment,
@@ -69,6 +70,8 @@ impl Kept {
 /// Until when a lease may be counted on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Proof {
+    /// What is asked for with each renewal.
+    pub(crate) ttl: Duration,
     /// The deadline that the agent told; the hold's own end is not counted here.
     pub(crate) proven: Moment,
     /// When nobody renews it any more, and it is given back.
@@ -114,6 +117,8 @@ enum Stage {
 pub(crate) struct Deadline {
     kept: Vec<Kept>,
     grace: Duration,
+    /// Nothing is to be killed.
+    is_holder: bool,
     lost: Option<String>,
     stage: Stage,
     told_late: bool,
@@ -123,7 +128,22 @@ pub(crate) struct Deadline {
 impl Deadline {
     pub(crate) fn new(kept: Vec<Kept>, grace: Duration) -> Deadline {
         let (told_late, told_end) = (false, false);
-        Deadline { kept, grace, lost: None, stage: Stage::Runs, told_late, told_end }
+        let is_holder = false;
+        Deadline { kept, grace, is_holder, lost: None, stage: Stage::Runs, told_late, told_end }
+    }
+
+    /// Of somebody who only holds: it ends before the leases do, and has nothing else to end.
+    pub(crate) fn of_holder(kept: Vec<Kept>) -> Deadline {
+        Deadline { is_holder: true, ..Deadline::new(kept, Duration::ZERO) }
+    }
+
+    /// What is kept free before the deadline. A renewal on time finds more than that.
+    fn last(&self) -> Duration {
+        let shortest = self.kept.iter().map(|kept| kept.until.ttl).min();
+        match shortest {
+            Some(ttl) if self.is_holder => LAST.min(ttl / HOLDER_PART),
+            Some(_) | None => LAST,
+        }
     }
 
     /// The agent proved a lease anew. True when its lateness was told before, and is no more.
@@ -144,19 +164,35 @@ impl Deadline {
         }
     }
 
+    /// The agent has given a lease back. That is a loss, but for one whose hold was to end by now.
+    pub(crate) fn given_back(&mut self, now: Moment, lease: LeaseId, told: String) {
+        match self.kept.iter_mut().find(|kept| kept.lease == lease) {
+            // Until then it was renewed, whatever was heard of that.
+            Some(kept) if kept.until.hold_end <= now => kept.until.proven = Moment::NEVER,
+            Some(_) | None => self.lose(lease, told),
+        }
+    }
+
     /// When the first signal leaves, as far as is known.
     pub(crate) fn asks_at(&self) -> Moment {
-        self.end().0 - (self.grace + LAST)
+        self.end().0 - (self.grace + self.last())
     }
 
     /// When the last signal leaves, as far as is known, to one that was not asked to end before.
     pub(crate) fn kills_at(&self) -> Moment {
-        self.end().0 - LAST
+        self.end().0 - self.last()
     }
 
-    /// True when a renewal should have been heard of by now, and one would count.
+    /// True while nothing has to end.
+    pub(crate) fn lets_run(&self) -> bool {
+        self.stage == Stage::Runs && self.lost.is_none()
+    }
+
+    /// True when something should have been heard by now that would count: a renewal, or that a
+    /// hold lasts longer.
     pub(crate) fn is_late(&self, now: Moment) -> bool {
-        self.stage == Stage::Runs && self.kept.iter().any(|kept| half(kept) <= now)
+        let is_late = |kept| half(kept) <= now;
+        self.lets_run() && (self.asks_at() <= now || self.kept.iter().any(is_late))
     }
 
     /// How long a command that was asked to end has left for that.
@@ -167,10 +203,11 @@ impl Deadline {
     /// What is due, each thing once.
     pub(crate) fn due(&mut self, now: Moment) -> Due {
         let (end, why) = self.end();
+        let last = end - self.last();
         match &self.stage {
             Stage::Killed => Due::Nothing,
             Stage::Asked(at, why) => {
-                if now < (*at + self.grace).min(end - LAST) {
+                if now < (*at + self.grace).min(last) {
                     return Due::Nothing;
                 }
                 let why = why.clone();
@@ -179,7 +216,7 @@ impl Deadline {
             }
             Stage::Runs => {
                 let why = self.lost.clone().map_or(why, Why::Lost);
-                if now >= end - LAST {
+                if now >= last {
                     self.stage = Stage::Killed;
                     Due::Kill(why)
                 } else if self.lost.is_some() || now >= self.asks_at() {
@@ -208,15 +245,14 @@ impl Deadline {
     }
 
     fn tells_at(&self, kept: &Kept) -> Moment {
-        kept.time_over() - (self.grace + LAST + TELL_BEFORE)
+        kept.time_over() - (self.grace + self.last() + TELL_BEFORE)
     }
 
     /// When to ask again what is due.
     pub(crate) fn next(&self) -> Moment {
-        let end = self.end().0;
         match &self.stage {
             Stage::Killed => Moment::NEVER,
-            Stage::Asked(at, _) => (*at + self.grace).min(end - LAST),
+            Stage::Asked(at, _) => (*at + self.grace).min(self.kills_at()),
             Stage::Runs => {
                 let ends = self.kept.iter().map(|kept| self.tells_at(kept));
                 let late = self.kept.iter().map(half);
@@ -243,7 +279,7 @@ impl Deadline {
 
 /// When half of its ttl has gone by without a renewal.
 fn half(kept: &Kept) -> Moment {
-    kept.until.proven - kept.ttl / 2
+    kept.until.proven - kept.until.ttl / 2
 }
 
 #[cfg(test)]
@@ -259,14 +295,13 @@ mod tests {
     }
 
     fn until(proven: u64, hold_end: Option<u64>) -> Proof {
-        Proof { proven: at(proven), hold_end: hold_end.map_or(Moment::NEVER, at) }
+        Proof { ttl: secs(90), proven: at(proven), hold_end: hold_end.map_or(Moment::NEVER, at) }
     }
 
     fn kept(proven: u64, hold_end: Option<u64>) -> Kept {
         Kept {
             lease: "1".parse().unwrap(),
             resource: Resource::new("prod/db").unwrap(),
-            ttl: secs(90),
             until: until(proven, hold_end),
             limit: Moment::NEVER,
         }

@@ -25,6 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const KILL_MAX: Duration = Duration::from_secs(10);
 /// How often at most is looked whether others came before those that were found are killed.
 const STOPS: u32 = 200;
+/// So many looks are left to those who stop by themselves.
+const STOPS_ITSELF: u32 = 20;
 /// How often in a row nothing must be found: a process whose parent dies while the list is read can
 /// be missed in it once.
 const LOOKS: u32 = 2;
@@ -41,7 +43,7 @@ pub(crate) struct Group {
 }
 
 /// A process, by its number and when it started.
-type Named = (u32, u64);
+pub(crate) type Named = (u32, u64);
 
 impl Group {
     /// What others of ours there are, before the command is started: orphans of the command become
@@ -116,6 +118,37 @@ impl Group {
             if i32::try_from(one.group) != Ok(self.leader.as_raw_nonzero().get()) {
                 named_signal(named(&one), signal);
             }
+        }
+    }
+
+    /// Lets everything that it started stand still that does not do so yet, and says what that was.
+    /// What stops by itself when it is asked to is given a moment for that: it may have to tidy up.
+    pub(crate) fn freeze(&self) -> BTreeSet<Named> {
+        let mut frozen = BTreeSet::new();
+        let mut quiet = 0;
+        for look in 0..STOPS {
+            let mut running = descendants(&self.others);
+            running.retain(|one| !one.is_stopped && !frozen.contains(&named(one)));
+            quiet = if running.is_empty() { quiet + 1 } else { 0 };
+            if quiet >= LOOKS {
+                break;
+            }
+            if look < STOPS_ITSELF {
+                pause(LOOK_EVERY);
+                continue;
+            }
+            for one in &running {
+                named_signal(named(one), Signal::STOP);
+            }
+            frozen.extend(running.iter().map(named));
+        }
+        frozen
+    }
+
+    /// Lets those go on that were made to stand still.
+    pub(crate) fn thaw(&self, frozen: &BTreeSet<Named>) {
+        for one in frozen {
+            named_signal(*one, Signal::CONT);
         }
     }
 

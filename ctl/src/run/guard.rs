@@ -60,6 +60,10 @@ impl Guard<'_> {
         catch_up(&mut self.deadline, &self.events, &self.alarm)?;
         loop {
             let is_over = self.look()?;
+            if !is_over && !self.deadline.lets_run() {
+                self.is_lost = true;
+                self.left = self.group.kill();
+            }
             if is_over || self.is_lost {
                 return Ok(Begin::End);
             }
@@ -206,6 +210,8 @@ impl Guard<'_> {
             return Ok(());
         }
         terminal.take_back(self.group.leader());
+        // Nobody keeps the deadline of what goes on while this process stands still.
+        let frozen = self.group.freeze();
         // Spent here: passed on once more it could undo the next Ctrl-Z.
         let is_continued = loop {
             stand_still()?;
@@ -219,12 +225,14 @@ impl Guard<'_> {
         let is_ours = self.terminal.as_ref().is_some_and(Terminal::is_ours);
         if wants_it && !is_ours && !is_continued {
             // It would only stop again, and nobody stopped this process that could continue it.
+            self.group.thaw(&frozen);
             return Ok(());
         }
         if self.has_lent {
             self.lend();
         }
         self.group.signal(Signal::CONT);
+        self.group.thaw(&frozen);
         Ok(())
     }
 

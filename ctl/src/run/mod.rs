@@ -160,7 +160,6 @@ pub(crate) fn kept(lease: &Lease, asked: Moment) -> Kept {
     Kept {
         lease: lease.lease,
         resource: lease.resource.clone(),
-        ttl: Duration::from_secs(lease.ttl.as_secs().into()),
         until: proof(lease, asked),
         limit: Moment::NEVER,
     }
@@ -175,12 +174,13 @@ fn proof(lease: &Lease, asked: Moment) -> Proof {
         }
         Hold::No | Hold::For(_) | Hold::Keep | Hold::Usual => Moment::NEVER,
     };
+    let ttl = Duration::from_secs(lease.ttl.as_secs().into());
     let proven = asked + Duration::from_millis(lease.left_ms);
     if hold_end <= proven + ROUNDING {
         // The agent counts no further than that either: no renewal moves it.
-        return Proof { proven: Moment::NEVER, hold_end: hold_end.min(proven) };
+        return Proof { ttl, proven: Moment::NEVER, hold_end: hold_end.min(proven) };
     }
-    Proof { proven, hold_end }
+    Proof { ttl, proven, hold_end }
 }
 
 /// What the command is told.
@@ -213,7 +213,8 @@ pub(crate) fn hear(news: News, deadline: &mut Deadline) {
     match news {
         News::Full => {}
         News::Unknown(lease) => {
-            deadline.lose(lease, format!("the agent does not know of lease {lease} any more"));
+            let told = format!("the agent does not know of lease {lease} any more");
+            deadline.given_back(Moment::now(), lease, told);
         }
         News::State(lease, asked) => match &lease.state {
             State::Held | State::AtRisk => {
@@ -227,7 +228,8 @@ pub(crate) fn hear(news: News, deadline: &mut Deadline) {
                 deadline.lose(lease.lease, format!("{} is lost: {}", lease.resource, lost(why)));
             }
             State::Released => {
-                deadline.lose(lease.lease, format!("{} was given back meanwhile", lease.resource));
+                let told = format!("{} was given back meanwhile", lease.resource);
+                deadline.given_back(Moment::now(), lease.lease, told);
             }
         },
     }

@@ -20,7 +20,7 @@ use crate::clock::Moment;
 use crate::command::acquire::with_next;
 use crate::command::proven;
 use crate::connect::{Link, connect, explain_change, if_about};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::render::View;
 use crate::render::progress::Progress;
 
@@ -59,8 +59,14 @@ pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Fail
     drop(progress);
     let (leases, asked) =
         taken.map_err(|error| with_next(explain_change(error, &doing), ask.resources.len()))?;
-    proven(&doing, &leases)?;
+    proven(&doing, &leases).map_err(never_began)?;
     Ok(Taken { leases, asked, socket })
+}
+
+/// What was over before anything began under it is no loss.
+pub(crate) fn never_began(over: Failure) -> Failure {
+    let code = Code::Timeout.as_str();
+    Failure { exit: Exit::TempFail, code, ..over }.advise("a longer --ttl or hold leaves more time")
 }
 
 /// When a wait is over.
@@ -457,7 +463,7 @@ pub(crate) fn to_this_process() -> Result<Attach, Failure> {
     me.map(Attach::Process).map_err(|error| {
         let why = stormlock_protocol::cause::plain(&error.to_string());
         Failure::new(
-            crate::exit::Exit::Software,
+            Exit::Software,
             Code::Internal.as_str(),
             format!("looking at this process in /proc: {why}"),
         )
