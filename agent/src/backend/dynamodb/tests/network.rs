@@ -151,6 +151,29 @@ async fn a_late_copy_of_a_break_fails_after_its_cancel_and_only_then() {
 }
 
 #[tokio::test]
+async fn a_late_break_leaves_alone_what_the_python_tool_took_meanwhile() {
+    let site = Real(DynamoServer::start());
+    let (proxy, other) = (Proxy::start(site.0.port()), open(&site.0.url()));
+    let store = through(&proxy);
+    granted(&store, &claim(&resource("warm"), 60)).await;
+    let victim = claim(&resource("heir"), 60);
+    granted(&other, &victim).await;
+    let breaker = Claim { over: Some(victim.lease), ..claim(&victim.resource, 60) };
+    proxy.when("TransactWriteItems", Fault::HoldRequest);
+    let mut call = store.acquire(&breaker);
+    polled_until(&mut call, || proxy.hits() == 1).await;
+    other.release(&proof(&victim)).await.unwrap();
+    let python = contract::lease();
+    site.lock(&victim.resource, python, Some(ttl(60))).await.unwrap();
+    proxy.deliver();
+    // The counter is as it was: that tool moves none.
+    let answer = call.await.unwrap();
+    let Attempt::Held(Some(holder)) = answer else { panic!("{answer:?}") };
+    assert_eq!(holder.lease, python);
+    assert_eq!(other.holder(&victim.resource).await.unwrap().expect("one").lease, python);
+}
+
+#[tokio::test]
 async fn a_late_copy_of_an_older_renewal_changes_nothing() {
     let server = DynamoServer::start();
     let (proxy, other) = (Proxy::start(server.port()), open(&server.url()));

@@ -108,6 +108,27 @@ async fn a_late_copy_of_a_cancelled_break_fails_though_its_lease_is_granted_agai
 }
 
 #[tokio::test]
+async fn a_late_break_leaves_alone_what_the_python_tool_took_meanwhile() {
+    let site = Real::start(PREFIX);
+    let store = open(&site.server.url());
+    let victim = claim(&resource("heir"), 60);
+    granted(&store, &victim).await;
+    let breaker = breaking(&victim);
+    let keys = store.keys(&breaker.resource);
+    let id = keys::number(breaker.lease).unwrap();
+    let seen = store.look(&keys).await.unwrap();
+    store.release(&proof(&victim)).await.unwrap();
+    let python = contract::lease();
+    site.lock(&victim.resource, python, Some(ttl(60))).await.unwrap();
+    assert!(store.grant(id, breaker.ttl).await.unwrap().is_some());
+    // The counter is as it was: that tool moves none.
+    let (counter, lock) = (seen.counter.unwrap(), seen.lock().unwrap());
+    let late = verbs::take_over(&keys, &breaker, id, counter, lock);
+    assert!(!store.transact(late).await.unwrap().succeeded());
+    assert_eq!(store.holder(&victim.resource).await.unwrap().expect("one").lease, python);
+}
+
+#[tokio::test]
 async fn a_renewal_under_way_when_its_lease_is_broken_says_who_has_it() {
     let server = EtcdServer::start();
     let (proxy, other) = (Proxy::start(server.port()), open(&server.url()));

@@ -141,7 +141,7 @@ async fn a_late_copy_of_a_break_fails_after_its_cancel_and_only_then() {
     let proxy = Proxy::start(site.0.server.port());
     let (store, other) = (site.store(proxy.port()), site.open());
     let needle = breaks::BARE_TAKE_OVER;
-    breaks::check_late_copies(&site.0.server, &proxy, &store, &*other, needle).await;
+    breaks::check_late_copies(&site.0, &proxy, &store, &*other, needle).await;
 }
 
 #[tokio::test]
