@@ -90,14 +90,16 @@ class Store:
 
     def do_look(self, q):
         lock = self.lock(q["resource"])
-        return held(lock) if lock else {"is": "free", "counter": self.counter(q["resource"])}
+        return {**(held(lock) if lock else {"is": "free"}), "counter": self.counter(q["resource"])}
 
     def do_acquire(self, q):
         lock = self.lock(q["resource"])
         if lock and lock["lease"] == q["lease"]:
             return {"is": "granted", "fence": lock["fence"], "remaining_ms": remaining(lock)}
-        if lock:
+        if lock and lock["lease"] != q.get("over"):
             return held(lock)
+        if q.get("over") and not lock:
+            return {"is": "gone"}
         if self.counter(q["resource"]) != q["counter"]:
             return {"is": "moved"}
         fence, ends_ms = self.move(q["resource"]), now_ms() + q["ttl_ms"]

@@ -102,6 +102,14 @@ def answer(question):
     elif how == "elsewhere":
         lock = {"lease": "0" * 32, "principal": "p", "resource": "elsewhere"}
         return {"id": number, "is": "held", "holder": lock}
+    elif how in ("before", "forgets") and do in ("look", "acquire"):
+        if do == "acquire":
+            note("asked")
+        lock = {"lease": "0" * 32, "principal": "p", "resource": question["resource"]}
+        counter = {"counter": 7} if how == "forgets" else {}
+        return {"id": number, "is": "held", "holder": lock, **counter}
+    elif how == "gone" and do == "acquire":
+        return {"id": number, "is": "gone"}
     elif how == "wrong":
         return {"id": number, "is": "done"}
     elif how == "foreign":

@@ -10,6 +10,7 @@ use stormlock_protocol::name::{Fence, Resource};
 
 use super::item::{EXPIRES, FENCE, Item, LEASE, Lock, RESOURCE, counter, hex, lock, number, text};
 use super::refusal::{kind, of_read, of_write, refused};
+use super::time::Span;
 use super::{BackendError, DynamoDb, foreign, no_counter, strange, strange_counter};
 use crate::lease::{Attempt, Claim, Grant, Moment};
 
@@ -26,15 +27,13 @@ impl DynamoDb {
         no_counter(on)?;
         let read = self.link.now();
         let seen = self.see(on).await?;
-        if let Some(lock) = &seen.lock
-            && let Some(attempt) = self.found(claim, lock, read)?
-        {
+        if let Some(attempt) = self.found(claim, seen.lock.as_ref(), read).await? {
             return Ok(attempt);
         }
         let sent = self.link.now();
         let now = self.link.span(sent)?;
         let (expires, fence) = (now.end(claim.ttl), next(&seen, now.earliest));
-        let items = self.writes(claim, &seen, expires, fence)?;
+        let items = self.writes(claim, &seen, now, expires, fence)?;
         let client = self.link.ready().await?;
         match client.transact_write_items().set_transact_items(Some(items)).send().await {
             Ok(_) => {
@@ -48,7 +47,7 @@ impl DynamoDb {
                     && let TransactWriteItemsError::TransactionCanceledException(cancelled) =
                         answer.err()
                 {
-                    return self.lost(claim, cancelled.cancellation_reasons(), sent);
+                    return self.lost(claim, cancelled.cancellation_reasons(), sent).await;
                 }
                 Err(self.link.heard(of_write(&error)))
             }
@@ -83,27 +82,33 @@ impl DynamoDb {
         Ok(seen)
     }
 
-    /// What a lock that stands there means for the claim, by the time at `sent`; `None`: it is over
-    /// and may be taken.
-    fn found(
+    /// What stands there means for the claim, by the time at `sent`; `None`: it may take it.
+    async fn found(
         &self,
         claim: &Claim,
-        lock: &Lock,
+        lock: Option<&Lock>,
         sent: Moment,
     ) -> Result<Option<Attempt>, BackendError> {
+        let Some(lock) = lock else { return Ok(claim.over.map(|_| Attempt::Gone)) };
         let now = self.link.span(sent)?;
         if lock.is_over(now, self.margin()) {
+            if claim.over.is_some() {
+                self.bury(&claim.resource, lock).await;
+            }
+            return Ok(claim.over.map(|_| Attempt::Gone));
+        }
+        if lock.lease == claim.lease {
+            let fence = lock.fence.ok_or_else(|| strange("a lease of ours without a fence"))?;
+            return Ok(Some(Attempt::Granted(Grant { fence, remaining: lock.still(now) })));
+        }
+        if claim.over == Some(lock.lease) {
             return Ok(None);
         }
-        if lock.lease != claim.lease {
-            return Ok(Some(Attempt::Held(Some(Box::new(lock.holder(&claim.resource, now))))));
-        }
-        let fence = lock.fence.ok_or_else(|| strange("a lease of ours without a fence"))?;
-        Ok(Some(Attempt::Granted(Grant { fence, remaining: lock.still(now) })))
+        Ok(Some(Attempt::Held(Some(Box::new(lock.holder(&claim.resource, now))))))
     }
 
     /// Nothing was written, for these reasons: of the lock, of the counter.
-    fn lost(
+    async fn lost(
         &self,
         claim: &Claim,
         reasons: &[CancellationReason],
@@ -113,10 +118,10 @@ impl DynamoDb {
         if let Some(of_lock) = reasons.first()
             && code(of_lock) == "ConditionalCheckFailed"
         {
-            let Some(item) = of_lock.item() else { return Ok(Attempt::Moved) };
-            let lock = Lock::read(item);
+            let lock = of_lock.item().map(Lock::read).transpose();
             let lock = lock.map_err(|what| foreign(&format!("there is {what} there")))?;
-            return Ok(self.found(claim, &lock, sent)?.unwrap_or(Attempt::Moved));
+            let attempt = self.found(claim, lock.as_ref(), sent).await?;
+            return Ok(attempt.unwrap_or(Attempt::Moved));
         }
         for reason in reasons {
             match code(reason).as_str() {
@@ -137,18 +142,28 @@ impl DynamoDb {
         &self,
         claim: &Claim,
         seen: &Seen,
+        now: Span,
         expires: i64,
         fence: Fence,
     ) -> Result<Vec<TransactWriteItem>, BackendError> {
         let mut put = Put::builder()
             .table_name(self.table())
             .set_item(Some(lock(claim, expires, fence)))
-            .expression_attribute_names("#k", RESOURCE)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        put = match seen.lock.as_ref().and_then(|lock| Some((lock.lease, lock.expires?))) {
-            None => put.condition_expression("attribute_not_exists(#k)"),
-            Some((lease, end)) => put
+        let lock = seen.lock.as_ref();
+        put = match (claim.over, lock.and_then(|lock| Some((lock.lease, lock.expires?)))) {
+            (Some(lease), _) => put
+                .condition_expression("#l = :l AND (attribute_not_exists(#x) OR #x > :over)")
+                .expression_attribute_names("#l", LEASE)
+                .expression_attribute_names("#x", EXPIRES)
+                .expression_attribute_values(":l", text(hex(lease)))
+                .expression_attribute_values(":over", number(now.over(self.margin()))),
+            (None, None) => put
+                .condition_expression("attribute_not_exists(#k)")
+                .expression_attribute_names("#k", RESOURCE),
+            (None, Some((lease, end))) => put
                 .condition_expression("attribute_not_exists(#k) OR (#l = :l AND #x = :x)")
+                .expression_attribute_names("#k", RESOURCE)
                 .expression_attribute_names("#l", LEASE)
                 .expression_attribute_names("#x", EXPIRES)
                 .expression_attribute_values(":l", text(hex(lease)))

@@ -6,9 +6,10 @@
 //! - The fence: `max(counter + 1, the region's time in microseconds)`. Each resource has a counter
 //!   in an item of its own, `stormlock/fence/RESOURCE`, which has no `expires` and so stays.
 //! - What decides: one transaction for an acquire, which puts the lock if there is none (or the one
-//!   that was seen to be over) and compares and moves the counter; one conditional write of one
-//!   item for each other verb. A cancel moves the counter and then deletes: two writes, and after
-//!   the first no late copy of an acquire succeeds, whatever becomes of the second.
+//!   that was seen to be over, or the live one that the claim breaks) and compares and moves the
+//!   counter; one conditional write of one item for each other verb. A cancel moves the counter and
+//!   then deletes: two writes, and after the first no late copy of an acquire succeeds, whatever
+//!   becomes of the second.
 //! - Not guaranteed: anything between regions (global tables replicate later); a table that was
 //!   restored from a backup. The Python tool's renew names no lease (its condition says only that
 //!   the lock has not ended): one that comes late from a holder of before shortens or lengthens our

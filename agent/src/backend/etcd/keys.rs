@@ -5,7 +5,7 @@ use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, UnixMs};
 
-use crate::lease::{Holder, Nonce, Proof};
+use crate::lease::{Claim, Holder, Nonce, Proof};
 
 /// One key of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +16,15 @@ pub(super) enum Part {
     Host,
     Reason,
     Mark,
+    /// The fence, of a lock that was moved to another etcd lease.
+    Fence,
     /// Outlives every lock of its resource.
     Counter,
 }
 
 /// The keys that come and go with a lock; the first three are the Python tool's.
-pub(super) const LOCK: [Part; 6] =
-    [Part::Id, Part::Principal, Part::Created, Part::Host, Part::Reason, Part::Mark];
+pub(super) const LOCK: [Part; 7] =
+    [Part::Id, Part::Principal, Part::Created, Part::Host, Part::Reason, Part::Mark, Part::Fence];
 
 /// The ending of the key that says who has a lock.
 pub(super) const ID: &str = "/id";
@@ -38,6 +40,7 @@ impl Part {
             Part::Host => "/h",
             Part::Reason => "/r",
             Part::Mark => "/n",
+            Part::Fence => "/g",
             Part::Counter => "/f",
         }
     }
@@ -67,8 +70,12 @@ impl Keys {
         TxnOp::put(self.of(part), value, options)
     }
 
+    pub(super) fn delete(&self, part: Part) -> TxnOp {
+        TxnOp::delete(self.of(part), None)
+    }
+
     pub(super) fn delete_lock(&self) -> Vec<TxnOp> {
-        LOCK.into_iter().map(|part| TxnOp::delete(self.of(part), None)).collect()
+        LOCK.into_iter().map(|part| self.delete(part)).collect()
     }
 
     /// That a key was not written since; 0 for one that is not there.
@@ -134,8 +141,7 @@ pub(super) struct Lock {
     pub(super) hangs_on: i64,
     /// When the id was written last.
     id_moved: i64,
-    /// When the id was written first: the fence.
-    id_made: i64,
+    fence: Fence,
     principal: Principal,
     since: UnixMs,
     host: Option<String>,
@@ -195,10 +201,13 @@ fn found(mut parts: Vec<(Part, Option<PbKeyValue>)>, keys: &Keys) -> Found {
     };
     // What hangs on another lease was not written with this lock: it is no part of it.
     let mut stored: Vec<(Part, Vec<u8>)> = Vec::with_capacity(LOCK.len());
-    let mut mark_moved = 0;
+    let (mut mark_moved, mut taken) = (0, 0);
     for (part, kv) in parts.into_iter().filter_map(|(part, kv)| Some((part, kv?))) {
         if part == Part::Mark {
             mark_moved = kv.mod_revision;
+        }
+        if part == Part::Principal {
+            taken = kv.mod_revision;
         }
         if kv.lease == id.lease {
             stored.push((part, kv.value));
@@ -213,11 +222,12 @@ fn found(mut parts: Vec<(Part, Option<PbKeyValue>)>, keys: &Keys) -> Found {
         return odd(Part::Created, "a lock without its time: nothing of 8 bytes");
     };
     let known = |part| text(part).filter(|text| !text.is_empty());
+    let moved = text(Part::Fence).and_then(|digits| digits.parse().ok());
     let lock = Lock {
         id: lease,
         hangs_on: id.lease,
         id_moved: id.mod_revision,
-        id_made: id.create_revision,
+        fence: Fence(moved.unwrap_or(taken.unsigned_abs())),
         principal: Principal::foreign(&principal),
         since: since(created),
         // Tamed like a principal: it is printed beside one.
@@ -241,6 +251,11 @@ fn parse(value: &[u8]) -> Option<LeaseId> {
 }
 
 impl Lock {
+    /// True when the claim is over this lease.
+    pub(super) fn is_broken_by(&self, claim: &Claim) -> bool {
+        claim.over == Some(self.id) && claim.lease != self.id
+    }
+
     /// True when it is the proof's lease under one of its marks, or `next`. `None` when it is the
     /// lease under another mark.
     pub(super) fn stands(&self, proof: &Proof, next: Option<Nonce>) -> Option<bool> {
@@ -256,15 +271,26 @@ impl Lock {
 
     /// That neither the lease nor its mark moved since.
     pub(super) fn unmoved(&self, keys: &Keys) -> Vec<Compare> {
-        vec![keys.unmoved(Part::Id, self.id_moved), keys.unmoved(Part::Mark, self.mark_moved)]
+        vec![self.stays(keys), keys.unmoved(Part::Mark, self.mark_moved)]
+    }
+
+    /// That it is the same lease on the same etcd lease, whatever its mark.
+    pub(super) fn stays(&self, keys: &Keys) -> Compare {
+        keys.unmoved(Part::Id, self.id_moved)
     }
 
     /// Writes it again as it is, but for the mark, under another lease.
     pub(super) fn hung_on(&self, keys: &Keys, lease: i64, next: Option<Nonce>) -> Vec<TxnOp> {
-        let kept = self.stored.iter().filter(|(part, _)| next.is_none() || *part != Part::Mark);
+        let is_kept = |part| match part {
+            Part::Mark => next.is_none(),
+            Part::Fence => false,
+            _ => true,
+        };
+        let kept = self.stored.iter().filter(|(part, _)| is_kept(*part));
         let kept = kept.map(|(part, raw)| keys.put(*part, raw.clone(), lease));
         let next = next.map(|next| keys.put(Part::Mark, mark(next), lease));
-        kept.chain(next).collect()
+        let fence = || keys.put(Part::Fence, self.fence.0.to_string(), lease);
+        kept.chain(next).chain(self.mark.is_some().then(fence)).collect()
     }
 
     /// True when its etcd lease is certainly for this lock alone: it has the lock's name, or an
@@ -274,7 +300,7 @@ impl Lock {
     }
 
     pub(super) fn fence(&self) -> Fence {
-        Fence(self.id_made.unsigned_abs())
+        self.fence
     }
 
     pub(super) fn holder(&self, on: &Resource, remaining: Option<std::time::Duration>) -> Holder {

@@ -3,14 +3,16 @@
 //! - Whose clock expires a lease: the leader's, by etcd leases. A member tells what remains in
 //!   whole seconds, rounded down. A new leader starts every lease's time again, so one may end
 //!   late.
-//! - The fence: the revision at which the key of the lease id was created. Revisions are one
-//!   counter for the whole cluster.
+//! - The fence: the revision of the transaction that took the resource. Revisions are one counter
+//!   for the whole cluster. It is that at which `/p` was written, which only a grant writes, and a
+//!   move to another etcd lease: `/g` says it after that.
 //! - What decides: one transaction for each verb. It compares what was read just before by the
 //!   revisions of the keys. An acquire reads, grants the etcd lease under the id that the agent
 //!   minted, and hangs the keys on it if nobody has the resource and its counter has not moved.
 //!   Every grant and every cancel moves the counter, which hangs on no lease: so a late copy of
 //!   the transaction fails whatever came of its lease meanwhile, and a late copy of the grant
-//!   leaves a lease without keys, which ends by itself.
+//!   leaves a lease without keys, which ends by itself. A claim over a lease compares that lease
+//!   in place of nobody, writes over its keys, and revokes its etcd lease when that is done.
 //! - Not guaranteed: anything after a restore from a backup or a wipe (revisions fall; a fall is
 //!   noticed), or on versions older than `examine` asks for. A cluster whose database is full takes
 //!   no renewal either. How long a holder still has it is asked right after who it is, not with it.
@@ -19,11 +21,11 @@
 //!   connection over several members would spoil.
 //!
 //! A lock is `/id` (lease id in hex), `/p` principal, `/c` created (8 bytes), below
-//! `prefix + resource`, as the Python tool writes it; `/h` host, `/r` reason and `/n` mark, which
-//! it does not read, and the counter `/f`, which stays. An etcd lease has one length for life: a
-//! renewal for another one hangs the keys on a new etcd lease, and `/id` stays as it is; the Python
-//! tool then sees such a lock, but cannot renew or release it by its id. Names outside our alphabet
-//! are no resources of ours. A user needs `readwrite` on the prefix.
+//! `prefix + resource`, as the Python tool writes it; `/h` host, `/r` reason, `/n` mark and `/g`
+//! fence, which it does not read, and the counter `/f`, which stays. An etcd lease has one length
+//! for life: a renewal for another one hangs the keys on a new etcd lease, and `/id` stays as it
+//! is; the Python tool then sees such a lock, but cannot renew or release it by its id. Names
+//! outside our alphabet are no resources of ours. A user needs `readwrite` on the prefix.
 
 mod examine;
 mod keys;

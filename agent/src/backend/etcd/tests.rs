@@ -1,6 +1,7 @@
 //! The suite of every store on a real etcd, then what only etcd has: its layout, its leases, its
 //! errors, and a network that loses, holds and cuts.
 
+mod breaks;
 #[allow(clippy::duplicate_mod, reason = "each store tests with its own")]
 #[path = "../../../../tests/support/certs.rs"]
 mod certs;

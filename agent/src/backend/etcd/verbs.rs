@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, Txn};
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use stormlock_protocol::name::{Fence, LeaseId, Resource, TTL_MAX_SECS, Ttl};
 
 use super::keys::{self, Found, Keys, LOCK, Lock, Part, Seen};
@@ -20,10 +20,14 @@ impl Etcd {
         let id = keys::number(claim.lease)
             .ok_or_else(|| foreign("the lease id is wider than one of etcd's"))?;
         let before = self.look(&keys).await?;
-        let counter = match &before.found {
-            Found::Free => before.counter.ok_or_else(|| no_counter(&keys))?,
-            Found::Lock(_) | Found::Foreign(_) => return self.taken(claim, &before).await,
+        let broken = match &before.found {
+            Found::Free if claim.over.is_none() => None,
+            Found::Lock(lock) if lock.is_broken_by(claim) => Some(lock),
+            Found::Free | Found::Lock(_) | Found::Foreign(_) => {
+                return self.taken(claim, &before).await;
+            }
         };
+        let counter = before.counter.ok_or_else(|| no_counter(&keys))?;
         let granted = self.grant(id, claim.ttl).await?;
         let remaining = match granted {
             Some(secs) => length(secs, claim.ttl),
@@ -33,13 +37,20 @@ impl Etcd {
                 None => return Ok(Attempt::Moved),
             },
         };
-        let response = match self.transact(hang(&keys, claim, id, counter)).await {
+        let txn = match broken {
+            None => hang(&keys, claim, id, counter),
+            Some(lock) => take_over(&keys, claim, id, counter, lock),
+        };
+        let response = match self.transact(txn).await {
             Ok(response) => response,
             // It ended, or a cancel ended it.
             Err(trouble) if trouble.is_no_lease() => return Ok(Attempt::Moved),
             Err(trouble) => return Err(trouble.into()),
         };
         if response.succeeded() {
+            if let Some(lock) = broken.filter(|lock| lock.has_its_own_lease()) {
+                self.tidy(lock.hangs_on).await;
+            }
             let revision = response.header().map(|header| header.revision().unsigned_abs());
             let fence =
                 revision.ok_or_else(|| unknown("etcd gave an answer without a revision"))?;
@@ -58,7 +69,9 @@ impl Etcd {
     /// The answer to an acquire that writes nothing.
     async fn taken(&self, claim: &Claim, seen: &Seen) -> Result<Attempt, BackendError> {
         let lock = match &seen.found {
+            Found::Free if claim.over.is_some() => return Ok(Attempt::Gone),
             Found::Free => return Ok(Attempt::Moved),
+            Found::Lock(lock) if lock.is_broken_by(claim) => return Ok(Attempt::Moved),
             Found::Foreign(what) => return Err(foreign(what)),
             Found::Lock(lock) => lock,
         };
@@ -88,7 +101,7 @@ impl Etcd {
         if lock.hangs_on != 0 {
             kept = self.keep_alive(lock.hangs_on).await?;
             if kept.is_none() {
-                return Ok(Standing::NotOurs(None));
+                return self.gone(proof, &keys).await;
             }
         }
         let (length_now, term) = kept.unwrap_or((0, 0));
@@ -108,7 +121,7 @@ impl Etcd {
         let txn = Txn::new().when(lock.unmoved(&keys)).and_then(writes).or_else(otherwise(&keys));
         let response = match self.transact(txn).await {
             Ok(response) => response,
-            Err(trouble) if trouble.is_no_lease() => return Ok(Standing::NotOurs(None)),
+            Err(trouble) if trouble.is_no_lease() => return self.gone(proof, &keys).await,
             Err(trouble) => return Err(trouble.into()),
         };
         if !response.succeeded() {
@@ -144,6 +157,14 @@ impl Etcd {
             self.tidy(lock.hangs_on).await;
         }
         Ok(Standing::Ours { remaining: length(secs, ttl) })
+    }
+
+    /// What to say when the etcd lease of a lock that was the proof's is no more: it ended, or
+    /// whoever broke the lease revoked it.
+    async fn gone(&self, proof: &Proof, keys: &Keys) -> Result<Standing, BackendError> {
+        let seen = self.look(keys).await?;
+        let standing = self.stands(proof, &seen, None).await?;
+        Ok(standing.err().unwrap_or(Standing::NotOurs(None)))
     }
 
     /// What to say when the lock moved between reading and writing.
@@ -265,6 +286,23 @@ const ANOTHER_TERM: &str = "etcd elected another leader between two answers";
 pub(super) fn hang(keys: &Keys, claim: &Claim, id: i64, counter: i64) -> Txn {
     let mut compares: Vec<_> = LOCK.into_iter().map(|part| keys.absent(part)).collect();
     compares.push(keys.unmoved(Part::Counter, counter));
+    Txn::new().when(compares).and_then(writes(keys, claim, id)).or_else(otherwise(keys))
+}
+
+/// The transaction that takes a resource from the lease that was seen. One that would delete a key
+/// and write it is refused: so what the new lock has is written over the old one's.
+pub(super) fn take_over(keys: &Keys, claim: &Claim, id: i64, counter: i64, broken: &Lock) -> Txn {
+    let compares = vec![broken.stays(keys), keys.unmoved(Part::Counter, counter)];
+    let mut writes = writes(keys, claim, id);
+    writes.push(keys.delete(Part::Fence));
+    if claim.reason.is_none() {
+        writes.push(keys.delete(Part::Reason));
+    }
+    Txn::new().when(compares).and_then(writes).or_else(otherwise(keys))
+}
+
+/// A lock as a claim makes it, and its counter.
+fn writes(keys: &Keys, claim: &Claim, id: i64) -> Vec<TxnOp> {
     let mut writes = vec![
         keys.put(Part::Id, keys::hex(id), id),
         keys.put(Part::Principal, claim.principal.as_str(), id),
@@ -276,7 +314,7 @@ pub(super) fn hang(keys: &Keys, claim: &Claim, id: i64, counter: i64) -> Txn {
     if let Some(reason) = &claim.reason {
         writes.push(keys.put(Part::Reason, reason.as_str(), id));
     }
-    Txn::new().when(compares).and_then(writes).or_else(otherwise(keys))
+    writes
 }
 
 fn no_counter(keys: &Keys) -> BackendError {

@@ -71,6 +71,9 @@ pub(super) struct Wish<'a> {
     reason: Option<&'a str>,
     since_ms: i64,
     mark: String,
+    /// The lease that it breaks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    over: Option<String>,
 }
 
 impl<'a> Question<'a> {
@@ -85,6 +88,7 @@ impl<'a> Question<'a> {
             reason: claim.reason.as_ref().map(Reason::as_str),
             since_ms: claim.created.0,
             mark: mark(claim.nonce),
+            over: claim.over.map(id),
         })
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::super::contract::{self, Others, Site, claim, granted, proof, resource};
 use super::asked::Question;
+use super::said::Looked;
 use super::server::ExecStore;
 use super::{Attempt, Backend, Exec, Options};
 use crate::lease::Claim;
@@ -51,11 +52,14 @@ contract::contract!(Own::start());
 /// What a copy of an acquire comes to that names this counter.
 async fn late(exec: &Exec, claim: &Claim, counter: u64) -> Attempt {
     let said = exec.seat.ask(&Question::acquire(claim, counter)).await.expect("an answer");
-    said.attempt(&claim.resource).expect("an answer to an acquire")
+    said.attempt(claim).expect("an answer to an acquire")
 }
 
 async fn counter(exec: &Exec, claim: &Claim) -> u64 {
-    exec.look(&claim.resource).await.expect("an answer to a look").expect("a free resource")
+    match exec.look(&claim.resource).await.expect("an answer to a look") {
+        Looked::Free(counter) | Looked::Held(_, Some(counter)) => counter,
+        Looked::Held(holder, None) => panic!("no counter beside {holder:?}"),
+    }
 }
 
 #[tokio::test]
@@ -88,6 +92,46 @@ async fn a_late_copy_of_an_acquire_that_was_given_back_is_moved() {
     exec.release(&proof(&ours)).await.expect("a release");
     for claim in [&ours, &other] {
         assert_eq!(late(&exec, claim, seen).await, Attempt::Moved, "a grant moves the counter");
+    }
+}
+
+#[tokio::test]
+async fn a_late_copy_of_a_cancelled_break_is_moved() {
+    let site = Own::start();
+    let (one, two) = (site.exec(), site.exec());
+    let victim = claim(&resource("copy"), 600);
+    granted(&two, &victim).await;
+    let breaker = Claim { over: Some(victim.lease), ..claim(&victim.resource, 600) };
+    let seen = counter(&one, &breaker).await;
+    two.cancel(&breaker.resource, breaker.lease).await.expect("a cancel");
+    assert_eq!(late(&one, &breaker, seen).await, Attempt::Moved, "a cancel moves the counter");
+    let holder = two.holder(&victim.resource).await.expect("a holder").expect("somebody");
+    assert_eq!(holder.lease, victim.lease);
+
+    let seen = counter(&one, &breaker).await;
+    let first = late(&one, &breaker, seen).await;
+    assert!(matches!(first, Attempt::Granted(_)), "{first:?}");
+    two.cancel(&breaker.resource, breaker.lease).await.expect("a cancel");
+    assert_eq!(late(&one, &breaker, seen).await, Attempt::Gone, "nobody has it to be broken");
+}
+
+#[tokio::test]
+async fn a_break_that_comes_when_another_has_it_is_told_who() {
+    let site = Own::start();
+    let exec = site.exec();
+    let (victim, heir) = (claim(&resource("heir"), 600), claim(&resource("heir"), 600));
+    let heir = Claim { resource: victim.resource.clone(), ..heir };
+    granted(&exec, &victim).await;
+    let breaker = Claim { over: Some(victim.lease), ..claim(&victim.resource, 600) };
+    let seen = counter(&exec, &breaker).await;
+    exec.release(&proof(&victim)).await.expect("a release");
+    assert_eq!(late(&exec, &breaker, seen).await, Attempt::Gone);
+    granted(&exec, &heir).await;
+    for counter in [seen, counter(&exec, &breaker).await] {
+        let Attempt::Held(Some(holder)) = late(&exec, &breaker, counter).await else {
+            panic!("not held")
+        };
+        assert_eq!(holder.lease, heir.lease);
     }
 }
 

@@ -8,8 +8,10 @@
 //! - What decides: the program's one atomic step for each question. An acquire is two questions:
 //!   the first reads the counter (or finds a holder), the second names it, so that a copy that is
 //!   late anywhere (in a pipe, in the program, in a run that outlived its agent, in a network
-//!   behind it) fails after a grant or a cancel has moved it. Marks do the same for renewals and
-//!   releases. So no order of questions matters, and killing a program is always safe.
+//!   behind it) fails after a grant or a cancel has moved it. One over a lease names that as well,
+//!   and a program that does not know of breaking says who holds it. Marks do the same as the
+//!   counter for renewals and releases. So no order of questions matters, and killing a program is
+//!   always safe.
 //! - Not guaranteed: what the program does not do. `contract!` can be run against it.
 //!
 //! One process serves all calls; it is started by the first, and again after it ended. No shell, no
@@ -36,7 +38,7 @@ use super::tame;
 use super::{Attempt, Backend, BackendError, OpenError, Pending, Remark, Standing, Traits};
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use asked::Question;
-use said::{Ready, Said};
+use said::{Looked, Ready, Said};
 use seat::Seat;
 use trouble::Trouble;
 
@@ -89,22 +91,26 @@ impl Exec {
         }
     }
 
-    /// Who has the resource, or the counter that an acquire must name.
-    async fn look(&self, on: &Resource) -> Result<Result<u64, Option<Holder>>, BackendError> {
+    /// Who has the resource, and the counter that an acquire must name.
+    async fn look(&self, on: &Resource) -> Result<Looked, BackendError> {
         let said = self.seat.ask(&Question::Look { resource: on.as_str() }).await;
         // It changes nothing, so whatever went wrong, nothing happened.
         Ok(said.and_then(|said| said.looked(on)).map_err(Trouble::of_reading)?)
     }
 
     async fn try_acquire(&self, claim: &Claim) -> Result<Attempt, BackendError> {
-        let on = &claim.resource;
-        let counter = match self.look(on).await? {
-            Ok(counter) => counter,
+        let counter = match self.look(&claim.resource).await? {
+            Looked::Free(_) if claim.over.is_some() => return Ok(Attempt::Gone),
+            Looked::Free(counter) => counter,
             // Its own grant is told by the acquire, whatever the counter is.
-            Err(Some(holder)) if holder.lease == claim.lease => 0,
-            Err(holder) => return Ok(Attempt::Held(holder.map(Box::new))),
+            Looked::Held(Some(holder), _) if holder.lease == claim.lease => 0,
+            // Without a counter it is a program that breaks nothing.
+            Looked::Held(Some(holder), Some(counter)) if claim.over == Some(holder.lease) => {
+                counter
+            }
+            Looked::Held(holder, _) => return Ok(Attempt::Held(holder.map(Box::new))),
         };
-        Ok(self.seat.ask(&Question::acquire(claim, counter)).await?.attempt(on)?)
+        Ok(self.seat.ask(&Question::acquire(claim, counter)).await?.attempt(claim)?)
     }
 
     async fn stands(
@@ -197,7 +203,12 @@ impl Backend for Exec {
     }
 
     fn holder<'a>(&'a self, resource: &'a Resource) -> Pending<'a, Option<Holder>> {
-        Box::pin(async move { Ok(self.look(resource).await?.err().flatten()) })
+        Box::pin(async move {
+            match self.look(resource).await? {
+                Looked::Free(_) => Ok(None),
+                Looked::Held(holder, _) => Ok(holder),
+            }
+        })
     }
 
     fn list<'a>(&'a self, after: Option<&'a Resource>, limit: usize) -> Pending<'a, Vec<Holder>> {

@@ -13,7 +13,7 @@ use super::super::tame;
 use super::super::{Attempt, RefusedKind, Remark, Standing, Unfit};
 use super::mask::Mask;
 use super::trouble::Trouble;
-use crate::lease::{Grant, Holder};
+use crate::lease::{Claim, Grant, Holder};
 
 /// Longest text of a program that is shown, in characters: a few lines of a terminal.
 const TEXT_MAX: usize = 400;
@@ -42,8 +42,11 @@ pub(super) enum Said {
     },
     Held {
         holder: Option<Lock>,
+        /// From a program that can break what is held.
+        counter: Option<u64>,
     },
     Moved,
+    Gone,
     Ours {
         remaining_ms: Option<u64>,
     },
@@ -124,23 +127,33 @@ enum Weight {
     Bad,
 }
 
+/// How a resource stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// Nobody has it, and its counter is this.
+    Free(u64),
+    /// Somebody has it, if it is said who, and its counter, if that is said.
+    Held(Option<Holder>, Option<u64>),
+}
+
 impl Said {
-    /// The counter of a free resource, or who has it, if it is said.
-    pub(super) fn looked(self, on: &Resource) -> Result<Result<u64, Option<Holder>>, Trouble> {
+    pub(super) fn looked(self, on: &Resource) -> Result<Looked, Trouble> {
         match self {
-            Said::Free { counter } => Ok(Ok(counter)),
-            Said::Held { holder } => Ok(Err(holder_of(holder, on)?)),
+            Said::Free { counter } => Ok(Looked::Free(counter)),
+            Said::Held { holder, counter } => Ok(Looked::Held(holder_of(holder, on)?, counter)),
             said => Err(said.no()),
         }
     }
 
-    pub(super) fn attempt(self, on: &Resource) -> Result<Attempt, Trouble> {
+    pub(super) fn attempt(self, claim: &Claim) -> Result<Attempt, Trouble> {
+        let on = &claim.resource;
         match self {
+            Said::Gone if claim.over.is_some() => Ok(Attempt::Gone),
             Said::Granted { fence, remaining_ms } => {
                 let (fence, remaining) = (Fence(fence), still(remaining_ms));
                 Ok(Attempt::Granted(Grant { fence, remaining }))
             }
-            Said::Held { holder } => Ok(Attempt::Held(holder_of(holder, on)?.map(Box::new))),
+            Said::Held { holder, .. } => Ok(Attempt::Held(holder_of(holder, on)?.map(Box::new))),
             Said::Moved => Ok(Attempt::Moved),
             said => Err(said.no()),
         }
@@ -203,6 +216,7 @@ impl Said {
             | Said::Granted { .. }
             | Said::Held { .. }
             | Said::Moved
+            | Said::Gone
             | Said::Ours { .. }
             | Said::NotOurs { .. }
             | Said::Cloned

@@ -268,6 +268,27 @@ async fn each_misbehaviour_leaves_a_write_unknown_and_a_look_without_effect() {
 }
 
 #[tokio::test]
+async fn a_program_that_does_not_know_of_breaking_breaks_nothing() {
+    // Before a counter came with `held`, and after that of one that forgets the rest.
+    for (how, asks) in [("before", 0), ("forgets", 1)] {
+        let odd = Odd::new(how);
+        let over = Some(LeaseId::from_bytes([0; 16]));
+        let breaker = Claim { over, ..claim(&resource("odd"), 60) };
+        let answer = odd.exec.acquire(&breaker).await.unwrap();
+        let Attempt::Held(Some(holder)) = answer else { panic!("{how}: {answer:?}") };
+        assert_eq!(Some(holder.lease), over);
+        assert_eq!(odd.noted("asked").len(), asks, "{how}");
+    }
+    // Nobody has it, whatever the program knows.
+    let breaker = Claim { over: Some(contract::lease()), ..claim(&resource("odd"), 60) };
+    assert_eq!(Odd::new("wrong").exec.acquire(&breaker).await.map_err(drop), Err(()));
+    assert_eq!(Odd::new("late").exec.acquire(&breaker).await.unwrap(), Attempt::Gone);
+    // And nothing is gone that was not to be broken.
+    let odd = Odd::new("gone");
+    check_unknown(odd.exec.acquire(&claim(&resource("odd"), 60)).await, &["does not belong"]);
+}
+
+#[tokio::test]
 async fn a_second_answer_to_one_question_ends_the_program() {
     let odd = Odd::new("twice");
     assert_eq!(odd.exec.holder(&resource("odd")).await.unwrap(), None);
@@ -326,7 +347,7 @@ async fn answers_come_in_any_order() {
     let resources: Vec<_> = (0..10).map(|n| Resource::new(n.to_string()).unwrap()).collect();
     let looks = futures_util::future::join_all(resources.iter().map(|on| odd.exec.look(on))).await;
     for (n, look) in looks.into_iter().enumerate() {
-        assert_eq!(look.unwrap(), Ok(u64::try_from(n).unwrap()));
+        assert_eq!(look.unwrap(), Looked::Free(u64::try_from(n).unwrap()));
     }
 }
 
@@ -345,7 +366,7 @@ async fn a_late_answer_to_an_abandoned_acquire_is_nobody_s() {
     odd.exec.cancel(&claim.resource, claim.lease).await.unwrap();
     // Its late answer stands before this one's.
     for _ in 0..3 {
-        assert_eq!(odd.exec.look(&claim.resource).await.unwrap(), Ok(1));
+        assert_eq!(odd.exec.look(&claim.resource).await.unwrap(), Looked::Free(1));
     }
     assert_eq!(odd.pids().len(), 1, "a late answer is no misbehaviour");
 }
@@ -378,7 +399,9 @@ async fn an_abandoned_acquire_that_the_program_finishes_later_leaves_no_orphan()
     let site = Shared::start();
     let one = site.exec();
     let claim = claim(&resource("orphan"), 600);
-    let counter = one.look(&claim.resource).await.unwrap().unwrap();
+    let Looked::Free(counter) = one.look(&claim.resource).await.unwrap() else {
+        panic!("not free")
+    };
     let pid = Pid::from_raw(only_child(&site.0)).unwrap();
     kill_process(pid, Signal::STOP).unwrap();
     {
@@ -410,7 +433,7 @@ async fn a_program_without_its_agent_does_what_it_was_asked_and_leaves_no_orphan
     let agent = site.exec();
     let (lost, kept) = (claim(&resource("lost"), 600), claim(&resource("kept"), 600));
     for on in [&lost, &kept] {
-        assert_eq!(agent.look(&on.resource).await.unwrap(), Ok(0));
+        assert_eq!(agent.look(&on.resource).await.unwrap(), Looked::Free(0));
     }
     // What an agent wrote that was killed at once.
     let command = site.0.command();
@@ -442,7 +465,7 @@ async fn a_program_without_its_agent_does_what_it_was_asked_and_leaves_no_orphan
 #[tokio::test]
 async fn a_flood_on_stderr_is_bounded_and_seen_by_doctor() {
     let odd = Odd::new("flood");
-    assert_eq!(odd.exec.look(&resource("odd")).await.unwrap(), Ok(1));
+    assert_eq!(odd.exec.look(&resource("odd")).await.unwrap(), Looked::Free(1));
     // It never answers; meanwhile this thread must have its turns.
     let patience = Duration::from_secs(3);
     assert!(tokio::time::timeout(patience, odd.release()).await.is_err());
@@ -598,11 +621,13 @@ fn lines_of_the_text(mark: &str) -> Vec<Value> {
 #[test]
 fn the_protocol_s_text_has_each_question_as_the_agent_writes_it() {
     let claim = claim(&resource("text"), 60);
+    let breaker = Claim { over: Some(contract::lease()), ..claim.clone() };
     let (on, known) = (claim.resource.as_str(), proof(&claim));
     let questions = [
         Question::Hello { protocol: asked::PROTOCOL, agent: "0", password: None },
         Question::Look { resource: on },
         Question::acquire(&claim, 1),
+        Question::acquire(&breaker, 1),
         Question::cancel(&claim.resource, claim.lease),
         Question::verify(&known),
         Question::renew(&known, ttl(60), nonce()),
@@ -622,7 +647,7 @@ fn the_protocol_s_text_has_each_question_as_the_agent_writes_it() {
     for (question, written) in questions.iter().zip(&written) {
         let ours = serde_json::to_value(Asking { id: 1, question }).unwrap();
         assert_eq!((&ours["do"], shape(&ours)), (&written["do"], shape(written)));
-        for (key, digits) in [("lease", 32), ("mark", 16), ("next", 16)] {
+        for (key, digits) in [("lease", 32), ("over", 32), ("mark", 16), ("next", 16)] {
             if let Some(text) = ours[key].as_str() {
                 assert_eq!((text.len(), written[key].as_str().unwrap().len()), (digits, digits));
             }
@@ -640,7 +665,7 @@ fn the_protocol_s_text_has_answers_that_the_agent_understands() {
         let read: Answer = serde_json::from_value(answer.clone()).expect("an answer");
         assert_eq!(answer["id"], read.id);
     }
-    let all = "cloned done free granted held locks moved not_ours ours ready refused remarks \
+    let all = "cloned done free gone granted held locks moved not_ours ours ready refused remarks \
                unknown unsupported";
     assert_eq!(kinds.into_iter().collect::<Vec<_>>().join(" "), all);
 }
@@ -664,13 +689,13 @@ fn what_is_no_answer_is_refused_by_every_reader() {
     ] {
         assert!(serde_json::from_str::<Answer>(odd).is_err(), "{odd}");
     }
-    let on = resource("answers");
+    let asked = claim(&resource("answers"), 60);
     for lock in [
         "{\"resource\":\"/\",\"lease\":\"1\",\"principal\":\"p\"}",
         "{\"resource\":\"a\",\"lease\":\"x\",\"principal\":\"p\"}",
     ] {
         let line = format!("{{\"id\":1,\"is\":\"held\",\"holder\":{lock}}}");
         let Answer { said, .. } = serde_json::from_str(&line).unwrap();
-        assert!(said.attempt(&on).is_err(), "{lock}");
+        assert!(said.attempt(&asked).is_err(), "{lock}");
     }
 }

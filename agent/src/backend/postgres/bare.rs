@@ -4,7 +4,9 @@
 //!   acquire saw in it. Where there is no row, the acquire first puts one that has ended, under an
 //!   id that nobody holds, and goes on when that is committed. No id ever comes twice. So a cancel
 //!   that gives the ended row another id makes every late copy fail for good, also when others took
-//!   and gave back the resource in between; and where no row is, a late copy finds none.
+//!   and gave back the resource in between; and where no row is, a late copy finds none. A claim
+//!   over a lease names the version of that lock's row (`xmin`), which every write changes: also
+//!   that of a cancel, which leaves everything else in a row that is another's.
 //! - The fence: `created` in microseconds, the server's time of the grant, and more than it was in
 //!   the row before. So nothing is deleted here: a lease that is given back ends. The Python tool
 //!   does delete, and then only the server's clock makes fences rise.
@@ -31,9 +33,15 @@ use crate::lease::{Claim, Grant, Proof};
 const ENDED: &str = "'epoch'";
 /// The resource's row as an acquire sees it.
 const LOOK: &str = "SELECT {fields}, t.lease::text AS seen_lease, t.expires::text AS seen_end, \
+    t.xmin::text AS seen_version, \
     (extract(epoch FROM t.created::timestamptz) * 1000000)::int8 AS created_us, \
     to_regclass($2) IS NOT NULL AS has_side_table \
     FROM (SELECT $1 AS resource) asked LEFT JOIN {table} t ON t.resource = asked.resource";
+/// Makes the row that was seen the claim's.
+const TAKE: &str = "UPDATE {table} SET lease = $2::uuid, principal = $3, \
+    expires = clock_timestamp() + make_interval(secs => $4), \
+    created = greatest(clock_timestamp(), CASE WHEN isfinite(created) \
+    THEN created::timestamptz + interval '1 microsecond' END)";
 
 /// The statements of this way.
 #[derive(Debug)]
@@ -45,6 +53,9 @@ pub(super) struct Bare {
     place: String,
     /// $1 resource, $2 lease, $3 principal, $4 ttl in seconds, $5 the lease seen, $6 its end.
     take: String,
+    /// $1 resource, $2 lease, $3 principal, $4 ttl in seconds, $5 the lease it breaks, $6 the
+    /// version of its row that was seen.
+    take_over: String,
     /// $1 resource. Holds the row: a write, so that its commit is as durable as any.
     hold: String,
     /// $1 resource, $2 lease, $3 ttl in seconds.
@@ -53,12 +64,16 @@ pub(super) struct Bare {
     release: String,
     /// $1 resource, $2 lease, $3 an id of its own.
     cancel: String,
+    /// $1 resource, $2 lease. Makes a new version of the row of a lock that is another's.
+    stir: String,
 }
 
-/// What an acquire saw of a row that has ended.
-struct Seen {
-    lease: String,
-    end: String,
+/// What an acquire saw of the row that it may take.
+enum Seen {
+    /// It has ended.
+    Ended { lease: String, end: String },
+    /// It is the lock that the acquire is to break.
+    Broken { lease: String, version: String },
 }
 
 impl Bare {
@@ -66,6 +81,7 @@ impl Bare {
         let fields = format!("{FIELDS}, {NO_EXTRAS}");
         let fill = |text: &str| {
             let text = text.replace("{fields}", &fields).replace("{ended}", ENDED);
+            let text = text.replace("{take}", TAKE);
             text.replace("{table}", &table.main)
         };
         Bare {
@@ -77,12 +93,12 @@ impl Bare {
                  ON CONFLICT (resource) DO NOTHING RETURNING expires::text",
             ),
             take: fill(
-                "UPDATE {table} SET lease = $2::uuid, principal = $3, \
-                 expires = clock_timestamp() + make_interval(secs => $4), \
-                 created = greatest(clock_timestamp(), CASE WHEN isfinite(created) \
-                 THEN created::timestamptz + interval '1 microsecond' END) \
-                 WHERE resource = $1 AND lease = $5::uuid AND expires::text = $6 \
+                "{take} WHERE resource = $1 AND lease = $5::uuid AND expires::text = $6 \
                  AND expires <= clock_timestamp()",
+            ),
+            take_over: fill(
+                "{take} WHERE resource = $1 AND lease = $5::uuid AND xmin::text = $6 \
+                 AND expires > clock_timestamp()",
             ),
             hold: fill("SELECT FROM {table} WHERE resource = $1 FOR UPDATE"),
             renew: fill(
@@ -96,6 +112,10 @@ impl Bare {
             cancel: fill(
                 "UPDATE {table} SET lease = $3::uuid, expires = {ended} WHERE resource = $1 \
                  AND lease IS NOT NULL AND (lease = $2::uuid OR expires <= clock_timestamp())",
+            ),
+            stir: fill(
+                "UPDATE {table} SET expires = expires WHERE resource = $1 \
+                 AND lease <> $2::uuid AND expires > clock_timestamp()",
             ),
         }
     }
@@ -117,9 +137,14 @@ impl Bare {
         {
             State::Foreign => return Err(foreign()),
             State::Held(holder, _) if holder.lease == claim.lease => None,
+            State::Held(holder, _) if claim.over == Some(holder.lease) => {
+                let version = column(row, "seen_version")?;
+                Some(Seen::Broken { lease: uuid(holder.lease), version })
+            }
             State::Held(holder, _) => return Ok(Attempt::Held(Some(holder))),
+            State::Free if claim.over.is_some() => return Ok(Attempt::Gone),
             State::Free => match column::<Option<String>>(row, "seen_lease")? {
-                Some(lease) => Some(Seen { lease, end: column(row, "seen_end")? }),
+                Some(lease) => Some(Seen::Ended { lease, end: column(row, "seen_end")? }),
                 None => match self.place(line, claim).await? {
                     Some(seen) => Some(seen),
                     // Another was quicker.
@@ -139,7 +164,7 @@ impl Bare {
             &[(&on, Type::TEXT), (&lease, Type::TEXT), (&principal, Type::TEXT)];
         let rows = line.transact(&[(&self.place, row)]).await?;
         let end = rows.first().map(|row| row.try_get(0)).transpose();
-        Ok(end.map_err(|error| strange(&error))?.map(|end| Seen { lease, end }))
+        Ok(end.map_err(|error| strange(&error))?.map(|end| Seen::Ended { lease, end }))
     }
 
     /// Takes what was seen; or, if it is ours already, proves it by a write.
@@ -156,15 +181,19 @@ impl Bare {
         let rows = match seen {
             None => line.transact(&[(&self.hold, &[(&on, Type::TEXT)]), look]).await?,
             Some(seen) => {
+                let (how, lease_seen, version) = match &seen {
+                    Seen::Ended { lease, end } => (&self.take, lease, end),
+                    Seen::Broken { lease, version } => (&self.take_over, lease, version),
+                };
                 let taking: &[talk::Parameter<'_>] = &[
                     (&on, Type::TEXT),
                     (&lease, Type::TEXT),
                     (&principal, Type::TEXT),
                     (&ttl, Type::FLOAT8),
-                    (&seen.lease, Type::TEXT),
-                    (&seen.end, Type::TEXT),
+                    (lease_seen, Type::TEXT),
+                    (version, Type::TEXT),
                 ];
-                line.transact(&[(&self.take, taking), look]).await?
+                line.transact(&[(how, taking), look]).await?
             }
         };
         let row = one(&rows)?;
@@ -175,8 +204,11 @@ impl Bare {
                 let remaining = sql::still(&holder);
                 Ok(Attempt::Granted(Grant { fence: Fence(fence), remaining }))
             }
+            // It was renewed, or a cancel made another version of it.
+            State::Held(holder, _) if claim.over == Some(holder.lease) => Ok(Attempt::Moved),
             State::Held(holder, _) => Ok(Attempt::Held(Some(holder))),
             State::Foreign => Err(foreign()),
+            State::Free if claim.over.is_some() => Ok(Attempt::Gone),
             State::Free => Ok(Attempt::Moved),
         }
     }
@@ -204,30 +236,26 @@ impl Bare {
 
     /// See [`super::Backend::release`].
     pub(super) async fn release(&self, line: &Line, proof: &Proof) -> Result<(), BackendError> {
-        self.end(line, &self.release, &proof.resource, proof.lease).await
+        let (on, lease, next) = (proof.resource.as_str(), uuid(proof.lease), nobodys()?);
+        let named: &[talk::Parameter<'_>] =
+            &[(&on, Type::TEXT), (&lease, Type::TEXT), (&next, Type::TEXT)];
+        line.transact(&[(&self.release, named)]).await?;
+        Ok(())
     }
 
-    /// See [`super::Backend::cancel`].
+    /// See [`super::Backend::cancel`]. What is another's gets its new version first: a break of
+    /// that which commits before has made it the cancelled lease, which the second statement ends.
     pub(super) async fn cancel(
         &self,
         line: &Line,
         on: &Resource,
         lease: LeaseId,
     ) -> Result<(), BackendError> {
-        self.end(line, &self.cancel, on, lease).await
-    }
-
-    async fn end(
-        &self,
-        line: &Line,
-        how: &str,
-        on: &Resource,
-        lease: LeaseId,
-    ) -> Result<(), BackendError> {
         let (on, lease, next) = (on.as_str(), uuid(lease), nobodys()?);
+        let stirring: &[talk::Parameter<'_>] = &[(&on, Type::TEXT), (&lease, Type::TEXT)];
         let named: &[talk::Parameter<'_>] =
             &[(&on, Type::TEXT), (&lease, Type::TEXT), (&next, Type::TEXT)];
-        line.transact(&[(how, named)]).await?;
+        line.transact(&[(&self.stir, stirring), (&self.cancel, named)]).await?;
         Ok(())
     }
 }

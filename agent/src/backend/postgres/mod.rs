@@ -8,7 +8,8 @@
 //! - What decides: one transaction (READ COMMITTED, `synchronous_commit` at least `on`) for each
 //!   verb, in which the main table's upsert takes a row that has ended and no other. An acquire
 //!   reads first, which costs no write where another holds, and compares the counter it saw: so a
-//!   late copy fails after a grant or a cancel has moved it. A cancel moves the counter in a
+//!   late copy fails after a grant or a cancel has moved it. A claim over a lease updates the row
+//!   of that lease, and no other, in place of the upsert. A cancel moves the counter in a
 //!   statement before the one that deletes: in one statement, or the other way round, an acquire
 //!   that commits in between is overlooked.
 //! - Not guaranteed: anything across a failover to an asynchronous standby, or after a crash with
@@ -182,23 +183,29 @@ impl Postgres {
         let (principal, host) = (claim.principal.as_str(), claim.host.as_str());
         let reason = claim.reason.as_ref().map(|reason| reason.as_str());
         let (created, mark) = (claim.created.0, mark(claim.nonce));
+        let over = claim.over.map(uuid);
+        let mut taking: Vec<talk::Parameter<'_>> = vec![
+            (&on, Type::TEXT),
+            (&lease, Type::TEXT),
+            (&ttl, Type::FLOAT8),
+            (&principal, Type::TEXT),
+            (&created, Type::INT8),
+            (&host, Type::TEXT),
+            (&reason, Type::TEXT),
+            (&mark, Type::INT8),
+        ];
+        let take = match &over {
+            None => &self.sql.acquire,
+            Some(over) => {
+                taking.push((over, Type::TEXT));
+                &self.sql.take_over
+            }
+        };
         let answer = self
             .line
             .transact(&[
                 (&self.sql.compare, &[(&on, Type::TEXT), (&expected, Type::INT8)]),
-                (
-                    &self.sql.acquire,
-                    &[
-                        (&on, Type::TEXT),
-                        (&lease, Type::TEXT),
-                        (&ttl, Type::FLOAT8),
-                        (&principal, Type::TEXT),
-                        (&created, Type::INT8),
-                        (&host, Type::TEXT),
-                        (&reason, Type::TEXT),
-                        (&mark, Type::INT8),
-                    ],
-                ),
+                (take, &taking),
                 (&self.sql.stands, &[(&on, Type::TEXT)]),
             ])
             .await;
@@ -215,8 +222,11 @@ impl Postgres {
                     why: "postgres has the lease without a fence".to_owned(),
                 }),
             },
+            // It had ended when it was to be broken, and its holder began it again.
+            State::Held(holder, _) if claim.over == Some(holder.lease) => Ok(Attempt::Moved),
             State::Held(holder, _) => Ok(Attempt::Held(Some(holder))),
             State::Foreign => Err(foreign()),
+            State::Free if claim.over.is_some() => Ok(Attempt::Gone),
             // Neither ended nor alive: the very microsecond of its end.
             State::Free => Ok(Attempt::Moved),
         }
@@ -251,9 +261,12 @@ impl Backend for Postgres {
             let record = self.look(&claim.resource).await?;
             match record.state {
                 State::Foreign => Err(foreign()),
-                State::Held(holder, _) if holder.lease != claim.lease => {
+                State::Held(holder, _)
+                    if holder.lease != claim.lease && claim.over != Some(holder.lease) =>
+                {
                     Ok(Attempt::Held(Some(holder)))
                 }
+                State::Free if claim.over.is_some() => Ok(Attempt::Gone),
                 // Also for a lease that is ours already: a read proves nothing, a write does.
                 State::Held(..) | State::Free => {
                     self.take(claim, record.counter.unwrap_or(0)).await

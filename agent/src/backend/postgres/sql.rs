@@ -44,6 +44,23 @@ pub(super) const NO_EXTRAS: &str = "NULL::int8 AS fence, NULL::text AS host, \
 /// True where the lease is under one of the marks `$3`, or has none, or none are given.
 const MARKED: &str = "(cardinality($3) = 0 OR NOT EXISTS (SELECT FROM {ext} e \
     WHERE e.resource = $1 AND e.lease = $2::uuid AND NOT e.nonce = ANY ($3)))";
+/// Takes the main row if nobody has it.
+const TAKE_FREE: &str = "INSERT INTO {table} AS t \
+    (resource, lease, principal, created, expires) VALUES ($1, $2::uuid, $4, \
+    to_timestamp($5 / 1000.0), clock_timestamp() + make_interval(secs => $3)) \
+    ON CONFLICT (resource) DO UPDATE SET lease = excluded.lease, \
+    principal = excluded.principal, created = excluded.created, expires = excluded.expires \
+    WHERE t.expires < clock_timestamp() AND t.lease IS NOT NULL RETURNING 1";
+/// Takes it from the lease that it breaks.
+const TAKE_OVER: &str = "UPDATE {table} SET lease = $2::uuid, principal = $4, \
+    created = to_timestamp($5 / 1000.0), \
+    expires = clock_timestamp() + make_interval(secs => $3) \
+    WHERE resource = $1 AND lease = $9::uuid AND expires > clock_timestamp() RETURNING 1";
+/// Once it is taken: the next fence, and what else of a lock stands in the side table.
+const GRANT: &str = "UPDATE {ext} SET (counter, fence) = (SELECT number, number FROM \
+    (SELECT greatest(counter + 1, {now_us}) AS number) next), \
+    lease = $2::uuid, host = $6, reason = $7, nonce = $8 \
+    WHERE resource = $1 AND EXISTS (SELECT FROM got)";
 
 /// The statements for one table.
 #[derive(Debug)]
@@ -56,6 +73,8 @@ pub(super) struct Sql {
     /// $1 resource, $2 lease, $3 ttl in seconds, $4 principal, $5 created in ms, $6 host, $7
     /// reason, $8 mark. Takes what nobody has, with the next fence.
     pub(super) acquire: String,
+    /// The same and $9, the lease that it takes it from.
+    pub(super) take_over: String,
     /// $1 resource. Queues for our row, if there is one.
     pub(super) lock: String,
     /// $1 resource. Holds the main row: a write, so that its commit is as durable as any.
@@ -101,19 +120,8 @@ impl Sql {
                  ON CONFLICT (resource) DO UPDATE SET counter = e.counter \
                  RETURNING 1 / (e.counter = $2)::int",
             ),
-            acquire: fill(
-                "WITH got AS (INSERT INTO {table} AS t \
-                 (resource, lease, principal, created, expires) VALUES ($1, $2::uuid, $4, \
-                 to_timestamp($5 / 1000.0), clock_timestamp() + make_interval(secs => $3)) \
-                 ON CONFLICT (resource) DO UPDATE SET lease = excluded.lease, \
-                 principal = excluded.principal, created = excluded.created, \
-                 expires = excluded.expires \
-                 WHERE t.expires < clock_timestamp() AND t.lease IS NOT NULL RETURNING 1) \
-                 UPDATE {ext} SET (counter, fence) = (SELECT number, number FROM \
-                 (SELECT greatest(counter + 1, {now_us}) AS number) next), \
-                 lease = $2::uuid, host = $6, reason = $7, nonce = $8 \
-                 WHERE resource = $1 AND EXISTS (SELECT FROM got)",
-            ),
+            acquire: fill(&format!("WITH got AS ({TAKE_FREE}) {GRANT}")),
+            take_over: fill(&format!("WITH got AS ({TAKE_OVER}) {GRANT}")),
             lock: fill("SELECT FROM {ext} WHERE resource = $1 FOR UPDATE"),
             lock_main: fill("SELECT FROM {table} WHERE resource = $1 FOR UPDATE"),
             renew: fill(

@@ -3,6 +3,7 @@
 
 mod access;
 mod bare;
+mod breaks;
 mod doctor;
 mod network;
 mod notices;

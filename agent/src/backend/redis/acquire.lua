@@ -1,23 +1,19 @@
 -- The second half of an acquire.
--- ARGV: id, the counter that the first half saw, ttl in ms, principal, created, host, reason, mark
-local state, found, left = read()
-if state == 'LOCK' and found[1] == ARGV[1] then
-  return {'OURS', left, found[4]}
+-- ARGV more: the counter that the first half saw, ttl in ms, principal, created, host, reason, mark
+local answer = decided()
+if answer then
+  return answer
 end
-if state == 'LOCK' then
-  return held(found, left)
-end
-if state == 'FOREIGN' then
-  return {'FOREIGN', found}
-end
-if counter() ~= ARGV[2] then
+if counter() ~= ARGV[3] then
   return {'MOVED'}
 end
 local fence = next_fence()
-redis.call('HSET', lock, 'id', ARGV[1], 'p', ARGV[4], 'c', ARGV[5], 'f', fence, 'h', ARGV[6],
-  'n', ARGV[8])
-if ARGV[7] ~= '' then
-  redis.call('HSET', lock, 'r', ARGV[7])
+-- Nothing of a lock that it breaks stays.
+redis.call('DEL', lock)
+redis.call('HSET', lock, 'id', ARGV[1], 'p', ARGV[5], 'c', ARGV[6], 'f', fence, 'h', ARGV[7],
+  'n', ARGV[9])
+if ARGV[8] ~= '' then
+  redis.call('HSET', lock, 'r', ARGV[8])
 end
-redis.call('PEXPIRE', lock, ARGV[3])
-return {'OURS', tonumber(ARGV[3]), fence}
+redis.call('PEXPIRE', lock, ARGV[4])
+return {'OURS', tonumber(ARGV[4]), fence}

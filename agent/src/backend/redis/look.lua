@@ -1,14 +1,8 @@
--- The first half of an acquire. ARGV: id
+-- The first half of an acquire.
 on_the_primary()
-local state, found, left = read()
-if state == 'LOCK' and found[1] == ARGV[1] then
-  return {'OURS', left, found[4]}
-end
-if state == 'LOCK' then
-  return held(found, left)
-end
-if state == 'FOREIGN' then
-  return {'FOREIGN', found}
+local answer = decided()
+if answer then
+  return answer
 end
 local expected = counter()
 if not expected then

@@ -7,8 +7,9 @@
 //!   and its key is no resource.
 //! - What decides: one Lua script for each verb. An acquire is two: the first reads the counter (or
 //!   finds a holder), the second compares it, so that a late copy fails after a grant or a cancel
-//!   has moved it. Every script but `holder` passes a write that changes nothing first, which a
-//!   replica refuses: what is read after it is the primary's.
+//!   has moved it. One over a lease differs in who must be there, which both compare. Every script
+//!   but `holder` passes a write that changes nothing first, which a replica refuses: what is read
+//!   after it is the primary's.
 //! - Not guaranteed: anything across a failover (replication is asynchronous), after a crash
 //!   without `appendfsync always`, or with an eviction policy that may take a lock. `examine` says
 //!   which of these hold. Fences rise across all of them as long as the servers' clocks do.
@@ -193,7 +194,8 @@ impl Backend for Redis {
         Box::pin(async move {
             let on = &claim.resource;
             let id = claim.lease.as_bytes().as_slice();
-            let counter = match self.run(&script::LOOK, on, &[id]).await? {
+            let over = claim.over.as_ref().map_or(&[][..], |over| over.as_bytes().as_slice());
+            let counter = match self.run(&script::LOOK, on, &[id, over]).await? {
                 Said::Free(counter) => counter,
                 said => return attempt(said),
             };
@@ -201,6 +203,7 @@ impl Backend for Redis {
             let created = script::created(claim.created);
             let arguments = [
                 id,
+                over,
                 &counter,
                 ttl_ms.as_bytes(),
                 claim.principal.as_str().as_bytes(),
@@ -312,6 +315,7 @@ fn attempt(said: Said) -> Result<Attempt, BackendError> {
         Said::Ours(remaining, Some(fence)) => Ok(Attempt::Granted(Grant { fence, remaining })),
         Said::Held(holder) => Ok(Attempt::Held(Some(holder))),
         Said::Moved => Ok(Attempt::Moved),
+        Said::Gone => Ok(Attempt::Gone),
         said => Err(strange(&said)),
     }
 }

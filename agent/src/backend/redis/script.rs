@@ -26,8 +26,8 @@ macro_rules! scripts {
     )*};
 }
 scripts! {
-    LOOK: "record.lua" "look.lua";
-    ACQUIRE: "record.lua" "acquire.lua";
+    LOOK: "record.lua" "claim.lua" "look.lua";
+    ACQUIRE: "record.lua" "claim.lua" "acquire.lua";
     RENEW: "record.lua" "stands.lua" "renew.lua";
     VERIFY: "record.lua" "stands.lua" "verify.lua";
     RELEASE: "record.lua" "stands.lua" "release.lua";
@@ -39,7 +39,7 @@ scripts! {
 /// What a script said.
 #[derive(Debug)]
 pub(super) enum Said {
-    /// Nobody has it, and its counter is this.
+    /// It may be taken, and its counter is this.
     Free(Vec<u8>),
     /// It is ours, for so long, under this fence where the script tells it.
     Ours(Duration, Option<Fence>),

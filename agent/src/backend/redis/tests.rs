@@ -1,6 +1,7 @@
 //! The suite of every store on a real redis-server, then what only Redis has: its layout, its
 //! errors, and a network that loses, holds and cuts.
 
+mod breaks;
 mod doctor;
 mod notices;
 #[path = "../../../../tests/support/redis.rs"]

@@ -119,6 +119,61 @@ async fn without_a_cancel_that_late_copy_would_have_succeeded() {
 }
 
 #[tokio::test]
+async fn a_late_copy_of_a_break_fails_after_its_cancel_and_only_then() {
+    let server = DynamoServer::start();
+    let (proxy, other) = (Proxy::start(server.port()), open(&server.url()));
+    let store = through(&proxy);
+    granted(&store, &claim(&resource("warm"), 60)).await;
+    for round in 0..10 {
+        let is_cancelled = round % 2 == 0;
+        let victim = claim(&resource("late"), 60);
+        granted(&other, &victim).await;
+        let breaker = Claim { over: Some(victim.lease), ..claim(&victim.resource, 60) };
+        proxy.when("TransactWriteItems", Fault::HoldRequest);
+        dropped_when(store.acquire(&breaker), || proxy.hits() == round + 1).await;
+        if is_cancelled {
+            other.cancel(&breaker.resource, breaker.lease).await.unwrap();
+        }
+        proxy.deliver();
+        let holder = async || other.holder(&victim.resource).await.unwrap().expect("one").lease;
+        if is_cancelled {
+            comes_true("no reset", || proxy.resets() > round).await;
+            granted(&other, &contract::claim(&resource("after"), 60)).await;
+            assert_eq!(holder().await, victim.lease);
+        } else {
+            let lease = || server.item(victim.resource.as_str())["lease"].clone();
+            let broken = Value::from(super::hex(breaker.lease));
+            let broken = serde_json::json!({ "S": broken });
+            comes_true("the late copy", || lease() == broken).await;
+            assert_eq!(holder().await, breaker.lease);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_late_break_leaves_alone_what_the_python_tool_took_meanwhile() {
+    let site = Real(DynamoServer::start());
+    let (proxy, other) = (Proxy::start(site.0.port()), open(&site.0.url()));
+    let store = through(&proxy);
+    granted(&store, &claim(&resource("warm"), 60)).await;
+    let victim = claim(&resource("heir"), 60);
+    granted(&other, &victim).await;
+    let breaker = Claim { over: Some(victim.lease), ..claim(&victim.resource, 60) };
+    proxy.when("TransactWriteItems", Fault::HoldRequest);
+    let mut call = store.acquire(&breaker);
+    polled_until(&mut call, || proxy.hits() == 1).await;
+    other.release(&proof(&victim)).await.unwrap();
+    let python = contract::lease();
+    site.lock(&victim.resource, python, Some(ttl(60))).await.unwrap();
+    proxy.deliver();
+    // The counter is as it was: that tool moves none.
+    let answer = call.await.unwrap();
+    let Attempt::Held(Some(holder)) = answer else { panic!("{answer:?}") };
+    assert_eq!(holder.lease, python);
+    assert_eq!(other.holder(&victim.resource).await.unwrap().expect("one").lease, python);
+}
+
+#[tokio::test]
 async fn a_late_copy_of_an_older_renewal_changes_nothing() {
     let server = DynamoServer::start();
     let (proxy, other) = (Proxy::start(server.port()), open(&server.url()));

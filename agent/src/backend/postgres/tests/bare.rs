@@ -136,6 +136,15 @@ async fn without_a_cancel_that_late_copy_would_have_succeeded() {
 }
 
 #[tokio::test]
+async fn a_late_copy_of_a_break_fails_after_its_cancel_and_only_then() {
+    let site = Bare::start();
+    let proxy = Proxy::start(site.0.server.port());
+    let (store, other) = (site.store(proxy.port()), site.open());
+    let needle = breaks::BARE_TAKE_OVER;
+    breaks::check_late_copies(&site.0, &proxy, &store, &*other, needle).await;
+}
+
+#[tokio::test]
 async fn of_a_thousand_acquires_cut_short_a_cancel_leaves_none() {
     let site = site();
     let (store, other) = (site.open(), site.open());

@@ -5,7 +5,7 @@ use super::*;
 /// What only the request of an acquire has.
 const ACQUIRE: &str = "WITH got AS";
 
-fn through(proxy: &Proxy) -> Postgres {
+pub(super) fn through(proxy: &Proxy) -> Postgres {
     open(&format!("postgres://127.0.0.1:{}/locks", proxy.port()))
 }
 
