@@ -42,7 +42,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{LeaseGrantOptions, Txn, TxnOp, TxnResponse};
+use etcd_client::{LeaseGrantOptions, LeaseTimeToLiveOptions, Txn, TxnOp, TxnResponse};
 use secrecy::{ExposeSecret, SecretString};
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
@@ -189,6 +189,20 @@ impl Etcd {
     /// end by itself.
     async fn tidy(&self, id: i64) {
         let _ = self.revoke(id).await;
+    }
+
+    /// Ends the etcd lease of a lock that was broken, where an earlier copy of the break did not
+    /// come to that: the Python tool would go on renewing it and believe that it has the lock. One
+    /// that a key hangs on is not the lock's alone.
+    async fn tidy_broken(&self, over: LeaseId) {
+        let Some(id) = keys::number(over) else { return };
+        let asked = self.line.ask(async |client| {
+            let options = LeaseTimeToLiveOptions::new().with_keys();
+            client.lease_client().time_to_live(id, Some(options)).await
+        });
+        if asked.await.is_ok_and(|answer| answer.keys().is_empty()) {
+            self.tidy(id).await;
+        }
     }
 
     /// Starts an etcd lease's time again; its length, and the term of the member that did it.

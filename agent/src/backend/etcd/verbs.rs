@@ -80,6 +80,9 @@ impl Etcd {
             return Ok(Attempt::Held(holder.map(Box::new)));
         }
         let Some(holder) = holder else { return Ok(Attempt::Held(None)) };
+        if let Some(over) = claim.over {
+            self.tidy_broken(over).await;
+        }
         let remaining = holder.remaining.unwrap_or(FOR_EVER);
         Ok(Attempt::Granted(Grant { fence: lock.fence(), remaining }))
     }

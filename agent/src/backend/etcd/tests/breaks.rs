@@ -36,6 +36,34 @@ async fn what_is_left_of_a_break_is_one_lock_and_one_etcd_lease() {
 }
 
 #[tokio::test]
+async fn a_break_that_was_cut_off_ends_its_victim_s_etcd_lease_when_it_is_asked_again() {
+    let site = Real::start(PREFIX);
+    let store = open(&site.server.url());
+    let client = raw(&site.server).await;
+    // Also where an etcd lease of that number has keys: so it is not the lock's alone.
+    for is_shared in [false, true] {
+        let (on, python) = (resource("cut"), contract::lease());
+        site.lock(&on, python, Some(ttl(60))).await.unwrap();
+        let theirs = keys::number(python).unwrap();
+        if is_shared {
+            let options = Some(PutOptions::new().with_lease(theirs));
+            client.kv_client().put("theirs", "x", options).await.unwrap();
+        }
+        let breaker = Claim { over: Some(python), ..claim(&on, 60) };
+        let id = keys::number(breaker.lease).unwrap();
+        let keys = store.keys(&on);
+        let seen = store.look(&keys).await.unwrap();
+        assert!(store.grant(id, breaker.ttl).await.unwrap().is_some());
+        let (counter, lock) = (seen.counter.unwrap(), seen.lock().unwrap());
+        let cut = verbs::take_over(&keys, &breaker, id, counter, lock);
+        assert!(store.transact(cut).await.unwrap().succeeded());
+        assert!(store.keep_alive(theirs).await.unwrap().is_some(), "it renews what it lost");
+        granted(&store, &breaker).await;
+        assert_eq!(store.keep_alive(theirs).await.unwrap().is_some(), is_shared);
+    }
+}
+
+#[tokio::test]
 async fn a_break_leaves_alone_a_lease_that_is_not_certainly_the_lock_s() {
     let server = EtcdServer::start();
     let store = open(&server.url());
