@@ -60,7 +60,8 @@ fn a_broken_lease_says_who_broke_it_and_its_holder_at_a_terminal_is_told() {
     let store = RedisServer::start();
     let (alpha, beta) = two(&store);
     let mut shell = Shell::start(&alpha);
-    shell.types("$CTL acquire prod/db --keep -q\n");
+    shell.types("chmod 620 $(tty); $CTL acquire prod/db --keep\n");
+    shell.sees("renewed until you release it");
     shell.sees(PROMPT);
     let held = leases(&mut alpha.client().expect("it answers"));
     let ran = breaks(&beta, &["--yes", "--json", "--lease", &held[0].lease.to_string()]);

@@ -5,6 +5,7 @@ mod hold;
 mod life;
 mod plain;
 mod proof;
+mod stopped;
 pub(crate) mod terminal;
 mod within;
 

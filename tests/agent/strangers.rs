@@ -294,6 +294,29 @@ fn a_stream_tells_the_whole_state_first_and_then_each_change() {
 }
 
 #[test]
+fn a_stream_tells_the_whole_state_anew_each_time_that_it_is_asked_to() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, wish("first", Hold::Keep));
+    let mut stream = connect(&agent);
+    let mut bytes = Hello::OURS.encode().to_vec();
+    // All at once, and before anything of it was read.
+    for request in [Request::Status { after: None }, Request::Subscribe, Request::Subscribe] {
+        bytes.extend(frame::encode(&request).expect("a frame"));
+    }
+    stream.write_all(&bytes).expect("they are taken");
+    assert!(read_welcome(&mut stream).is_some());
+    assert!(matches!(read_reply(&mut stream), Reply::Status(_)));
+    for anew in [false, true] {
+        if anew {
+            assert_eq!(read_reply(&mut stream), Reply::Event(Event::Anew));
+        }
+        assert!(matches!(read_reply(&mut stream), Reply::Event(Event::Lease(_))));
+        assert_eq!(read_reply(&mut stream), Reply::Event(Event::Caught));
+    }
+}
+
+#[test]
 fn what_one_user_may_have_does_not_count_what_was_lost() {
     let agent = Agent::start(&format!("{}max_leases = 1\n", local()));
     let mut client = agent.client().expect("the agent answers");

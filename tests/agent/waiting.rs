@@ -12,6 +12,7 @@ use stormlock_protocol::process::Process;
 use crate::agent::{Agent, program};
 use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
+use crate::run::Job;
 use crate::{acquire, leases, local, locks, resource, until, wish};
 
 /// `stormctl` that waits; its first sentence on stderr was read.
@@ -70,6 +71,28 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
         assert_eq!(reason.as_deref(), Some(&*format!("number {number}")));
     }
     give_back(&agent, "prod/db");
+}
+
+/// What is told after a wait is told of then.
+#[test]
+fn times_that_are_shown_after_a_wait_are_those_of_its_end() {
+    let agent = Agent::start(&local());
+    acquire(&mut agent.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    let job = Job::start(&agent, &["acquire", "prod/db", "-w", "--ttl", "5m", "--json"]);
+    until("it waits", || job.said().contains("waiting for").then_some(()));
+    let began = now_ms();
+    until("a while is over", || (now_ms() - began > 4_000).then_some(()));
+    assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let end = |text: &str| {
+        let json: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        let text = json["leases"][0]["until"].as_str().expect("a time").to_owned();
+        text.parse::<jiff::Timestamp>().expect("RFC 3339").as_second()
+    };
+    let status = agent.ctl(&["status", "--json"]).stdout;
+    let apart = end(&status) - end(&ran.stdout);
+    assert!(apart.abs() <= 1, "{apart} s apart: {} {status}", ran.stdout);
 }
 
 #[test]

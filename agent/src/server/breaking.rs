@@ -125,6 +125,10 @@ impl Service {
         match self.driver.acquire(wish, waits).await? {
             Answer::Acquired(views) => views.into_iter().next().ok_or_else(|| told::bug("a break")),
             Answer::No(No::NotHeld) => Err(told::over(on, ask.lease)),
+            Answer::No(No::Held(_, Some(holder))) if holder.lease == ask.lease => {
+                let why = format!("the program of backend {backend} cannot break a lock");
+                Err(Refusal::new(Code::Config, why).about(on))
+            }
             Answer::No(No::Held(_, Some(holder))) => Err(self.another(&backend, *holder).await),
             Answer::No(No::Store { backend, after: After::Cancelling, .. }) => {
                 let why = format!(

@@ -7,13 +7,16 @@ use stormlock_protocol::name::{LeaseId, Resource};
 
 use crate::clock::Moment;
 
-/// Between the last signal and the deadline, where something is to be killed: a busy host delivers late, and a process that is being
-/// killed needs a moment to die.
+/// Between the last signal and the deadline, where something is to be killed: a busy host delivers
+/// late, and a process that is being killed needs a moment to die.
 pub(crate) const LAST: Duration = Duration::from_secs(1);
 /// The same where nothing is to be killed, as a part of a short ttl.
 const HOLDER_PART: u32 = 4;
 /// The least that a command has for its work.
 const WORK_MIN: Duration = Duration::from_secs(1);
+/// The end of a hold is told by the wall clock, what is left by the boot clock: so much later is
+/// the same.
+pub(crate) const ROUNDING: Duration = Duration::from_secs(1);
 /// How long before the command is asked to end its user is told that the hold does.
 const TELL_BEFORE: Duration = Duration::from_secs(60);
 /// A lease that is renewed as it should be has this much left at least, of a thousand parts of its
@@ -168,7 +171,9 @@ impl Deadline {
     pub(crate) fn given_back(&mut self, now: Moment, lease: LeaseId, told: String) {
         match self.kept.iter_mut().find(|kept| kept.lease == lease) {
             // Until then it was renewed, whatever was heard of that.
-            Some(kept) if kept.until.hold_end <= now => kept.until.proven = Moment::NEVER,
+            Some(kept) if kept.until.hold_end <= now + ROUNDING => {
+                kept.until.proven = Moment::NEVER
+            }
             Some(_) | None => self.lose(lease, told),
         }
     }

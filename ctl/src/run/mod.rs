@@ -29,7 +29,7 @@ use crate::clock::{Alarm, Moment};
 use crate::exit::{Exit, Failure};
 use crate::render::say;
 use crate::time;
-use deadline::{Deadline, Kept, Proof};
+use deadline::{Deadline, Kept, Proof, ROUNDING};
 use events::{Events, HEAR_MAX, News};
 use group::Group;
 use guard::{Begin, Guard};
@@ -48,9 +48,6 @@ const FENCES: &str = "STORMLOCK_FENCES";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long an agent that restarts is waited for, to give the leases back: it does that by itself.
 const RETURN_MAX: Duration = Duration::from_secs(2);
-/// The end of a hold is told by the wall clock, what is left by the boot clock: so much later is
-/// the same.
-const ROUNDING: Duration = Duration::from_secs(1);
 
 /// What is to be run, and how it ends.
 #[derive(Debug)]

@@ -334,7 +334,7 @@ fn nobody_releases_what_a_command_counts_on_and_its_end_does() {
     }
     let shorter = agent.ctl(&["renew", "prod/db", "--ttl", "5s"]);
     assert_eq!(shorter.code, Some(64), "{shorter:?}");
-    let why = format!("process {}, counts on a ttl of 900 s", group.trim());
+    let why = format!("process group {} counts on a ttl of 900 s", group.trim());
     assert!(shorter.stderr.contains(&why), "{shorter:?}");
     // What it was let go under is enough for it, also for an agent that did not see that.
     let longer = agent.ctl(&["renew", "prod/db", "--ttl", "20m"]);
@@ -373,6 +373,27 @@ fn a_command_that_releases_its_own_lock_is_told_that_its_end_does() {
     assert!(ran.stdout.contains("code=75"), "{ran:?}");
     assert!(ran.stderr.contains("what runs here is under it already"), "{ran:?}");
     assert!(!ran.stderr.contains("kill"), "{ran:?}");
+}
+
+/// Its environment may be of a run that is over.
+#[test]
+fn whoever_does_not_run_under_a_lock_is_not_told_so() {
+    let agent = Agent::start(&local());
+    let end = path(&agent, "end");
+    let line = format!("echo be''gun; until [ -e {end} ]; do sleep 0.02; done");
+    let job = Job::start(&agent, &["run", "prod/db", "-c", &line]);
+    until("it runs", || job.said().contains("begun").then_some(()));
+    let stale = "0af1c2d3e4f50617283940515263748f";
+    for args in [&["release", "prod/db"][..], &["release", "--all"]] {
+        let asked = Job::start_with(&agent, args, |command| {
+            command.env("STORMLOCK_RESOURCES", "prod/db").env("STORMLOCK_LEASES", stale);
+        });
+        let ran = asked.ends();
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        assert!(ran.stderr.contains("kill -TERM") && !ran.stderr.contains(stale), "{ran:?}");
+    }
+    fs::write(&end, "").expect("a file");
+    assert_eq!(job.ends().code, Some(0));
 }
 
 #[test]

@@ -73,7 +73,7 @@ impl Shell {
     }
 
     /// The job ended with this code, and the shell has the terminal again.
-    fn code(&mut self, code: u8) {
+    pub(crate) fn code(&mut self, code: u8) {
         self.sees(PROMPT);
         self.types("echo co''de=$?.\n");
         self.sees(&format!("code={code}."));
