@@ -12,8 +12,8 @@ use crate::lease::Uid;
 
 /// Longest text about an outcome, in bytes.
 const WHY_MAX: usize = 512;
-/// Longest name of a user, unit or backend that is told to a client, in bytes.
-const NAME_MAX: usize = 128;
+/// Longest name of a user or a unit, in bytes: a unit's (`UNIT_NAME_MAX` of systemd).
+const NAME_MAX: usize = 255;
 /// Longest of the file's own words, in bytes.
 const WORD_MAX: usize = 32;
 
@@ -92,11 +92,11 @@ impl Line {
             line.by = "caller".to_owned();
             line.caller = Some(facts.principal.as_str().to_owned());
             line.uid = Some(facts.uid.0);
-            line.user = Some(facts.user.clone());
+            line.user = Some(cut(&facts.user, NAME_MAX));
             line.login_uid = facts.login.as_ref().map(|login| login.uid.0);
-            line.login = facts.login.as_ref().map(|login| login.user.clone());
+            line.login = facts.login.as_ref().map(|login| cut(&login.user, NAME_MAX));
             line.pid = facts.pid;
-            line.unit = facts.unit.clone();
+            line.unit = facts.unit.as_deref().map(|unit| cut(unit, NAME_MAX));
         }
         line
     }

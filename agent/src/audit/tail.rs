@@ -13,7 +13,7 @@ use super::line::Line;
 use crate::lease::Uid;
 
 /// Events of one page: with the longest texts they stay below the longest frame.
-pub(super) const PAGE: usize = 32;
+pub(super) const PAGE: usize = 24;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 /// Bytes looked at for one page; a page that finds little in them says where to go on.
