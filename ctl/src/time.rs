@@ -51,8 +51,8 @@ pub(crate) fn parse_until(text: &str, now: &Zoned) -> Result<UnixMs, String> {
     Ok(UnixMs(at.as_millisecond()))
 }
 
-/// Reads the argument of `--since`: how long ago, or when. A time of day means today; of a time that
-/// comes twice (autumn) the first is meant. The future is refused: nothing happened there yet.
+/// Reads the argument of `--since`: how long ago, or when. A time of day means today; of a time
+/// that comes twice (autumn) the first is meant. The future is refused: nothing happened there yet.
 pub(crate) fn parse_since(text: &str, now: &Zoned) -> Result<UnixMs, String> {
     let text = text.trim();
     let now_ms = now.timestamp().as_millisecond();

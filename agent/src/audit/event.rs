@@ -152,8 +152,8 @@ pub struct Facts {
     pub unit: Option<String>,
 }
 
-/// The user of a login (`/proc/PID/loginuid`): whoever became root after it keeps it. A hint, and no
-/// ground for any right.
+/// The user of a login (`/proc/PID/loginuid`): whoever became root after it keeps it. A hint, and
+/// no ground for any right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
     /// The number.

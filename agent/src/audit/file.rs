@@ -23,7 +23,10 @@ const RESERVE_PART: u64 = 16;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// What stands there is not to be written to.
-    #[error("{} is not safe to write to: {what}; move it away, or name another file", path.display())]
+    #[error(
+        "{} is not safe to write to: {what}; move it away, or name another file",
+        path.display()
+    )]
     NotSafe {
         /// The file.
         path: PathBuf,
@@ -31,7 +34,10 @@ pub enum FileError {
         what: String,
     },
     /// The rest of the disk is the journal's.
-    #[error("the disk of {} is nearly full, and the journal needs the rest; free space", .0.display())]
+    #[error(
+        "the disk of {} is nearly full, and the journal needs the rest; free space",
+        .0.display()
+    )]
     Full(PathBuf),
     /// The system says no.
     #[error("{doing} {}", path.display())]

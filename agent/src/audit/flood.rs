@@ -1,5 +1,5 @@
-//! Refusals cost the refused nothing; so that nobody fills a disk with them, each user's are written
-//! down so often and no more.
+//! Refusals cost the refused nothing; so that nobody fills a disk with them, each user's are
+//! written down so often and no more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -46,7 +46,7 @@ impl Health {
         match (trouble.is_some(), error) {
             (false, Some(why)) => {
                 let why = in_words(why);
-                tracing::error!(%file, %why, "the audit file cannot be written: events are missing in it");
+                tracing::error!(%file, %why, "the audit file cannot be written: events get lost");
                 *trouble = Some(why);
             }
             (true, Some(why)) => *trouble = Some(in_words(why)),

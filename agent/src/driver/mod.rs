@@ -3,6 +3,7 @@
 //!
 //! Not here: what a lease is (`lease`), what a request means (`server::service`).
 
+mod dog;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod guard;
@@ -33,7 +34,7 @@ use crate::lease::{
     View,
 };
 use crate::stores::{NotOpened, Outcome, Stores, Wanted};
-use crate::systemd;
+use dog::Dog;
 use guard::Guards;
 use handle::Command;
 use notice::Notices;
@@ -419,30 +420,6 @@ impl Driver {
                 () = dog.barks() => {}
             }
         }
-    }
-}
-
-/// Feeds systemd's watchdog from the loop that renews, so that a loop that hangs is noticed.
-struct Dog {
-    alarm: Alarm,
-    every: Option<Duration>,
-}
-
-impl Dog {
-    fn new() -> std::io::Result<Dog> {
-        let mut dog = Dog { alarm: Alarm::new()?, every: systemd::watchdog_every() };
-        dog.feed();
-        Ok(dog)
-    }
-
-    fn feed(&mut self) {
-        self.alarm.set(self.every.map(|every| clock::now() + every));
-    }
-
-    async fn barks(&mut self) {
-        self.alarm.rings().await;
-        systemd::watchdog();
-        self.feed();
     }
 }
 

@@ -1,5 +1,5 @@
-//! What another writer took is ended and renewed in its store at once, by its id, as the Python tool
-//! lets anybody do; here only whoever policy lets, and it is written down who it was.
+//! What another writer took is ended and renewed in its store at once, by its id, as the Python
+//! tool lets anybody do; here only whoever policy lets, and it is written down who it was.
 
 use stormlock_protocol::message::Reply;
 use stormlock_protocol::name::Ttl;

@@ -1,6 +1,6 @@
-//! The agent in numbers, in the text format of Prometheus. Each label is one of a few words of ours,
-//! or a backend's name from the configuration: never a resource or a principal, whose number nobody
-//! bounds.
+//! The agent in numbers, in the text format of Prometheus. Each label is one of a few words of
+//! ours, or a backend's name from the configuration: never a resource or a principal, whose number
+//! nobody bounds.
 
 use std::fmt::Write as _;
 
