@@ -22,6 +22,8 @@ const DENIED: i32 = 77;
 const FILE: &str = "audit.jsonl";
 /// Leases that change hands while the file is put away again and again.
 const ROUNDS: usize = 300;
+/// Crashes while leases are taken.
+const CRASHES: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A configuration on which other users are let on the socket: some may take `free/*`, all may see
@@ -46,6 +48,11 @@ fn audit(agent: &Agent) -> Vec<Value> {
     let ask = Log { resource: None, since: None, before: None, limit: 1 };
     agent.client().expect("it answers").log(ask).expect("a page");
     lines(&agent.state().join(FILE))
+}
+
+/// How many lines have their end.
+fn ends(agent: &Agent) -> usize {
+    fs::read_to_string(agent.state().join(FILE)).unwrap_or_default().matches('\n').count()
 }
 
 fn word(line: &Value, key: &str) -> String {
@@ -240,7 +247,7 @@ fn no_event_is_lost_or_torn_while_the_file_is_put_away() {
 #[test]
 fn a_crash_leaves_whole_lines_and_the_next_agent_says_what_goes_on() {
     let mut agent = Agent::start(&local());
-    for round in 0..5 {
+    for round in 0..CRASHES {
         std::thread::scope(|scope| {
             let socket = agent.socket();
             let asks = scope.spawn(move || {
@@ -255,28 +262,30 @@ fn a_crash_leaves_whole_lines_and_the_next_agent_says_what_goes_on() {
                     }
                 }
             });
-            until("some are taken", || (audit(&agent).len() > round * 10 + 3).then_some(()));
+            let before = ends(&agent);
+            until("some are taken", || (ends(&agent) > before + 3).then_some(()));
             agent.kill();
             asks.join().expect("it only asks");
         });
-        // The disk of a host that crashed may have half a line.
-        let path = agent.state().join(FILE);
-        let text = fs::read_to_string(&path).expect("a file");
-        let whole: Vec<&str> = text.lines().filter(|line| !line.ends_with("torn")).collect();
-        whole.iter().for_each(|line| drop(serde_json::from_str::<Value>(line).expect(line)));
-        fs::write(&path, format!("{}\n", whole.join("\n"))).expect("our own file");
         agent.restart();
     }
     let held = crate::leases(&mut agent.client().expect("it answers"));
     let held: BTreeSet<String> = held.iter().map(|lease| lease.lease.to_string()).collect();
-    let lines = audit(&agent);
+    let text = fs::read_to_string(agent.state().join(FILE)).expect("a file");
+    let lines: Vec<Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    // The kernel may leave a write half done for a process that is killed in the midst of it.
+    assert!(text.lines().count() - lines.len() <= CRASHES, "{text}");
     let named = |lines: &[Value], event: &str| -> BTreeSet<String> {
         let of = lines.iter().filter(|line| word(line, "event") == event);
         of.map(|line| word(line, "lease")).collect()
     };
     // Whatever a crash kept from being written when it was taken was written when it went on.
     let resumed = until("all go on", || {
-        let resumed = named(&audit(&agent), "resume");
+        let log = agent.ctl(&["log", "-n", "1000", "-o", "jsonl"]).stdout;
+        let log: Vec<Value> =
+            log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+        let resumed = named(&log, "resume");
         held.is_subset(&resumed).then_some(resumed)
     });
     assert!(!resumed.is_empty() && !named(&lines, "acquire").is_empty());
