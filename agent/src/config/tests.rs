@@ -392,8 +392,8 @@ const COMPLAINTS: &[(&str, &str)] = &[
     ),
     (
         "[audit]\nfile = \"audit.jsonl\"",
-        "2: key `audit.file`: \"audit.jsonl\" is no full path of a file: write its full path, as in \
-         \"/var/log/stormlock/audit.jsonl\"",
+        "2: key `audit.file`: \"audit.jsonl\" is no full path of a file: write its full path, \
+         as in \"/var/log/stormlock/audit.jsonl\"",
     ),
     ("[audit]\npath = \"/x\"", "2: key `audit.path`: there is no such key (known here: file)"),
     ("audit = \"/x\"", "1: key `audit`: is a text, write a table, headed [audit]"),
