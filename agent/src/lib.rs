@@ -5,10 +5,12 @@
 //! - [`backend`]: one file per store; [`stores`] makes the calls, timed.
 //! - [`journal`]: what must survive the agent.
 //! - [`driver`]: the only owner of the leases: inputs in, effects out.
+//! - [`audit`]: who took what, who gave it back, what was lost and what was refused.
 //! - [`server`]: the socket; [`server::service`] says what a request means.
 //! - [`config`], [`policy`]: what an administrator wrote, and who may do what.
 //! - [`clock`]: the only reader of the OS clock.
 
+pub mod audit;
 pub mod backend;
 pub mod clock;
 pub mod config;
@@ -23,12 +25,13 @@ pub mod server;
 pub mod stores;
 pub mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use audit::Audit;
 use config::Config;
 pub use driver::Leaving;
 use driver::{Driver, Handle};
@@ -86,12 +89,16 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
         tracing::error!("{note}");
     }
     stores.recall(&recovered.memory);
-    let (driver, handle) = Driver::new(Arc::clone(&stores), journal, said, recovered.memory);
+    let path = audit_path(&setup.config, &setup.state_dir);
+    let audit = Audit::start(path, &setup.config.host, setup.place.boot)
+        .context("starting the thread of the audit")?;
+    let (driver, handle) =
+        Driver::new(Arc::clone(&stores), journal, said, recovered.memory, audit.clone());
     let mut driving = tokio::spawn(driver.run());
 
     let (configs, config) = watch::channel(Arc::new(setup.config));
     let about = About { since: clock::wall(), notes: recovered.notes };
-    let service = Service::new(config, Arc::clone(&stores), handle.clone(), about);
+    let service = Service::new(config, Arc::clone(&stores), handle.clone(), audit.clone(), about);
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(server::serve(setup.listener, Arc::new(service), stopping));
     (setup.ready)();
@@ -100,7 +107,8 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
         tokio::select! {
             told = control.recv() => match told {
                 Some(Control::Reload { config, taken }) => {
-                    reload(&handle, &configs, *config).await;
+                    let path = audit_path(&config, &setup.state_dir);
+                    reload(&handle, &configs, (&audit, path), *config).await;
                     let _ = taken.send(());
                 }
                 Some(Control::Stop(leaving)) => break leaving,
@@ -115,11 +123,17 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
     let _ = stop.send(true);
     handle.stop(leaving).await;
     serving.await.context("the server ended")?;
+    audit.flush().await;
     driving.await.context("the driver ended")?.context("the driver's timers")
 }
 
 /// Takes a new configuration, all of it or nothing. No lease is dropped by it.
-async fn reload(driver: &Handle, configs: &watch::Sender<Arc<Config>>, config: Config) {
+async fn reload(
+    driver: &Handle,
+    configs: &watch::Sender<Arc<Config>>,
+    (audit, path): (&Audit, PathBuf),
+    config: Config,
+) {
     match driver.configure(config.backends.clone()).await {
         Ok(Ok(())) => {}
         Ok(Err((backend, error))) => {
@@ -129,6 +143,11 @@ async fn reload(driver: &Handle, configs: &watch::Sender<Arc<Config>>, config: C
         }
         Err(_) => return,
     }
+    audit.configure(path, &config.host);
     let _ = configs.send(Arc::new(config));
     tracing::info!("took a new configuration");
+}
+
+fn audit_path(config: &Config, state_dir: &Path) -> PathBuf {
+    config.audit_file.clone().unwrap_or_else(|| state_dir.join(audit::FILE))
 }

@@ -97,6 +97,8 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
             command::doctor::run(&Places::of_this_process(explicit), open(), view)
         }
         Command::Hold(args) => command::hold::run(args, open()?, view),
+        Command::Log(args) => command::log::run(args, &mut open()?, view),
+        Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
         Command::Completions(args) => Ok(command::completions::run(args)),

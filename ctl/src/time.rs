@@ -15,6 +15,8 @@ const UNITS: [(&str, u64); 4] = [("day", 86_400), ("hour", 3_600), ("minute", 60
 const UNTIL_FORMS: &str =
     "write for example 18:00, `tomorrow 9:00`, 2026-11-26T09:00, 2026-11-26T09:00:00Z or +2h";
 
+const SINCE_FORMS: &str = "write for example 2h, 9:00, `2026-11-25 18:00` or 2026-11-25T17:00:00Z";
+
 const ZONE_UNKNOWN: &str = "the time zone here is not known: mend TZ (or set TZ=UTC), or write \
      for example +2h or 2026-11-26T09:00:00Z";
 
@@ -47,6 +49,31 @@ pub(crate) fn parse_until(text: &str, now: &Zoned) -> Result<UnixMs, String> {
         });
     }
     Ok(UnixMs(at.as_millisecond()))
+}
+
+/// Reads the argument of `--since`: how long ago, or when. A time of day means today; of a time
+/// that comes twice (autumn) the first is meant. The future is refused: nothing happened there yet.
+pub(crate) fn parse_since(text: &str, now: &Zoned) -> Result<UnixMs, String> {
+    let text = text.trim();
+    let now_ms = now.timestamp().as_millisecond();
+    if let Ok(secs) = parse_duration(text) {
+        let ms = i64::try_from(secs).ok().and_then(|secs| secs.checked_mul(1_000));
+        return Ok(UnixMs(now_ms.saturating_sub(ms.unwrap_or(i64::MAX))));
+    }
+    let at = match text.parse::<Timestamp>() {
+        Ok(instant) => instant,
+        Err(_) if now.time_zone().is_unknown() => return Err(ZONE_UNKNOWN.to_owned()),
+        Err(_) => {
+            let civil =
+                civil(text, now).map_err(|_| format!("it is not a time ({SINCE_FORMS})"))?;
+            let earlier = now.time_zone().to_ambiguous_zoned(civil).earlier();
+            earlier.map_err(|_| "it is too far away".to_owned())?.timestamp()
+        }
+    };
+    match at.as_millisecond() {
+        ms if ms > now_ms => Err("it is in the future".to_owned()),
+        ms => Ok(UnixMs(ms)),
+    }
 }
 
 /// A point of time as programs read it, in UTC; `None` for one that no calendar has, or whose year
@@ -85,6 +112,14 @@ pub(crate) fn clock(at: UnixMs, now: &Zoned) -> String {
         (false, false) => "%Y-%m-%d %H:%M",
     };
     local.strftime(format).to_string()
+}
+
+/// A point of time in a list of many: date and time to the second, where this host is.
+pub(crate) fn stamp(at: UnixMs, now: &Zoned) -> String {
+    match Timestamp::from_millisecond(at.0) {
+        Ok(at) => at.to_zoned(now.time_zone().clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        Err(_) => "an impossible time".to_owned(),
+    }
 }
 
 /// Seconds since a point of time; zero for one in the future (another host's clock).
@@ -245,6 +280,27 @@ mod tests {
         ] {
             assert!(parse_until(bad, &now).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn since_is_how_long_ago_or_when_and_never_in_the_future() {
+        let now = berlin("2026-11-25T12:00");
+        for (text, expected) in [
+            ("2h", "2026-11-25T09:00:00Z"),
+            ("30 minutes", "2026-11-25T10:30:00Z"),
+            ("9:00", "2026-11-25T08:00:00Z"),
+            ("2026-11-24 18:00", "2026-11-24T17:00:00Z"),
+            ("2026-11-24T17:00:00Z", "2026-11-24T17:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(parse_since(text, &now).unwrap()).unwrap(), expected, "{text}");
+        }
+        for bad in ["", "yesterday", "-1h", "13:00", "2026-11-26T09:00:00Z", "0s"] {
+            assert!(parse_since(bad, &now).is_err(), "{bad:?}");
+        }
+        assert!(parse_since("99999999999999d", &now).is_ok());
+        let nowhere = now.with_time_zone(TimeZone::unknown());
+        assert!(parse_since("9:00", &nowhere).unwrap_err().contains("TZ"));
+        assert!(parse_since("2h", &nowhere).is_ok());
     }
 
     #[test]

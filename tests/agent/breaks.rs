@@ -215,3 +215,31 @@ fn the_wrong_lease_is_never_broken() {
     assert!(lost.is_subset(&broken), "{:?} were broken and never seen", lost.difference(&broken));
     assert!(!broken.is_empty() && broken.len() < RACES, "no race was run");
 }
+
+#[test]
+fn a_break_stands_in_the_log_before_it_is_done_and_none_is_done_that_cannot() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("it answers");
+    let first = acquire(&mut client, wish("prod/db", Hold::Keep)).lease;
+    assert_eq!(breaks(&agent, &["--yes", "--now"]).code, Some(0));
+    let log = agent.ctl(&["log", "prod/db", "-o", "jsonl"]);
+    assert_eq!(log.code, Some(0), "{log:?}");
+    let told: Vec<serde_json::Value> =
+        log.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let breaks_told: Vec<String> = told
+        .iter()
+        .filter(|event| event["event"] == "break" && event["lease"] == first.to_string())
+        .map(|event| format!("{} {}", event["result"], event["reason"]))
+        .collect();
+    assert_eq!(breaks_told, ["\"begun\" \"it is on fire\"", "\"ok\" \"it is on fire\""], "{log:?}");
+    assert!(told.iter().any(|event| event["event"] == "lost" && event["result"] == "broken_by"));
+    let second = acquire(&mut client, wish("prod/db", Hold::Keep)).lease;
+    let file = agent.file("state/audit.jsonl");
+    fs::remove_file(&file).expect("it is there");
+    fs::create_dir(&file).expect("what no line can be written to");
+    let ran = breaks(&agent, &["--yes"]);
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stderr.contains("the audit file cannot be written"), "{ran:?}");
+    let held = agent.ctl(&["is-held", "prod/db", &second.to_string(), "--by", "me"]);
+    assert_eq!(held.code, Some(0), "{held:?}");
+}

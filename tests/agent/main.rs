@@ -21,6 +21,7 @@ mod proxy;
 #[path = "../support/redis.rs"]
 mod redis_server;
 
+mod audit;
 mod breaks;
 mod day;
 mod kill;

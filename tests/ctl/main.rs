@@ -4,6 +4,7 @@
 mod compat;
 mod doctor;
 mod fake;
+mod log;
 mod misbehaving;
 mod output;
 mod refusals;

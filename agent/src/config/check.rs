@@ -1,6 +1,7 @@
 //! From what was written to what is valid: the one place where values are compared.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use stormlock_protocol::duration::{format_secs, parse_secs};
 use stormlock_protocol::message::Hold;
@@ -36,6 +37,7 @@ pub(super) fn check(file: File, outside: &Outside) -> Result<Config, Wrong> {
         Some(ttl) => check_ttl(ttl)?,
         None => fresh_ttl(),
     };
+    let audit_file = file.audit_file.as_ref().map(check_audit_file).transpose()?;
     let default_backend = default_backend(&file)?;
     let names: Vec<String> = file.backends.iter().map(|it| it.name.value.clone()).collect();
     let mut backends = BTreeMap::new();
@@ -59,6 +61,7 @@ pub(super) fn check(file: File, outside: &Outside) -> Result<Config, Wrong> {
         host,
         backends,
         policy: policy.with_caps(caps),
+        audit_file,
         principal,
         default_backend,
         default_ttl,
@@ -74,6 +77,18 @@ fn check_host(host: &Placed<String>) -> Result<String, Wrong> {
         )));
     }
     Ok(value.clone())
+}
+
+/// Whether it can be written shows when it is, and stops nobody from running the agent.
+fn check_audit_file(file: &Placed<String>) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(&file.value);
+    if !path.is_absolute() || path.file_name().is_none() {
+        let advice = "write its full path, as in \"/var/log/stormlock/audit.jsonl\"";
+        return Err(file
+            .spot
+            .wrong(format!("{:?} is no full path of a file: {advice}", file.value)));
+    }
+    Ok(path)
 }
 
 /// Where the locks of a resource live that no `[[resource]]` sends elsewhere.

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) principal: Text,
     pub(super) default_ttl: Text,
     pub(super) default_backend: Text,
+    pub(super) audit_file: Text,
     pub(super) backends: Vec<BackendTable>,
     pub(super) resources: Vec<ResourceTable>,
     pub(super) rules: Vec<RuleTable>,
@@ -114,6 +115,7 @@ impl File {
             "principal",
             "default_ttl",
             "default_backend",
+            "audit",
             "backend",
             "resource",
             "rule",
@@ -130,11 +132,18 @@ impl File {
             principal: top.text("principal")?,
             default_ttl: top.text("default_ttl")?,
             default_backend: top.text("default_backend")?,
+            audit_file: audit_file(&top)?,
             backends,
             resources: resources.iter().map(ResourceTable::read).collect::<Result<_, _>>()?,
             rules: rules.iter().map(RuleTable::read).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn audit_file(top: &Table<'_>) -> Result<Text, Wrong> {
+    let Some(audit) = top.table("audit")? else { return Ok(None) };
+    audit.only(&["file"])?;
+    audit.text("file")
 }
 
 impl Kind {

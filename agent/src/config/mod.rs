@@ -77,6 +77,8 @@ pub struct Config {
     pub backends: BTreeMap<BackendName, Options>,
     /// Who may do what.
     pub policy: Policy,
+    /// Where events are written down, if not at the usual place.
+    pub audit_file: Option<PathBuf>,
     principal: Template,
     default_backend: BackendName,
     default_ttl: Ttl,
@@ -296,6 +298,7 @@ impl Config {
             host,
             backends: BTreeMap::from([(local.clone(), Options::Local)]),
             policy: built_in(outside),
+            audit_file: None,
             default_backend: local,
             default_ttl: fresh_ttl(),
             resources: Vec::new(),

@@ -117,6 +117,12 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// The table headed `[key]`.
+    pub(super) fn table(&self, key: &str) -> Result<Option<Table<'a>>, Wrong> {
+        let wanted = format!("a table, headed [{key}]");
+        self.entry(key).map(|entry| self.enter(entry, &wanted)).transpose()
+    }
+
     /// The tables below `[key.NAME]`, in the order of the file.
     pub(super) fn named_tables(&self, key: &str) -> Result<Vec<(String, Table<'a>)>, Wrong> {
         let Some(entry) = self.entry(key) else { return Ok(Vec::new()) };

@@ -188,12 +188,12 @@ const COMPLAINTS: &[(&str, &str)] = &[
     (
         "timeout = 1",
         "1: key `timeout`: there is no such key (known here: host, principal, default_ttl, \
-         default_backend, backend, resource, rule)",
+         default_backend, audit, backend, resource, rule)",
     ),
     (
         "z_last = 1\na_first_in_the_alphabet = 2",
         "1: key `z_last`: there is no such key (known here: host, principal, default_ttl, \
-         default_backend, backend, resource, rule)",
+         default_backend, audit, backend, resource, rule)",
     ),
     (
         "[[rule]]\nwho = [\"root\"]\nmay = []\nmax_lease = 3",
@@ -390,6 +390,13 @@ const COMPLAINTS: &[(&str, &str)] = &[
         "[[rule]]\nwho = [\"root\"]\nmay = [\"acquire\"]\nrequire_reason = \"yes\"",
         "4: key `rule.require_reason`: is a text, write true or false",
     ),
+    (
+        "[audit]\nfile = \"audit.jsonl\"",
+        "2: key `audit.file`: \"audit.jsonl\" is no full path of a file: write its full path, \
+         as in \"/var/log/stormlock/audit.jsonl\"",
+    ),
+    ("[audit]\npath = \"/x\"", "2: key `audit.path`: there is no such key (known here: file)"),
+    ("audit = \"/x\"", "1: key `audit`: is a text, write a table, headed [audit]"),
 ];
 
 #[test]

@@ -1,6 +1,7 @@
 //! How the rest of the agent talks to the driver.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
@@ -9,6 +10,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Leaving;
 use super::stirs::On;
+use super::tally::Measures;
+use crate::audit::Facts;
 use crate::lease::{
     Answer, Attach, BackendName, Claim, Hold, Holder, Moment, ProcessId, SessionId, Terminal, Uid,
     View,
@@ -45,6 +48,8 @@ pub struct Wish {
     pub until: Option<Moment>,
     /// `hold` is this long, from the grant on.
     pub hold_for: Option<Duration>,
+    /// Who asks, for the audit.
+    pub by: Arc<Facts>,
 }
 
 /// What an acquire waits for.
@@ -117,6 +122,7 @@ pub(super) enum Command {
     Find { owner: Uid, on: Resource, answer: oneshot::Sender<Option<View>> },
     Subscribe { owner: Uid, answer: oneshot::Sender<(Vec<View>, mpsc::Receiver<View>)> },
     Snapshot(oneshot::Sender<Snapshot>),
+    Measure(oneshot::Sender<Measures>),
     Configure(Wanted, oneshot::Sender<Result<(), NotOpened>>),
     Stop(Leaving, oneshot::Sender<()>),
 }
@@ -268,6 +274,14 @@ impl Handle {
     /// [`Stopping`].
     pub async fn snapshot(&self) -> Result<Snapshot, Stopping> {
         self.ask(Command::Snapshot).await
+    }
+
+    /// What the driver counts.
+    ///
+    /// # Errors
+    /// [`Stopping`].
+    pub async fn measures(&self) -> Result<Measures, Stopping> {
+        self.ask(Command::Measure).await
     }
 
     /// Gives the stores another configuration: see [`crate::stores::Stores::configure`].

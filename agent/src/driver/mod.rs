@@ -3,12 +3,14 @@
 //!
 //! Not here: what a lease is (`lease`), what a request means (`server::service`).
 
+mod dog;
 #[cfg(debug_assertions)]
 mod failpoint;
 mod guard;
 mod handle;
 mod notice;
 mod stirs;
+mod tally;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,9 @@ use tokio::task::JoinSet;
 use guard::too_short;
 pub use guard::{at_work, is_there};
 pub use handle::{Handle, Looking, Snapshot, Stopping, Waits, Wish};
+pub use tally::{LOSSES, Measures, RENEWALS};
 
+use crate::audit::{Audit, Facts};
 use crate::clock::{self, Alarm, JumpWatch};
 use crate::journal::{Journal, Said};
 use crate::lease::{
@@ -30,11 +34,12 @@ use crate::lease::{
     View,
 };
 use crate::stores::{NotOpened, Outcome, Stores, Wanted};
-use crate::systemd;
+use dog::Dog;
 use guard::Guards;
 use handle::Command;
 use notice::Notices;
 use stirs::{Stir, Watched};
+use tally::Tally;
 use watch::Watchers;
 
 /// Longest time that a stopping agent waits for the calls that are out, and for what it gives back.
@@ -62,6 +67,10 @@ pub struct Driver {
     questions: BTreeMap<Ticket, oneshot::Sender<Answer>>,
     /// What those hear who wait for the answer to an acquire.
     waits: BTreeMap<Ticket, latest::Sender<Option<Waits>>>,
+    /// Who asked for what is acquired, for the audit.
+    askers: BTreeMap<Ticket, Arc<Facts>>,
+    audit: Audit,
+    tally: Tally,
     guards: Guards,
     watched: Watched,
     last_ticket: u64,
@@ -76,6 +85,7 @@ impl Driver {
         journal: Journal,
         said: mpsc::UnboundedReceiver<Said>,
         memory: Memory,
+        audit: Audit,
     ) -> (Driver, Handle) {
         let (handle, commands) = Handle::new();
         let watched = Watched::new(Arc::clone(&stores));
@@ -88,6 +98,9 @@ impl Driver {
             calls: JoinSet::new(),
             questions: BTreeMap::new(),
             waits: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            audit,
+            tally: Tally::default(),
             guards: Guards::default(),
             watched,
             last_ticket: 0,
@@ -199,6 +212,10 @@ impl Driver {
                 let trouble = self.journal.trouble();
                 let _ = answer.send(Snapshot { leases, backends, journal_works, trouble });
             }
+            Command::Measure(answer) => {
+                let waiters = self.waits.values().filter(|waits| waits.borrow().is_some()).count();
+                let _ = answer.send(self.tally.measures(&self.table, waiters));
+            }
             Command::Configure(backends, answer) => {
                 let _ = answer.send(self.configure(&backends));
             }
@@ -225,7 +242,8 @@ impl Driver {
         answer: oneshot::Sender<Answer>,
     ) {
         let ticket = self.question(answer);
-        let Wish { session, claims, owner, hold, attach, terminal, .. } = wish;
+        let Wish { session, claims, owner, hold, attach, terminal, by, .. } = wish;
+        self.askers.insert(ticket, by);
         let (leases_max, until, hold_for) = (wish.leases_max, wish.until, wish.hold_for);
         if until.is_some() {
             self.waits.insert(ticket, waits);
@@ -295,6 +313,7 @@ impl Driver {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return,
         };
+        self.tally.settled(call, &backend, &outcome.result);
         if outcome.is_doubtful {
             self.input(Input::Suspect(backend));
         }
@@ -317,6 +336,7 @@ impl Driver {
             Effect::Write(sync) => self.journal.write(sync),
             Effect::Call { id, backend, call, patience } => {
                 tracing::debug!(%backend, ?call, "calls");
+                self.tally.calls(id, &call);
                 let stores = Arc::clone(&self.stores);
                 self.calls.spawn(async move {
                     #[cfg(debug_assertions)]
@@ -329,13 +349,20 @@ impl Driver {
             }
             Effect::Answer { ticket, answer } => {
                 self.waits.remove(&ticket);
+                if let (Some(by), Answer::Acquired(views)) = (self.askers.remove(&ticket), &answer)
+                {
+                    views.iter().for_each(|view| self.audit.acquired(view, &by));
+                }
                 if let Some(asker) = self.questions.remove(&ticket) {
                     // Whoever asked may be gone; the core hears of that as a session's end.
                     let _ = asker.send(answer);
                 }
             }
             Effect::Changed(view) => {
-                self.watchers.tell(&view);
+                if let State::Lost(loss) = &view.state {
+                    self.tally.lost(loss);
+                }
+                self.watchers.tell(&view, &self.audit);
                 self.notices.tell(&view);
             }
             Effect::Guard(process) => self.guards.watch(process),
@@ -393,30 +420,6 @@ impl Driver {
                 () = dog.barks() => {}
             }
         }
-    }
-}
-
-/// Feeds systemd's watchdog from the loop that renews, so that a loop that hangs is noticed.
-struct Dog {
-    alarm: Alarm,
-    every: Option<Duration>,
-}
-
-impl Dog {
-    fn new() -> std::io::Result<Dog> {
-        let mut dog = Dog { alarm: Alarm::new()?, every: systemd::watchdog_every() };
-        dog.feed();
-        Ok(dog)
-    }
-
-    fn feed(&mut self) {
-        self.alarm.set(self.every.map(|every| clock::now() + every));
-    }
-
-    async fn barks(&mut self) {
-        self.alarm.rings().await;
-        systemd::watchdog();
-        self.feed();
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use stormlock_protocol::name::LeaseId;
 use tokio::sync::mpsc;
 
+use crate::audit::Audit;
 use crate::lease::{State, Touch, Uid, View};
 
 /// Changes that wait for a subscriber to read them; one that lags further is cut off, and may
@@ -26,15 +27,16 @@ impl Watchers {
         receiver
     }
 
-    pub(super) fn tell(&mut self, view: &View) {
-        self.log(view);
+    pub(super) fn tell(&mut self, view: &View, audit: &Audit) {
+        self.log(view, audit);
         self.subscribers.retain(|(owner, subscriber)| {
             *owner != view.owner || subscriber.try_send(view.clone()).is_ok()
         });
     }
 
-    /// Each transition once; that a deadline moved is none.
-    fn log(&mut self, view: &View) {
+    /// Each transition once; that a deadline moved is none. Who has what is for the audit to say,
+    /// how well it is kept stands in the log alone.
+    fn log(&mut self, view: &View, audit: &Audit) {
         let lease = view.claim.lease;
         let is_over = matches!(view.state, State::Lost(_) | State::Released);
         let before = if is_over {
@@ -45,6 +47,7 @@ impl Watchers {
         if before.as_ref() == Some(&view.state) {
             return;
         }
+        audit.changed(view, before.as_ref());
         let resource = view.claim.resource.as_str();
         let principal = view.claim.principal.as_str();
         let backend = view.claim.backend.as_str();
@@ -53,22 +56,13 @@ impl Watchers {
             State::Held if before == Some(State::AtRisk) => {
                 tracing::info!(resource, %lease, principal, fence, backend, "lease is safe again");
             }
-            State::Held => {
-                tracing::info!(resource, %lease, principal, fence, backend, "lease is held");
-            }
             State::AtRisk => {
                 tracing::warn!(resource, %lease, principal, fence, backend, "lease is at risk");
             }
             State::Unknown => {
                 tracing::info!(resource, %lease, principal, fence, backend, "lease is unproven");
             }
-            State::Released => {
-                tracing::info!(resource, %lease, principal, fence, backend, "lease is released");
-            }
-            State::Lost(why) => {
-                tracing::warn!(resource, %lease, principal, fence, backend, %why, "lease is lost");
-            }
-            State::Asking => {}
+            State::Held | State::Released | State::Lost(_) | State::Asking => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Breaking a lease: what was seen and nothing else, for a reason, by whoever may.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::message::{self, Code, Refusal, Reply};
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 use super::service::{Answered, Caller, Service};
 use super::terms::{mint, random};
 use super::told;
+use crate::audit::{By, Deed, Event, Outcome};
 use crate::clock;
 use crate::driver::Wish;
 use crate::lease::{
@@ -32,20 +34,31 @@ impl Service {
         let on = &ask.resource;
         let config = self.config();
         self.permit(&config, caller, Act::Break, Some(on))?;
-        let seen = self.seen_by(&ask).await?;
-        let (backend, holder) = seen;
+        let (backend, holder) = self.seen_by(&ask).await?;
         let broken = self.lock(caller, &backend, Some(holder.clone())).await?;
         let Some(broken) = broken else { return Err(told::bug("a look at a lock")) };
-        let view = self.put_instead(caller, &ask, (backend, &holder)).await?;
-        tracing::warn!(
-            resource = on.as_str(),
-            lease = %ask.lease,
-            of = holder.principal.as_str(),
-            by = view.claim.principal.as_str(),
-            uid = caller.who.uid.0,
-            why = ask.reason.as_str(),
-            "lease is broken"
-        );
+        let event = |outcome| {
+            let by = By::Caller(Arc::clone(&caller.facts));
+            let event = Event::of_holder(Deed::Break, outcome, by, (&backend, &holder));
+            event.because(Some(ask.reason.clone()))
+        };
+        // It stands on disk before anything is done, so that no crash leaves a break that nobody
+        // did.
+        if let Err(error) = self.audit.durable(&event(Outcome::Begun)).await {
+            let why = format!(
+                "what is broken is written down first, and the audit file cannot be written: \
+                 {error}; see `stormctl doctor`"
+            );
+            return Err(Refusal::new(Code::Unavailable, why).about(on));
+        }
+        let view = match self.put_instead(caller, &ask, (backend.clone(), &holder)).await {
+            Ok(view) => view,
+            Err(refusal) => {
+                self.audit.record(&event(Outcome::Failed).explained(&*refusal.message));
+                return Err(refusal);
+            }
+        };
+        self.audit.record(&event(Outcome::Done));
         let mut left = clock::now().until(view.deadline);
         if ask.now {
             let answers = self.driver.release_all(vec![view.claim.lease]).await?;
@@ -120,6 +133,7 @@ impl Service {
             leases_max: usize::MAX,
             until: None,
             hold_for: None,
+            by: Arc::clone(&caller.facts),
         };
         let (waits, _) = watch::channel(None);
         match self.driver.acquire(wish, waits).await? {

@@ -1,8 +1,12 @@
 //! The socket: accepts connections, asks the kernel who they are, and gives each its session.
 
 mod attach;
+mod audited;
 mod breaking;
+mod elsewhere;
 pub mod listen;
+mod log;
+mod metrics;
 mod overview;
 pub mod peer;
 mod release;
@@ -20,9 +24,10 @@ use stormlock_protocol::frame::Verdict;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Facts;
 use crate::lease::{SessionId, Uid};
 use listen::{Listener, Stream};
-use peer::Names;
+use peer::{Names, Peer};
 use service::{Caller, Service};
 
 /// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd
@@ -51,6 +56,11 @@ struct Seat {
 }
 
 impl Guests {
+    /// How many there are.
+    fn count(&self) -> usize {
+        self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+    }
+
     /// A seat, unless there are too many, in all or of this user.
     fn admit(self: &Arc<Guests>, uid: Uid) -> Option<Seat> {
         let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +90,7 @@ impl Drop for Seat {
 /// Accepts until `stopping` says so; then waits a little for the sessions to say their last word.
 pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watch::Receiver<bool>) {
     let sessions = TaskTracker::new();
-    let guests = Arc::new(Guests::default());
+    let guests = Arc::clone(&service.guests);
     let names = Arc::new(Names::new());
     let mut last_session = 0;
     loop {
@@ -93,10 +103,10 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
             Ok(stream) => {
                 last_session += 1;
                 let id = SessionId(last_session);
-                let (names, guests) = (Arc::clone(&names), Arc::clone(&guests));
-                let (service, stopping) = (Arc::clone(&service), stopping.clone());
+                let (names, stopping) = (Arc::clone(&names), stopping.clone());
+                let service = Arc::clone(&service);
                 sessions.spawn(async move {
-                    match admit(&stream, id, &names, &guests).await {
+                    match admit(&stream, id, &names, &service).await {
                         Ok((caller, _seat)) => {
                             session::serve(stream, caller, service, stopping).await;
                         }
@@ -121,15 +131,26 @@ async fn admit(
     stream: &Stream,
     session: SessionId,
     names: &Names,
-    guests: &Arc<Guests>,
+    service: &Service,
 ) -> Result<(Caller, Seat), Verdict> {
     let peer = names.identify(stream).await.map_err(|error| {
         tracing::warn!(%error, "a client was turned away");
         Verdict::Denied
     })?;
-    let Some(seat) = guests.admit(peer.who.uid) else {
+    let Some(seat) = service.guests.admit(peer.who.uid) else {
         tracing::warn!(uid = peer.who.uid.0, "a client was turned away: too many sessions");
         return Err(Verdict::TooMany);
     };
-    Ok((Caller { who: peer.who, is_named: peer.is_named, session }, seat))
+    let principal = service.config().principal(&peer.who);
+    let Peer { who, pid, login, unit, is_named, .. } = peer;
+    let facts = Arc::new(Facts {
+        principal,
+        uid: who.uid,
+        user: who.user.clone(),
+        login,
+        // Zero stands for a process of another namespace.
+        pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
+        unit,
+    });
+    Ok((Caller { who, is_named, session, facts }, seat))
 }

@@ -186,6 +186,9 @@ impl Service {
             })
             .collect();
         findings.push(finding_of_journal(snapshot));
+        // What it says now, not at the last event.
+        self.audit.flush().await;
+        findings.push(finding_of_audit(self.audit.trouble(), self.audit.lost()));
         findings.extend(elsewhere);
         for note in &self.about.notes {
             let mend = "see `stormctl list`: what this host holds there and `stormctl status` does \
@@ -266,6 +269,18 @@ fn finding_of_journal(driver: Snapshot) -> Finding {
     Finding { mend: Some(mend), ..finding(level, "journal", &text) }
 }
 
+fn finding_of_audit(trouble: Option<String>, lost: u64) -> Finding {
+    let missing = format!("{lost} events since the agent's start are missing in it");
+    let (level, text) = match (trouble, lost) {
+        (None, 0) => return finding(Level::Good, "audit", "can be written"),
+        (None, _) => (Level::Warning, format!("can be written again; {missing}")),
+        (Some(why), 0) => (Level::Warning, format!("cannot be written: {why}")),
+        (Some(why), _) => (Level::Warning, format!("cannot be written: {why}; {missing}")),
+    };
+    let mend = "see the agent's own log, which has the same events".to_owned();
+    Finding { mend: Some(mend), ..finding(level, "audit", &text) }
+}
+
 /// A store that the configuration does not name, and how many leases are in it.
 fn finding_of_unnamed(backend: &BackendName, leases: usize, is_open: bool) -> Finding {
     let then = if is_open {
@@ -302,6 +317,20 @@ mod tests {
                 finding_of_journal(Snapshot { leases: 0, backends, journal_works, trouble });
             assert_eq!((found.level, found.text.as_str()), (level, text));
             assert_eq!(found.mend.is_none(), level == Level::Good);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_in_the_audit_is_told_also_after_it_was_mended() {
+        for (trouble, lost, level, text) in [
+            (None, 0, Level::Good, "can be written"),
+            (None, 3, Level::Warning, "can be written again; 3 events"),
+            (Some("full"), 0, Level::Warning, "cannot be written: full"),
+            (Some("full"), 3, Level::Warning, "cannot be written: full; 3 events"),
+        ] {
+            let found = finding_of_audit(trouble.map(str::to_owned), lost);
+            assert_eq!(found.level, level);
+            assert!(found.text.starts_with(text), "{found:?}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! Who is at the other end of a connection, from the kernel alone. Nothing that the client says
 //! counts, and names are only words for the kernel's numbers.
 
+mod origin;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -15,7 +17,9 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Gid, Group, User};
 use tokio::sync::Semaphore;
 
+use self::origin::Origin;
 use super::listen::Stream;
+use crate::audit::Login;
 use crate::clock;
 use crate::lease::{Moment, Uid};
 use crate::policy::Who;
@@ -69,6 +73,11 @@ pub struct Peer {
     pub pid: i32,
     /// The same process for certain; `None` before Linux 6.5, or when it has gone already.
     pub pidfd: Option<OwnedFd>,
+    /// Who logged in, as the kernel keeps it when somebody becomes another user; a hint, and only
+    /// for audit.
+    pub login: Option<Login>,
+    /// The systemd unit of the process, for audit.
+    pub unit: Option<String>,
     /// False when a directory service did not answer, and numbers stand in `who` for names that may
     /// exist. A rule that takes a right away by name would not match then: grant nothing that an
     /// earlier rule could deny.
@@ -115,8 +124,20 @@ impl Names {
         gids.sort_unstable();
         gids.dedup();
         let pidfd = getsockopt(&fd, sockopt::PeerPidfd).ok();
+        // At once, while the process is most likely still there.
+        let Origin { login, unit } = Origin::of(pid, pidfd.as_ref(), uid);
         let (who, is_named) = self.names(Ids { uid: uid.0, gids }).await;
-        Ok(Peer { who, pid, pidfd, is_named })
+        let login = match login {
+            Some(login) if login == uid => Some(Login { uid, user: who.user.clone() }),
+            Some(login) => Some(self.login(login).await),
+            None => None,
+        };
+        Ok(Peer { who, pid, pidfd, login, unit, is_named })
+    }
+
+    async fn login(&self, uid: Uid) -> Login {
+        let (who, _) = self.names(Ids { uid: uid.0, gids: Vec::new() }).await;
+        Login { uid, user: who.user }
     }
 
     async fn names(&self, ids: Ids) -> (Who, bool) {

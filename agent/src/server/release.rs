@@ -5,7 +5,7 @@ use stormlock_protocol::message::{Code, Refusal, Release, Released, Reply, Targe
 use stormlock_protocol::name::{LeaseId, Resource};
 use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
 
-use super::service::{Answered, Caller, Found, QUESTION_PATIENCE, Service, foreign};
+use super::service::{Answered, Caller, Found, Service};
 use super::told;
 use crate::driver::at_work;
 use crate::lease::{Answer, Claim};
@@ -24,7 +24,9 @@ impl Service {
         for target in targets {
             begun.push((self.begin_release(caller, &target).await, target));
         }
-        let here = begun.iter().filter_map(|(begun, _)| begun.as_ref().ok()?.here()).collect();
+        let here: Vec<LeaseId> =
+            begun.iter().filter_map(|(begun, _)| begun.as_ref().ok()?.here()).collect();
+        self.audit.releasing(&here, &caller.facts);
         let mut answers = self.driver.release_all(here).await?.into_iter();
         let mut outcomes = Vec::with_capacity(begun.len());
         for (begun, Target { resource, lease }) in begun {
@@ -52,7 +54,8 @@ impl Service {
         // What a command counts on comes last: it stays, and must not fill reply after reply.
         owned.sort_by_key(|view| at_work(view).is_some());
         owned.truncate(RELEASED_MAX);
-        let leases = owned.iter().map(|view| view.claim.lease).collect();
+        let leases: Vec<LeaseId> = owned.iter().map(|view| view.claim.lease).collect();
+        self.audit.releasing(&leases, &caller.facts);
         let answers = self.driver.release_all(leases).await?;
         let mut outcomes = Vec::with_capacity(owned.len());
         for (view, answer) in owned.into_iter().zip(answers) {
@@ -65,16 +68,11 @@ impl Service {
 
     /// Finds what is to be given back; what this agent did not take is given back at once.
     async fn begin_release(&self, caller: &Caller, target: &Target) -> Answered<Begun> {
-        let on = &target.resource;
         let (backend, holder) = match self.find(caller, target).await? {
             Found::Here(view) => return Ok(Begun::Here(view.claim.lease)),
             Found::Elsewhere(backend, holder) => (backend, holder),
         };
-        let proof = foreign(&holder);
-        let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
-        let releasing = store.release(&proof);
-        let released = self.stores.within(&backend, QUESTION_PATIENCE, releasing).await;
-        released.map_err(|error| told::no_answer(&backend, on, &error))?;
+        self.release_elsewhere(caller, &backend, &holder).await?;
         Ok(Begun::Done(holder.lease))
     }
 
@@ -87,7 +85,10 @@ impl Service {
     ) -> Answered<LeaseId> {
         match answer {
             Answer::Released => Ok(lease),
-            Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
+            Answer::No(no) => {
+                self.audit.not_released(lease);
+                Err(self.refusal(caller, no).await.about(on))
+            }
             Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
         }
     }

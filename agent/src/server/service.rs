@@ -14,15 +14,15 @@ use stormlock_protocol::name::{Resource, Ttl, UnixMs};
 use tokio::sync::watch;
 
 use super::attach::{attach, terminal};
+use super::audited::Asked;
 use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
-use super::told;
 use super::wait::{self, Tell};
+use super::{Guests, told};
+use crate::audit::{Audit, Facts};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
-use crate::lease::{
-    Answer, BackendName, Claim, Hold, Holder, No, Nonce, Proof, SessionId, Standing, View,
-};
+use crate::lease::{Answer, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, View};
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
 
@@ -36,7 +36,9 @@ pub struct Service {
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) stores: Arc<Stores>,
     pub(super) driver: Handle,
+    pub(super) audit: Audit,
     pub(super) about: About,
+    pub(super) guests: Arc<Guests>,
 }
 
 /// About this agent.
@@ -57,6 +59,8 @@ pub struct Caller {
     pub is_named: bool,
     /// The connection.
     pub session: SessionId,
+    /// For the audit.
+    pub facts: Arc<Facts>,
 }
 
 /// An answer, or the refusal that is one.
@@ -69,14 +73,16 @@ impl Service {
         config: watch::Receiver<Arc<Config>>,
         stores: Arc<Stores>,
         driver: Handle,
+        audit: Audit,
         about: About,
     ) -> Service {
-        Service { config, stores, driver, about }
+        Service { config, stores, driver, audit, about, guests: Arc::default() }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the
     /// session's own business.
     pub(super) async fn answer(&self, caller: &Caller, request: Request, tell: &Tell) -> Reply {
+        let asked = Asked::of(&request);
         let answered = match request {
             Request::Acquire(ask) => self.acquire(caller, ask, tell).await,
             Request::Release(ask) => self.release(caller, ask).await,
@@ -90,12 +96,13 @@ impl Service {
             Request::Attach { leases, attach } => self.attach(caller, leases, attach).await,
             Request::Share { leases, process } => self.share(caller, leases, process).await,
             Request::Break(ask) => self.break_lease(caller, ask).await,
-            Request::Log(_) | Request::Metrics => {
-                Err(Refusal::new(Code::Internal, "not yet there"))
-            }
+            Request::Log(ask) => self.log(caller, ask).await,
+            Request::Metrics => self.metrics(caller).await,
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
         };
-        answered.unwrap_or_else(Reply::Refused)
+        let reply = answered.unwrap_or_else(Reply::Refused);
+        self.note_refusals(caller, asked, &reply);
+        reply
     }
 
     async fn acquire(&self, caller: &Caller, ask: Acquire, tell: &Tell) -> Answered<Reply> {
@@ -163,6 +170,7 @@ impl Service {
             terminal: ask.terminal.map(terminal),
             leases_max,
             until,
+            by: Arc::clone(&caller.facts),
             hold_for: match hold {
                 message::Hold::For(secs) => Some(Duration::from_secs(secs.into())),
                 _ => None,
@@ -214,32 +222,16 @@ impl Service {
                     return Err(Refusal::new(Code::BadRequest, why).about(on));
                 }
                 let ttl = ask.ttl.unwrap_or_else(|| permit.unasked_ttl(config.defaults(on).ttl));
-                return self.renew_elsewhere(&backend, *holder, ttl).await;
+                return self.renew_elsewhere(caller, &backend, *holder, ttl).await;
             }
         };
         match self.driver.renew(view.claim.lease, ask.ttl, hold).await? {
-            Answer::Renewed(view) => Ok(Reply::Renewed(self.told(&view))),
+            Answer::Renewed(view) => {
+                self.note_renewal(caller, &view);
+                Ok(Reply::Renewed(self.told(&view)))
+            }
             Answer::No(no) => Err(self.refusal(caller, no).await.about(on)),
             Answer::Acquired(_) | Answer::Released => Err(told::bug("a renewal")),
-        }
-    }
-
-    /// Renews what another writer took, by its id, as the Python tool lets anybody do.
-    async fn renew_elsewhere(
-        &self,
-        backend: &BackendName,
-        holder: Holder,
-        ttl: Ttl,
-    ) -> Answered<Reply> {
-        let proof = foreign(&holder);
-        let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
-        let renewing = store.renew(&proof, ttl, Nonce(random()?));
-        let renewed = self.stores.within(backend, QUESTION_PATIENCE, renewing).await;
-        match renewed.map_err(|error| told::no_answer(backend, &holder.resource, &error))? {
-            Standing::Ours { remaining } => {
-                Ok(Reply::Renewed(told::foreign_lease(backend, &holder, ttl, remaining)))
-            }
-            Standing::NotOurs(_) | Standing::Cloned => Err(told::not_current(&holder)),
         }
     }
 
@@ -399,9 +391,4 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
-}
-
-/// How a lease that another writer took names itself.
-pub(super) fn foreign(holder: &Holder) -> Proof {
-    Proof { resource: holder.resource.clone(), lease: holder.lease, nonces: Vec::new() }
 }

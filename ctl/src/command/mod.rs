@@ -8,6 +8,8 @@ pub(crate) mod doctor;
 pub(crate) mod hold;
 pub(crate) mod is_held;
 pub(crate) mod list;
+pub(crate) mod log;
+pub(crate) mod metrics;
 pub(crate) mod release;
 pub(crate) mod renew;
 pub(crate) mod run;

@@ -6,8 +6,8 @@
 use jiff::Zoned;
 use serde::Serialize;
 use stormlock_protocol::message::{
-    Agent, Attach, Backend, Finding, Health, Hold, Lease, Level, Lock, LostReason, Released, State,
-    Unread,
+    Agent, Attach, Backend, Finding, Health, Hold, Lease, Level, Lock, Logged, LostReason,
+    Released, State, Unread,
 };
 
 use crate::time;
@@ -44,6 +44,7 @@ pub(crate) enum Line<'a> {
         broken: LockJson<'a>,
         free_in_secs: u64,
     },
+    Event(LoggedJson<'a>),
     /// The whole state was told; what follows are changes.
     Caught {},
 }
@@ -257,6 +258,53 @@ impl<'a> FindingJson<'a> {
             about: &finding.about,
             text: &finding.text,
             mend: finding.mend.as_deref(),
+        }
+    }
+}
+
+/// See [`Logged`].
+#[derive(Debug, Serialize)]
+pub(crate) struct LoggedJson<'a> {
+    time: Option<String>,
+    event: &'a str,
+    result: &'a str,
+    resource: Option<&'a str>,
+    lease: Option<String>,
+    fence: Option<u64>,
+    backend: Option<&'a str>,
+    principal: Option<&'a str>,
+    by: Option<&'a str>,
+    uid: Option<u32>,
+    user: Option<&'a str>,
+    login: Option<&'a str>,
+    pid: Option<u32>,
+    unit: Option<&'a str>,
+    reason: Option<&'a str>,
+    why: Option<&'a str>,
+    missing: u64,
+}
+
+impl<'a> LoggedJson<'a> {
+    pub(crate) fn new(event: &'a Logged) -> LoggedJson<'a> {
+        let origin = event.origin.as_ref();
+        LoggedJson {
+            time: time::rfc3339(event.at),
+            event: &event.event,
+            result: &event.result,
+            resource: event.resource.as_ref().map(|resource| resource.as_str()),
+            lease: event.lease.map(|lease| lease.to_string()),
+            fence: event.fence.map(|fence| fence.0),
+            backend: event.backend.as_deref(),
+            principal: event.principal.as_ref().map(|principal| principal.as_str()),
+            by: event.by.as_ref().map(|by| by.as_str()),
+            uid: origin.map(|origin| origin.uid),
+            user: origin.map(|origin| origin.user.as_str()),
+            login: origin.and_then(|origin| origin.login.as_deref()),
+            pid: origin.and_then(|origin| origin.pid),
+            unit: origin.and_then(|origin| origin.unit.as_deref()),
+            reason: event.reason.as_ref().map(|reason| reason.as_str()),
+            why: event.why.as_deref(),
+            missing: event.missing,
         }
     }
 }

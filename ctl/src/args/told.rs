@@ -1,0 +1,46 @@
+//! What may be typed to hear what the agent has to tell of the past, and in numbers.
+
+use clap::Args;
+use stormlock_protocol::name::{Resource, UnixMs};
+
+use super::resource;
+use crate::time;
+
+/// Show what this host's agent has written down, newest last
+///
+/// Who took what, who gave it back, what was lost, and what policy refused; only of resources that
+/// you may see, and what the kernel said of a caller only of your own requests (root sees all). It
+/// reads the agent's audit file as it is now, not those that were put away. The columns of
+/// `-o tsv`: time, event, result, resource, lease, fence, backend, principal, by, uid, login, pid,
+/// unit, reason, why.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl log prod/db
+  stormctl log -n 100
+  stormctl log prod/db --since 2h
+  stormctl log --since '2026-11-26 09:00' -o jsonl | jq -r .event")]
+pub(crate) struct Log {
+    /// Only about this
+    #[arg(value_parser = resource)]
+    pub(crate) resource: Option<Resource>,
+    /// So many of the latest events [default: 20; with --since, all]
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) lines: Option<u32>,
+    /// Nothing older: 2h, 9:00, '2026-11-25 18:00', 2026-11-25T17:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = since, allow_hyphen_values = true)]
+    pub(crate) since: Option<UnixMs>,
+}
+
+/// Print the agent's numbers in the text format of Prometheus
+///
+/// Leases by state, renewals by backend and result, leases lost by reason, waiters, sessions, and
+/// whether backends, journal and audit file work. No label names a resource or a person.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl metrics
+  stormctl metrics > /var/lib/node_exporter/stormlock.prom")]
+pub(crate) struct Metrics {}
+
+fn since(text: &str) -> Result<UnixMs, String> {
+    time::parse_since(text, &time::now())
+}
