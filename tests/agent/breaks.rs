@@ -76,7 +76,14 @@ fn a_broken_lease_says_who_broke_it_and_its_holder_at_a_terminal_is_told() {
             if who.as_str() == "root@beta" && why.as_str() == "it is on fire"),
         "{lost:?}"
     );
-    // In the meantime it is nobody's, and says why.
+    // In the meantime it is nobody's, not even for whoever may release any.
+    let id = beta.ctl(&["current", "prod/db", "--id-only"]).stdout;
+    for (agent, verb) in [(&beta, "release"), (&beta, "renew"), (&alpha, "release")] {
+        let ran = agent.ctl(&[verb, "prod/db", id.trim()]);
+        assert_eq!(ran.code, Some(75), "{ran:?}");
+        assert!(ran.stderr.contains("in the place of a broken one"), "{ran:?}");
+    }
+    // It says why.
     let seen = beta.ctl(&["acquire", "prod/db"]);
     assert_eq!(seen.code, Some(75), "{seen:?}");
     assert!(seen.stderr.contains(&format!("broke {}: it is on fire", held[0].lease)), "{seen:?}");

@@ -16,7 +16,7 @@ use super::entry::{Entry, Phase};
 use super::law::Law;
 use super::port::{Call, CallId, Effect};
 use super::schedule::{self, length};
-use super::{Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof};
+use super::{Attach, Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof};
 
 /// How the reason of such a lease begins.
 const BROKE: &str = "broke ";
@@ -24,12 +24,21 @@ const BROKE: &str = "broke ";
 const WHY: &str = ": ";
 /// How long a person, whom nobody but a word on the terminal stops, has for that.
 const PERSON_STOPS: Duration = Duration::from_secs(30);
+/// The part of a ttl that a command may take to end, at most.
+const KILL_PART: u32 = 3;
 
 /// The reason of the lease that stands in the place of a broken one; `None` when `why` is too long
 /// for that.
 #[must_use]
 pub fn epitaph(broken: LeaseId, why: &Reason) -> Option<Reason> {
     Reason::new(format!("{BROKE}{broken}{WHY}{why}")).ok()
+}
+
+/// True for the reason of a lease that stands in the place of a broken one.
+#[must_use]
+pub fn is_epitaph(reason: &Reason) -> bool {
+    let broken = reason.as_str().strip_prefix(BROKE).and_then(|rest| rest.split_once(WHY));
+    broken.is_some_and(|(lease, _)| lease.parse::<LeaseId>().is_ok())
 }
 
 /// Why a lease was broken, if that is what such a reason says.
@@ -77,6 +86,49 @@ impl LeaseTable {
             };
             self.refresh(now, lease);
         }
+    }
+
+    /// Its holder knows that it is lost. While a command goes on that relied on it somebody's word is
+    /// no end of that; only then what stands in its place is given back.
+    pub(super) fn acknowledge_broken(&mut self, now: Moment, lease: LeaseId) {
+        if let Some(entry) = self.entries.get_mut(&lease)
+            && entry.instead.is_some()
+            && entry.has_command()
+        {
+            entry.is_known_broken = true;
+            return;
+        }
+        self.free_instead(now, lease);
+        self.acknowledge(now, lease);
+    }
+
+    /// What a lost lease was attached to has ended. Of a command that is its group: its wrapper may
+    /// have others of it to kill yet, and says when that is done; if it does not, the longest time
+    /// for that is waited for. A holder like `hold` only tells others to end.
+    pub(super) fn left_broken(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if entry.instead.is_none() || entry.is_known_broken {
+            self.free_instead(now, lease);
+            return self.acknowledge(now, lease);
+        }
+        if entry.has_command() {
+            entry.frees_at = now + PERSON_STOPS.max(length(entry.claim.ttl) / KILL_PART);
+        }
+        entry.attach = Attach::Detached;
+        entry.is_orphan = true;
+        self.refresh(now, lease);
+    }
+
+    /// A command that only shared it has ended.
+    pub(super) fn sharer_left_broken(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if entry.instead.is_none() || entry.has_command() || entry.frees_at != Moment::NEVER {
+            return;
+        }
+        if entry.is_known_broken {
+            return self.acknowledge_broken(now, lease);
+        }
+        entry.frees_at = now + PERSON_STOPS;
     }
 
     /// Nobody relies on a broken lease any more: gives back what stands in its place. If that does
@@ -127,6 +179,7 @@ mod tests {
         let lease: LeaseId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let reason = epitaph(lease, &Reason::new("bob: left: early").unwrap()).unwrap();
         assert_eq!(reason.as_str(), "broke 0123456789abcdef0123456789abcdef: bob: left: early");
+        assert!(is_epitaph(&reason) && !is_epitaph(&Reason::new("broke it: alas").unwrap()));
         assert_eq!(why(Some(&reason), lease).unwrap().as_str(), "bob: left: early");
         let other: LeaseId = "1123456789abcdef0123456789abcdef".parse().unwrap();
         for (reason, lease) in [

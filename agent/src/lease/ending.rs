@@ -23,10 +23,7 @@ impl LeaseTable {
             }
             Phase::Lost(loss, _) => {
                 let loss = loss.clone();
-                if entry.frees_at != Moment::NEVER {
-                    self.free_instead(now, lease);
-                }
-                self.acknowledge(now, lease);
+                self.acknowledge_broken(now, lease);
                 self.refuse(ticket, No::Lost(loss));
             }
             Phase::Held | Phase::Unproven => {
@@ -216,6 +213,9 @@ impl LeaseTable {
     pub(super) fn sweep(&mut self, now: Moment, lease: LeaseId) {
         if self.entries.get(&lease).is_some_and(|entry| entry.frees_at <= now) {
             self.free_instead(now, lease);
+            if self.entries.get(&lease).is_some_and(|entry| entry.is_orphan) {
+                return self.acknowledge(now, lease);
+            }
         }
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let Phase::Lost(_, sweeps) = &mut entry.phase else { return };
@@ -309,16 +309,14 @@ impl LeaseTable {
         self.effects.extend(changed.into_iter().map(Effect::Record));
         // A hold that was over may end now what those who left have kept.
         for lease in left {
+            self.sharer_left_broken(now, lease);
             self.advance(now, lease);
         }
         for lease in attached {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
                 Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),
                 // Whoever could acknowledge it is gone.
-                Some(Phase::Lost(..)) => {
-                    self.free_instead(now, lease);
-                    self.acknowledge(now, lease);
-                }
+                Some(Phase::Lost(..)) => self.left_broken(now, lease),
                 Some(Phase::Asking(_) | Phase::Ending(..)) | None => {}
             }
         }

@@ -80,6 +80,10 @@ pub(super) struct Entry {
     /// What stands in its place since it was broken, to be given back then at the latest.
     pub(super) instead: Option<LeaseId>,
     pub(super) frees_at: Moment,
+    /// Its holder knows that it is broken, and a command has not ended yet that relies on it.
+    pub(super) is_known_broken: bool,
+    /// Nobody is left who could acknowledge it.
+    pub(super) is_orphan: bool,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
     pub(super) kept_until: Moment,
     /// Recovered and attached: given back then unless its holder comes back.
@@ -247,6 +251,8 @@ impl Entry {
             doubted_at: Moment::BOOT,
             instead: None,
             frees_at: Moment::NEVER,
+            is_known_broken: false,
+            is_orphan: false,
             kept_until: Moment::BOOT,
             orphan_at: Moment::NEVER,
             warn_at: Moment::NEVER,

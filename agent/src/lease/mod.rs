@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
-pub use breaking::epitaph;
+pub use breaking::{epitaph, is_epitaph};
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
     RefusedKind, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, mint,

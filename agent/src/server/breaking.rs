@@ -22,8 +22,6 @@ use crate::policy::Act;
 /// may have renewed it since it was looked at, and notices within this time that it is broken, and
 /// has ended what relied on it.
 const BEYOND: Duration = Duration::from_secs(60);
-/// How long it lasts where nobody keeps a deadline: no agent wrote that lease.
-const NOBODY_KEEPS: Duration = Duration::from_secs(60);
 
 impl Service {
     pub(super) async fn break_lease(
@@ -157,13 +155,11 @@ impl Service {
     }
 }
 
-/// How long whoever relied on a lease may go on doing so: no longer than the store keeps it, if its
-/// agent keeps its deadline.
+/// How long whoever relied on a lease may go on doing so: no longer than the store keeps it. One
+/// that has no end there counts as one of the usual length.
 fn grace(seen: &Holder, unasked: Ttl) -> Ttl {
-    let length = match (seen.remaining, &seen.host) {
-        (Some(left), Some(_)) => left + BEYOND,
-        (Some(_) | None, _) => NOBODY_KEEPS,
-    };
+    let usual = Duration::from_secs(unasked.as_secs().into());
+    let length = seen.remaining.unwrap_or(usual) + BEYOND;
     let secs = length.as_secs().saturating_add(1).clamp(TTL_MIN_SECS.into(), TTL_MAX_SECS.into());
     Ttl::from_secs(secs).unwrap_or(unasked)
 }

@@ -22,7 +22,9 @@ use crate::audit::{Audit, Facts};
 use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
-use crate::lease::{Answer, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, View};
+use crate::lease::{
+    Answer, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, View, is_epitaph,
+};
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
 
@@ -251,6 +253,9 @@ impl Service {
             if view.owner != caller.who.uid {
                 self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
             }
+            if view.claim.over.is_some() {
+                return Err(told::in_place_of_broken(on));
+            }
             return Ok(Found::Here(Box::new(view)));
         }
         // Nobody learns here what stands in the store without the right to read it.
@@ -259,6 +264,9 @@ impl Service {
         match self.holder(&backend, on).await? {
             Some(holder) if holder.lease == lease => {
                 self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
+                if holder.reason.as_ref().is_some_and(is_epitaph) {
+                    return Err(told::in_place_of_broken(on));
+                }
                 Ok(Found::Elsewhere(backend, Box::new(holder)))
             }
             _ => Err(told::no_such_lease(on, lease)),

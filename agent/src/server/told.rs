@@ -232,6 +232,15 @@ pub(super) fn no_such_lease(on: &Resource, lease: LeaseId) -> Refusal {
     Refusal::new(Code::NotHeld, why).about(on)
 }
 
+/// That a lease is nobody's to give back or to renew.
+pub(super) fn in_place_of_broken(on: &Resource) -> Refusal {
+    let why = format!(
+        "the lease on {on} stands in the place of a broken one until whoever relied on that has \
+         ended: `stormctl break {on} --now` ends it at once"
+    );
+    Refusal::new(Code::Held, why).about(on)
+}
+
 /// A lease that was seen and is there no more, nor any other.
 pub(super) fn over(on: &Resource, lease: LeaseId) -> Refusal {
     let why = format!("lease {lease} on {on} is over, and nobody holds that by now");

@@ -12,7 +12,7 @@ use super::signals::{Came, Signals, stand_still};
 use super::take::wait_for;
 use super::terminal::Terminal;
 use super::told::{go_on, late, not_begun, soon, warned, words};
-use super::{Under, Work, catch_up, hear, release};
+use super::{Under, Work, catch_up, hear, nothing_relies_on, release};
 use crate::clock::{Alarm, Moment};
 use crate::exit::{Exit, Failure};
 use crate::render::say;
@@ -231,8 +231,9 @@ impl Guard<'_> {
         if self.has_lent {
             self.lend();
         }
-        self.group.signal(Signal::CONT);
+        // Those first whose parents look whether they go on.
         self.group.thaw(&frozen);
+        self.group.signal(Signal::CONT);
         Ok(())
     }
 
@@ -248,6 +249,9 @@ impl Guard<'_> {
             if !self.left.is_empty() {
                 let pids: Vec<String> = self.left.iter().map(ToString::to_string).collect();
                 say(&format!("could not kill {}: end them by hand", pids.join(", ")));
+            }
+            if self.left.is_empty() {
+                nothing_relies_on(&under.own.leases, &under.socket);
             }
             // The agent gives back what is left, for the group is gone.
             return if self.has_begun { Ok(Exit::Lost.code()) } else { Err(not_begun(self.work)) };

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use stormlock_protocol::cause::plain;
+use stormlock_protocol::client::Client;
 use stormlock_protocol::message::{Attach, Code, Hold, Lease, Release, Released, State};
 use stormlock_protocol::process::Process;
 
@@ -46,6 +47,8 @@ const FENCES: &str = "STORMLOCK_FENCES";
 
 /// How long an agent may take to hear whose end ends the leases, and to give them back.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long an agent may take to hear that nothing is left of a command.
+const TELL_MAX: Duration = Duration::from_secs(1);
 /// How long an agent that restarts is waited for, to give the leases back: it does that by itself.
 const RETURN_MAX: Duration = Duration::from_secs(2);
 
@@ -250,6 +253,17 @@ pub(crate) fn catch_up(deadline: &mut Deadline, events: &Events, alarm: &Alarm) 
         alarm.set(until)?;
         take::wait_for(&[alarm, events], None);
     }
+}
+
+/// Tells the agent that nothing is left of a command which had to end: only then somebody else may
+/// have what was taken away from it. The agent finds that out later by itself.
+pub(crate) fn nothing_relies_on(leases: &[Lease], socket: &Path) {
+    let told = Client::connect(socket, TELL_MAX).and_then(|mut agent| {
+        let targets = leases.iter().map(target).collect();
+        agent.release(Release::These(targets))
+    });
+    // What it answers is known: they are lost.
+    drop(told);
 }
 
 /// Gives leases back, and says which are. What fails is said: the command has done its work, and

@@ -98,8 +98,49 @@ fn a_command_relies_on_it_until_it_has_ended() {
     play.input(Input::Ended(other));
     assert!(play.calls.is_empty());
     play.input(Input::Ended(command()));
+    // Its wrapper may have others to kill, and does not say that it has none.
+    play.at(secs(VERIFY + 1029));
+    assert!(play.calls.is_empty());
+    play.at(secs(VERIFY + 1030));
     frees(&mut play);
     assert!(play.table.is_empty());
+    again.input(Input::Ended(command()));
+    frees(&mut again);
+    assert!(again.table.is_empty());
+}
+
+#[test]
+fn whoever_only_held_it_leaves_those_their_time_whom_it_told_to_end() {
+    let holder = ProcessId { group: false, ..command() };
+    let mut play = noticed(Attach::Process(holder));
+    play.at(secs(VERIFY + 1));
+    play.input(Input::Ended(holder));
+    play.at(secs(VERIFY + 29));
+    assert!(play.calls.is_empty());
+    play.at(secs(VERIFY + 30));
+    frees(&mut play);
+    assert!(play.table.is_empty(), "nobody is left who could acknowledge it");
+}
+
+#[test]
+fn a_command_that_only_shares_it_relies_on_it_until_it_has_ended() {
+    for is_acknowledged in [false, true] {
+        let mut play = Play::holding(Hold::Keep);
+        play.input(Input::Share { ticket: Ticket(5), lease: lease(1), process: command() });
+        play.at(secs(VERIFY));
+        play.settle(broken());
+        play.at(secs(VERIFY + 1000));
+        if is_acknowledged {
+            play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+        }
+        assert!(play.calls.is_empty());
+        play.input(Input::Ended(command()));
+        if !is_acknowledged {
+            assert!(play.calls.is_empty());
+            play.at(secs(VERIFY + 1030));
+        }
+        frees(&mut play);
+    }
 }
 
 #[test]
