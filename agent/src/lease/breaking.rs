@@ -88,8 +88,8 @@ impl LeaseTable {
         }
     }
 
-    /// Its holder knows that it is lost. While a command goes on that relied on it somebody's word is
-    /// no end of that; only then what stands in its place is given back.
+    /// Its holder knows that it is lost. While a command goes on that relied on it somebody's word
+    /// is no end of that; only then what stands in its place is given back.
     pub(super) fn acknowledge_broken(&mut self, now: Moment, lease: LeaseId) {
         if let Some(entry) = self.entries.get_mut(&lease)
             && entry.instead.is_some()
