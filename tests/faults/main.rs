@@ -35,7 +35,8 @@ mod trouble;
 mod users;
 mod watch;
 
-use std::thread;
+use std::sync::Mutex;
+use std::{panic, thread};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use stormlock_protocol::message::{List, Release, State, Target};
@@ -61,9 +62,13 @@ const GRANTS_MIN: usize = 40;
 /// a minute at the latest, and then waits for its store.
 const SETTLE_MAX_US: u64 = 120_000_000;
 
+/// Most words of a failure that are said again at the end.
+const SAID_MAX: usize = 8;
+
 /// All stores at once: each run waits far more than it works.
 #[test]
 fn the_laws_hold_on_every_store_whatever_happens() {
+    let said = what_panics_is_kept();
     as_many_files_as_allowed();
     let only = std::env::var("STORMLOCK_STORE").ok();
     let is_wanted = |(name, _): &(&str, Start)| only.as_deref().is_none_or(|it| it == *name);
@@ -75,7 +80,24 @@ fn the_laws_hold_on_every_store_whatever_happens() {
     assert!(!runs.is_empty(), "STORMLOCK_STORE names no store: {only:?}");
     let ended: Vec<_> = runs.into_iter().map(|(name, run)| (name, run.join())).collect();
     let failed: Vec<_> = ended.iter().filter(|(_, it)| it.is_err()).map(|(name, _)| name).collect();
-    assert!(failed.is_empty(), "laws broken on {failed:?}: see above");
+    let said = said.lock().expect("no panic while it is held");
+    let said = said.iter().take(SAID_MAX).map(String::as_str).collect::<Vec<_>>().join("\n");
+    assert!(failed.is_empty(), "laws broken on {failed:?}:\n{said}");
+}
+
+/// What any thread panics with from now on: the agents' logs stand between it and the end, where a
+/// log that was cut has nothing else.
+fn what_panics_is_kept() -> &'static Mutex<Vec<String>> {
+    static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if let Ok(mut said) = SAID.lock() {
+            let whose = thread::current().name().unwrap_or("a part of it").to_owned();
+            said.push(format!("{whose}: {info}"));
+        }
+        before(info);
+    }));
+    &SAID
 }
 
 /// Every connection passes a proxy of this process.
