@@ -102,11 +102,12 @@ class Store:
             return {"is": "gone"}
         if self.counter(q["resource"]) != q["counter"]:
             return {"is": "moved"}
-        fence, ends_ms = self.move(q["resource"]), now_ms() + q["ttl_ms"]
+        ttl = max(q["ttl_ms"], (remaining(lock) or 0) if lock else 0)
+        fence, ends_ms = self.move(q["resource"]), now_ms() + ttl
         row = "resource lease mark principal host reason since_ms ttl_ms".split()
         values = [q[column] for column in row] + [fence, ends_ms]
         self.db.execute("INSERT OR REPLACE INTO locks VALUES (?,?,?,?,?,?,?,?,?,?)", values)
-        return {"is": "granted", "fence": fence, "remaining_ms": q["ttl_ms"]}
+        return {"is": "granted", "fence": fence, "remaining_ms": ttl}
 
     def do_verify(self, q):
         try:
@@ -129,13 +130,15 @@ class Store:
         return answer
 
     def do_release(self, q):
-        if self.do_verify(q)["is"] == "ours":
-            self.db.execute("DELETE FROM locks WHERE resource = ?", (q["resource"],))
+        if self.do_verify(q)["is"] != "ours":
+            return {"is": "gone"}
+        self.db.execute("DELETE FROM locks WHERE resource = ?", (q["resource"],))
         return {"is": "done"}
 
     def do_cancel(self, q):
         self.move(q["resource"])
-        return self.do_release({**q, "marks": []})
+        self.do_release({**q, "marks": []})
+        return {"is": "done"}
 
     def do_list(self, q):
         # SQLite compares texts byte by byte, as the agent does.

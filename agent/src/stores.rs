@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
 use crate::clock;
-use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Remembered};
+use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Released, Remembered};
 
 /// The stores of a configuration, by name.
 pub type Wanted = BTreeMap<BackendName, Options>;
@@ -291,7 +291,10 @@ async fn make(backend: &dyn Backend, call: &Call) -> Result<CallResult, BackendE
             CallResult::Stands(backend.renew(proof, *ttl, *next).await?)
         }
         Call::Verify(proof) => CallResult::Stands(backend.verify(proof).await?),
-        Call::Release(proof) => backend.release(proof).await.map(|()| CallResult::Done)?,
+        Call::Release(proof) => match backend.release(proof).await? {
+            Released::Done => CallResult::Done,
+            Released::NotThere => CallResult::NotThere,
+        },
         Call::Cancel(on, lease) => backend.cancel(on, *lease).await.map(|()| CallResult::Done)?,
     })
 }

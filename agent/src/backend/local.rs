@@ -15,7 +15,7 @@ use std::time::Duration;
 use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
 
-use super::{Attempt, Backend, Clock, Pending, Remark, Standing, Traits};
+use super::{Attempt, Backend, Clock, Pending, Released, Remark, Standing, Traits};
 use crate::clock;
 use crate::lease::{Claim, Grant, Holder, Moment, Nonce, Proof, Remembered, Stage};
 
@@ -91,13 +91,14 @@ impl Backend for Local {
         })
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
         Box::pin(async move {
             let (now, mut table) = self.table();
-            if let Standing::Ours { .. } = table.standing(now, proof) {
-                table.rows.remove(&proof.resource);
-            }
-            Ok(())
+            let Standing::Ours { .. } = table.standing(now, proof) else {
+                return Ok(Released::NotThere);
+            };
+            table.rows.remove(&proof.resource);
+            Ok(Released::Done)
         })
     }
 
@@ -172,6 +173,7 @@ impl Table {
     }
 
     fn acquire(&mut self, now: Moment, claim: &Claim) -> Attempt {
+        let mut remaining = length(claim.ttl);
         match self.row(now, &claim.resource) {
             Some(row) if row.lease == claim.lease => {
                 let remaining = now.until(row.expires);
@@ -181,9 +183,10 @@ impl Table {
                 return Attempt::Held(Some(Box::new(row.holder(now, &claim.resource))));
             }
             None if claim.over.is_some() => return Attempt::Gone,
-            Some(_) | None => {}
+            Some(row) => remaining = remaining.max(now.until(row.expires)),
+            None => {}
         }
-        let (fence, remaining) = (self.next_fence(), length(claim.ttl));
+        let fence = self.next_fence();
         let row = Row::new(claim, fence, vec![claim.nonce], now + remaining);
         self.sweep(now);
         self.rows.insert(claim.resource.clone(), row);

@@ -54,7 +54,7 @@ use std::sync::Arc;
 use stormlock_protocol::name::{LeaseId, Resource, Ttl, is_invisible};
 use tokio::sync::Notify;
 
-pub use crate::lease::{Attempt, RefusedKind, Standing, Unfit};
+pub use crate::lease::{Attempt, RefusedKind, Released, Standing, Unfit};
 use crate::lease::{Claim, Holder, Moment, Nonce, Proof, Remembered};
 
 /// One lock store. Each call is one attempt: no retry, no timer, no cache, no log. Connections are
@@ -97,7 +97,10 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// A claim [`Claim::over`] a lease takes the resource from exactly that lease, in the same one
     /// atomic step and with a fence as any other: [`Attempt::Held`] if another has it,
     /// [`Attempt::Gone`] if nobody has, and nothing is done. The record of the broken lease, marks
-    /// and all, is no more: its renewal and its release find another's.
+    /// and all, is no more: its renewal and its release find another's. It lasts for its ttl, and
+    /// no less long than the broken lease would have in that step: its holder may believe in it for
+    /// so long (law 7). Where the end cannot be had in that step, the step compares that it is the
+    /// one that was read.
     fn acquire<'a>(&'a self, claim: &'a Claim) -> Pending<'a, Attempt>;
 
     /// Starts the lease's time again with `ttl`, if the store still has exactly this lease under
@@ -111,9 +114,9 @@ pub trait Backend: Send + Sync + fmt::Debug {
 
     /// Gives the lease back if the store still has exactly this lease under one of the proof's
     /// marks (any mark, if the proof has none). What is gone, or another's, is success: nothing is
-    /// touched. A late copy of a release that an agent forgot in a crash so does no harm to the
-    /// lease that its next start renewed.
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()>;
+    /// touched, and [`Released::NotThere`] says so. A late copy of a release that an agent forgot
+    /// in a crash so does no harm to the lease that its next start renewed.
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released>;
 
     /// Ends an acquire of unknown outcome for good: moves the resource's counter first, then
     /// deletes the lease if it is there; in one atomic step where the store has one for that, else

@@ -77,9 +77,10 @@ pub(super) fn leaves(call: &Call) -> &'static str {
 /// Its answer is there; only one that says that something was done counts.
 pub(super) fn answered(point: &str, result: &CallResult) {
     match result {
-        CallResult::Attempted(Attempt::Granted(_)) | CallResult::Stands(_) | CallResult::Done => {
-            passes(point);
-        }
+        CallResult::Attempted(Attempt::Granted(_))
+        | CallResult::Stands(_)
+        | CallResult::Done
+        | CallResult::NotThere => passes(point),
         CallResult::Attempted(_) | CallResult::Refused(_) | CallResult::Unknown => {}
     }
 }

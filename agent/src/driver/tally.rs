@@ -61,7 +61,10 @@ impl Tally {
             CallResult::Stands(Standing::Ours { .. }) => "ok",
             CallResult::Stands(Standing::NotOurs(_) | Standing::Cloned) => "lost",
             CallResult::Refused(_) => "refused",
-            CallResult::Attempted(_) | CallResult::Done | CallResult::Unknown => "unknown",
+            CallResult::Attempted(_)
+            | CallResult::Done
+            | CallResult::NotThere
+            | CallResult::Unknown => "unknown",
         };
         *self.renewals.entry((backend.clone(), came_of_it)).or_default() += 1;
     }

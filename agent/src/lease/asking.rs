@@ -223,7 +223,10 @@ impl LeaseTable {
                 }
             }
             // Anything else is no answer to an acquire: whatever it was, it may have happened.
-            CallResult::Unknown | CallResult::Done | CallResult::Stands(_) => {
+            CallResult::Unknown
+            | CallResult::Done
+            | CallResult::NotThere
+            | CallResult::Stands(_) => {
                 entry.tries += 1;
                 asking.uncertain = cancels;
                 entry.is_in_copies = cancels;
@@ -252,6 +255,7 @@ impl LeaseTable {
     fn granted(&mut self, now: Moment, lease: LeaseId, sent: Moment, grant: Grant) {
         let Some((entry, group)) = self.asked_by(lease) else { return };
         entry.fence = Some(grant.fence);
+        entry.lasts_no_less(grant.remaining);
         entry.prove(sent, grant.remaining);
         entry.kept_until = now + length(entry.claim.ttl);
         let key = (entry.claim.backend.clone(), entry.claim.resource.clone());
@@ -288,8 +292,10 @@ impl LeaseTable {
                 let ttl = entry.claim.ttl;
                 entry.hold = hold.unwrap_or(entry.hold);
                 entry.warn_later(now);
+                let is_other = hold.is_some() || entry.claim.over.is_some();
+                let hold = entry.hold;
                 self.record(Record::Granted { lease, fence, sent, remaining });
-                if let Some(hold) = hold {
+                if is_other {
                     let nonce = None;
                     self.record(Record::Renewed { lease, nonce, ttl, hold, sent, remaining });
                 }
@@ -317,8 +323,8 @@ impl LeaseTable {
             }
             match &entry.phase {
                 Phase::Held | Phase::Unproven => {
-                    let lost = breaking::lost_to_ours(&self.entries[&lease].claim, id);
-                    self.lose_to(now, id, lost);
+                    let loss = breaking::lost_to_ours(&self.entries[&lease].claim, id);
+                    self.lose(now, id, loss);
                 }
                 Phase::Asking(asking) => {
                     let group = asking.group;

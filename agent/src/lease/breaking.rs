@@ -10,13 +10,15 @@
 
 use std::time::Duration;
 
-use stormlock_protocol::name::{LeaseId, Reason};
+use stormlock_protocol::name::{LeaseId, Reason, Resource, Ttl};
 
-use super::entry::{Entry, Phase};
+use super::entry::{Entry, Phase, Purpose};
 use super::law::Law;
-use super::port::{Call, CallId, Effect};
+use super::port::{Call, CallId, CallResult, Effect, No};
 use super::schedule::{self, length};
-use super::{Attach, Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof};
+use super::{
+    Attach, BackendName, Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof, Standing,
+};
 
 /// How the reason of such a lease begins.
 const BROKE: &str = "broke ";
@@ -26,19 +28,25 @@ const WHY: &str = ": ";
 const PERSON_STOPS: Duration = Duration::from_secs(30);
 /// The part of a ttl that a command may take to end, at most.
 const KILL_PART: u32 = 3;
+/// A place where a broken lease was is looked after for so much longer than that could last.
+const GRAVE_SLACK: Duration = Duration::from_secs(120);
+/// What the store said is left is over for certain after so much more.
+const OVER_SLACK: Duration = Duration::from_secs(1);
 
 /// The reason of the lease that stands in the place of a broken one; `None` when `why` is too long
-/// for that.
+/// for that. What stands there already can be broken, too (`its_reason` says so): then the next in
+/// that place is still what the holder of the first one looks for.
 #[must_use]
-pub fn epitaph(broken: LeaseId, why: &Reason) -> Option<Reason> {
-    Reason::new(format!("{BROKE}{broken}{WHY}{why}")).ok()
+pub fn epitaph(broken: LeaseId, its_reason: Option<&Reason>, why: &Reason) -> Option<Reason> {
+    let first = its_reason.and_then(broken_in).unwrap_or(broken);
+    Reason::new(format!("{BROKE}{first}{WHY}{why}")).ok()
 }
 
-/// True for the reason of a lease that stands in the place of a broken one.
+/// Which lease was broken, if such a reason says that one stands in its place.
 #[must_use]
-pub fn is_epitaph(reason: &Reason) -> bool {
-    let broken = reason.as_str().strip_prefix(BROKE).and_then(|rest| rest.split_once(WHY));
-    broken.is_some_and(|(lease, _)| lease.parse::<LeaseId>().is_ok())
+pub fn broken_in(reason: &Reason) -> Option<LeaseId> {
+    let broken = reason.as_str().strip_prefix(BROKE)?.split_once(WHY);
+    broken.and_then(|(lease, _)| lease.parse().ok())
 }
 
 /// Why a lease was broken, if that is what such a reason says.
@@ -48,51 +56,45 @@ fn why(reason: Option<&Reason>, broken: LeaseId) -> Option<Reason> {
     Reason::new(why).ok()
 }
 
-/// How a lease was lost to whoever has its resource now, and what stands in its place.
-pub(super) fn lost_to(holder: &Holder, lease: LeaseId) -> (Loss, Option<LeaseId>) {
+/// How a lease was lost to whoever has its resource now.
+pub(super) fn lost_to(holder: &Holder, lease: LeaseId) -> Loss {
     let who = holder.principal.clone();
     match why(holder.reason.as_ref(), lease) {
-        Some(why) => (Loss::BrokenBy { who, why: Some(why) }, Some(holder.lease)),
-        None => (Loss::TakenBy(who), None),
+        Some(why) => Loss::BrokenBy { who, why: Some(why) },
+        None => Loss::TakenBy(who),
     }
 }
 
 /// The same of one that a later lease of this agent took the place of.
-pub(super) fn lost_to_ours(claim: &Claim, lease: LeaseId) -> (Loss, Option<LeaseId>) {
+pub(super) fn lost_to_ours(claim: &Claim, lease: LeaseId) -> Loss {
     let who = claim.principal.clone();
-    if claim.over == Some(lease) {
-        let why = why(claim.reason.as_ref(), lease);
-        return (Loss::BrokenBy { who, why }, Some(claim.lease));
+    match why(claim.reason.as_ref(), lease) {
+        None if claim.over != Some(lease) => Loss::TakenBy(who),
+        why => Loss::BrokenBy { who, why },
     }
-    (Loss::TakenBy(who), None)
+}
+
+/// The place of a broken lease on which nobody relies any more: what stands there is to go.
+#[derive(Debug)]
+pub(super) struct Grave {
+    resource: Resource,
+    backend: BackendName,
+    ttl: Ttl,
+    /// What was seen there.
+    found: Option<LeaseId>,
+    call: Option<CallId>,
+    tries: u32,
+    at: Moment,
+    /// By then it has ended by itself.
+    until: Moment,
 }
 
 impl LeaseTable {
-    /// A lease is lost, and whatever stands in its place is given back when nobody relies on it any
-    /// more.
-    pub(super) fn lose_to(
-        &mut self,
-        now: Moment,
-        lease: LeaseId,
-        (loss, instead): (Loss, Option<LeaseId>),
-    ) {
-        self.lose(now, lease, loss);
-        if let Some(entry) = self.entries.get_mut(&lease) {
-            entry.instead = instead;
-            // Of a command its end is known.
-            entry.frees_at = match instead {
-                Some(_) if !entry.has_command() => now + PERSON_STOPS,
-                Some(_) | None => Moment::NEVER,
-            };
-            self.refresh(now, lease);
-        }
-    }
-
     /// Its holder knows that it is lost. While a command goes on that relied on it somebody's word
     /// is no end of that; only then what stands in its place is given back.
     pub(super) fn acknowledge_broken(&mut self, now: Moment, lease: LeaseId) {
         if let Some(entry) = self.entries.get_mut(&lease)
-            && entry.instead.is_some()
+            && entry.instead
             && entry.has_command()
         {
             entry.is_known_broken = true;
@@ -107,7 +109,7 @@ impl LeaseTable {
     /// for that is waited for. A holder like `hold` only tells others to end.
     pub(super) fn left_broken(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
-        if entry.instead.is_none() || entry.is_known_broken {
+        if !entry.instead || entry.is_known_broken {
             self.free_instead(now, lease);
             return self.acknowledge(now, lease);
         }
@@ -122,7 +124,7 @@ impl LeaseTable {
     /// A command that only shared it has ended.
     pub(super) fn sharer_left_broken(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
-        if entry.instead.is_none() || entry.has_command() || entry.frees_at != Moment::NEVER {
+        if !entry.instead || entry.has_command() || entry.frees_at != Moment::NEVER {
             return;
         }
         if entry.is_known_broken {
@@ -131,38 +133,178 @@ impl LeaseTable {
         entry.frees_at = now + PERSON_STOPS;
     }
 
-    /// Nobody relies on a broken lease any more: gives back what stands in its place. If that does
-    /// not come through it ends by itself.
+    /// Nobody relies on a broken lease any more: whatever stands in its place makes room. It may be
+    /// another than the one that was seen first, for that can be broken, too.
     pub(super) fn free_instead(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         entry.frees_at = Moment::NEVER;
-        let Some(instead) = entry.instead.take() else { return };
+        if std::mem::take(&mut entry.instead) {
+            self.dig(now, lease, None);
+        }
+    }
+
+    fn dig(&mut self, now: Moment, lease: LeaseId, found: Option<LeaseId>) {
+        let Some(entry) = self.entries.get(&lease) else { return };
         let Claim { resource, backend, ttl, .. } = entry.claim.clone();
-        if let Some(ours) = self.entries.get(&instead) {
-            if matches!(ours.phase, Phase::Held | Phase::Unproven) {
-                self.end(now, instead, Ending::Release);
+        let until = now + length(ttl) + GRAVE_SLACK;
+        let grave = Grave { resource, backend, ttl, found, call: None, tries: 0, at: now, until };
+        self.graves.insert(lease, grave);
+    }
+
+    pub(super) fn graves_wakeup(&self) -> Moment {
+        let waits = self.graves.values().filter(|grave| grave.call.is_none());
+        waits.map(|grave| grave.at).min().unwrap_or(Moment::NEVER)
+    }
+
+    pub(super) fn mind_graves(&mut self, now: Moment) {
+        self.graves.retain(|_, grave| grave.call.is_some() || now < grave.until);
+        let due = |grave: &Grave| grave.call.is_none() && grave.at <= now;
+        let due = self.graves.iter().filter(|(_, grave)| due(grave)).map(|(lease, _)| *lease);
+        for broken in due.collect::<Vec<_>>() {
+            let id = CallId(self.next_id());
+            let Some(grave) = self.graves.get_mut(&broken) else { continue };
+            grave.call = Some(id);
+            let lease = grave.found.unwrap_or(broken);
+            let proof = Proof { resource: grave.resource.clone(), lease, nonces: Vec::new() };
+            let call = match grave.found {
+                Some(_) => Call::Release(proof),
+                None => Call::Verify(proof),
+            };
+            let (backend, patience) = (grave.backend.clone(), schedule::patience(grave.ttl));
+            self.effects.push_back(Effect::Call { id, backend, call, patience });
+        }
+    }
+
+    pub(super) fn grave_answered(&mut self, now: Moment, call: CallId, result: &CallResult) {
+        let roll = self.roll();
+        let asked = self.graves.iter_mut().find(|(_, grave)| grave.call == Some(call));
+        let Some((&broken, grave)) = asked else { return };
+        grave.call = None;
+        match (grave.found, result) {
+            (None, CallResult::Stands(standing)) => match stands_for(standing, broken) {
+                Some(lease) => self.found_in(now, broken, lease),
+                None => drop(self.graves.remove(&broken)),
+            },
+            (Some(_), CallResult::Done | CallResult::NotThere) => {
+                let Some(grave) = self.graves.remove(&broken) else { return };
+                self.stir(now, &(grave.backend, grave.resource));
+            }
+            (_, _) => {
+                grave.tries += 1;
+                grave.found = None;
+                grave.at = now + schedule::retry_ending(grave.tries, roll);
+            }
+        }
+    }
+
+    /// Such a lease stands there; it may be one of ours, of which more is known.
+    fn found_in(&mut self, now: Moment, broken: LeaseId, lease: LeaseId) {
+        let roll = self.roll();
+        let Some(grave) = self.graves.get_mut(&broken) else { return };
+        let Some(ours) = self.entries.get_mut(&lease) else {
+            (grave.found, grave.at) = (Some(lease), now);
+            return;
+        };
+        match ours.phase {
+            // Its own answer is still to come.
+            Phase::Asking(_) => {
+                grave.tries += 1;
+                grave.at = now + schedule::retry_ending(grave.tries, roll);
+                return;
+            }
+            Phase::Held | Phase::Unproven => self.end(now, lease, Ending::Release),
+            Phase::Ending(..) => {
+                ours.waits_out = false;
+                ours.retry_at = now;
+                self.advance(now, lease);
+            }
+            Phase::Lost(..) => {}
+        }
+        self.graves.remove(&broken);
+    }
+
+    /// A lease that was given back was not there: perhaps it was broken, and nobody here knows.
+    pub(super) fn look_instead(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        if entry.claim.over.is_some() || !matches!(entry.phase, Phase::Ending(Ending::Release, _)) {
+            return self.end_acknowledged(now, lease);
+        }
+        let proof = entry.proof();
+        self.call_for(now, lease, Call::Verify(proof), Purpose::Look);
+    }
+
+    pub(super) fn looked_instead(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if entry.waits_out {
+            match result {
+                CallResult::Stands(Standing::Ours { remaining }) => {
+                    entry.retry_at = now + *remaining + OVER_SLACK;
+                }
+                CallResult::Stands(_) => entry.waits_out = false,
+                result => self.ending_failed(now, lease, result),
             }
             return;
         }
-        let id = CallId(self.next_id());
-        let call = Call::Release(Proof { resource, lease: instead, nonces: Vec::new() });
-        let patience = schedule::patience(ttl);
-        self.effects.push_back(Effect::Call { id, backend, call, patience });
+        match result {
+            CallResult::Stands(Standing::NotOurs(Some(holder))) => {
+                if let broken @ Loss::BrokenBy { .. } = lost_to(holder, lease) {
+                    self.was_broken_before(now, lease, &broken, holder.lease);
+                }
+            }
+            CallResult::Stands(_) => {}
+            _ => self.dig(now, lease, None),
+        }
+        self.end_acknowledged(now, lease);
+    }
+
+    /// Whoever gave it back hears so, and nobody relies on it any more.
+    fn was_broken_before(&mut self, now: Moment, lease: LeaseId, loss: &Loss, instead: LeaseId) {
+        self.dig(now, lease, Some(instead));
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Ending(_, waiting) = &mut entry.phase else { return };
+        for ticket in std::mem::take(waiting) {
+            self.refuse(ticket, No::Lost(loss.clone()));
+        }
     }
 
     /// Ends what stands in the place of a broken lease, and of which it is not known whether it
     /// does: not before it is over in any case.
     pub(super) fn end_when_over(&mut self, now: Moment, lease: LeaseId, how: Ending) {
         let waits = self.obeys(Law::BreakGivesGrace);
-        let grace = self.entries.get(&lease).filter(|_| waits).map(Entry::grace);
-        self.end_at(now, lease, how, now + grace.unwrap_or_default());
+        let mut grace = Duration::ZERO;
+        if let Some(entry) = self.entries.get_mut(&lease).filter(|_| waits) {
+            entry.waits_out = entry.claim.over.is_some();
+            grace = entry.grace();
+        }
+        self.end_at(now, lease, how, now + grace);
     }
+}
+
+/// Which lease stands in the place of a broken one, if that is what a look at it says.
+fn stands_for(standing: &Standing, broken: LeaseId) -> Option<LeaseId> {
+    let Standing::NotOurs(Some(holder)) = standing else { return None };
+    why(holder.reason.as_ref(), broken).map(|_| holder.lease)
 }
 
 impl Entry {
     /// How long it is not to be ended early: nothing, but for one in the place of a broken lease.
     pub(super) fn grace(&self) -> Duration {
         self.claim.over.map_or(Duration::ZERO, |_| length(self.claim.ttl))
+    }
+
+    /// The store gave it more than was asked for: what it breaks was renewed meanwhile.
+    pub(super) fn lasts_no_less(&mut self, remaining: Duration) {
+        if self.claim.over.is_some() {
+            self.claim = self.claim.no_shorter_than(remaining);
+            self.carried = self.claim.ttl;
+        }
+    }
+
+    /// It is broken: when whatever stands in its place makes room.
+    pub(super) fn makes_room_later(&mut self, now: Moment) {
+        self.instead = true;
+        // Of a command its end is known.
+        self.frees_at = if self.has_command() { Moment::NEVER } else { now + PERSON_STOPS };
     }
 
     fn has_command(&self) -> bool {
@@ -177,9 +319,10 @@ mod tests {
     #[test]
     fn a_reason_says_which_lease_was_broken_and_why() {
         let lease: LeaseId = "0123456789abcdef0123456789abcdef".parse().unwrap();
-        let reason = epitaph(lease, &Reason::new("bob: left: early").unwrap()).unwrap();
+        let reason = epitaph(lease, None, &Reason::new("bob: left: early").unwrap()).unwrap();
         assert_eq!(reason.as_str(), "broke 0123456789abcdef0123456789abcdef: bob: left: early");
-        assert!(is_epitaph(&reason) && !is_epitaph(&Reason::new("broke it: alas").unwrap()));
+        assert_eq!(broken_in(&reason), Some(lease));
+        assert_eq!(broken_in(&Reason::new("broke it: alas").unwrap()), None);
         assert_eq!(why(Some(&reason), lease).unwrap().as_str(), "bob: left: early");
         let other: LeaseId = "1123456789abcdef0123456789abcdef".parse().unwrap();
         for (reason, lease) in [
@@ -191,8 +334,12 @@ mod tests {
             assert_eq!(why(reason, lease), None, "{reason:?}");
         }
         let narrow: LeaseId = "1f".parse().unwrap();
-        let reason = epitaph(narrow, &Reason::new("x").unwrap()).unwrap();
+        let reason = epitaph(narrow, None, &Reason::new("x").unwrap()).unwrap();
         assert_eq!(why(Some(&reason), narrow).unwrap().as_str(), "x");
-        assert_eq!(epitaph(lease, &Reason::new("x".repeat(217)).unwrap()), None);
+        let again = epitaph(narrow, Some(&reason), &Reason::new("y").unwrap()).unwrap();
+        assert_eq!(why(Some(&again), narrow).unwrap().as_str(), "y");
+        let second = epitaph(lease, Some(&again), &Reason::new("z").unwrap()).unwrap();
+        assert_eq!(second.as_str(), "broke 1f: z");
+        assert_eq!(epitaph(lease, None, &Reason::new("x".repeat(217)).unwrap()), None);
     }
 }

@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl, UnixMs};
+use stormlock_protocol::name::{
+    Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, TTL_MIN_SECS, Ttl, UnixMs,
+};
 
 use super::Moment;
 
@@ -70,6 +72,33 @@ pub struct Claim {
     /// Nobody holds such a lease: while it stands the resource is nobody's, so that whoever relied
     /// on the broken one has time to notice (law 10).
     pub over: Option<LeaseId>,
+}
+
+impl Claim {
+    /// The same for no less than so long, as far as a ttl may go.
+    #[must_use]
+    pub fn no_shorter_than(&self, least: Duration) -> Claim {
+        Claim { ttl: self.ttl.max(covering(least)), ..self.clone() }
+    }
+}
+
+/// The shortest ttl that is no shorter, or the longest there is.
+#[must_use]
+pub fn covering(length: Duration) -> Ttl {
+    let secs = length.as_secs() + u64::from(length.subsec_nanos() > 0);
+    match Ttl::from_secs(secs.clamp(TTL_MIN_SECS.into(), TTL_MAX_SECS.into())) {
+        Ok(ttl) => ttl,
+        Err(_) => unreachable!("it was clamped"),
+    }
+}
+
+/// What came of a release: nobody has the lease any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Released {
+    /// Because of it.
+    Done,
+    /// For it was not there, or not under one of the proof's marks: nothing was touched.
+    NotThere,
 }
 
 /// What a store gave.

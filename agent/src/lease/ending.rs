@@ -67,6 +67,9 @@ impl LeaseTable {
             return;
         }
         let (proof, resource) = (entry.proof(), entry.claim.resource.clone());
+        if entry.waits_out {
+            return self.call_for(now, lease, Call::Verify(proof), Purpose::Look);
+        }
         match how {
             // The store has ended it by itself long ago, and no call of ours can bring it back.
             Ending::Release if entry.tries > 0 && now >= entry.release_until() => {
@@ -87,7 +90,9 @@ impl LeaseTable {
         result: CallResult,
     ) {
         match (purpose, result) {
+            (Purpose::End, CallResult::NotThere) => self.look_instead(now, lease),
             (Purpose::End, CallResult::Done) => self.end_acknowledged(now, lease),
+            (Purpose::Look, result) => self.looked_instead(now, lease, &result),
             (Purpose::End, result) => self.ending_failed(now, lease, &result),
             (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
         }
@@ -96,7 +101,7 @@ impl LeaseTable {
     /// The store let go. Whoever is told so must not hear after a crash of the agent that the lease
     /// was lost, so that it ends stands in the journal first. Where the journal is the store, it
     /// has to be on disk: no crash may bring the lease back.
-    fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
+    pub(super) fn end_acknowledged(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let Phase::Ending(how, waiting) = &entry.phase else { return };
         let sync = if self.in_journal.contains(&entry.claim.backend) {
@@ -144,7 +149,7 @@ impl LeaseTable {
         }
     }
 
-    fn ending_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
+    pub(super) fn ending_failed(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let kind = match result {
             CallResult::Refused(kind) => Some(*kind),
@@ -183,8 +188,9 @@ impl LeaseTable {
     pub(super) fn lose(&mut self, now: Moment, lease: LeaseId, loss: Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         if entry.claim.over.is_some() {
-            // Nobody holds it, so nobody has to hear of it.
-            return self.end(now, lease, Ending::Release);
+            // Nobody holds it, so nobody has to hear of it; and it goes no earlier than it must.
+            let at = entry.kept_until;
+            return self.end_at(now, lease, Ending::Release, at);
         }
         let sweeps = match loss {
             Loss::Expired => true,
@@ -199,6 +205,9 @@ impl LeaseTable {
         entry.tries = 0;
         entry.retry_at = now;
         entry.orphan_at = Moment::NEVER;
+        if matches!(loss, Loss::BrokenBy { .. }) {
+            entry.makes_room_later(now);
+        }
         let owner = entry.owner;
         self.record(Record::Lost { lease, loss: loss.clone() });
         for wish in wishes {
@@ -247,7 +256,7 @@ impl LeaseTable {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let (backend, on) = (entry.claim.backend.clone(), entry.claim.resource.clone());
         match (purpose, result) {
-            (Purpose::End, CallResult::Done) => {
+            (Purpose::End, CallResult::Done | CallResult::NotThere) => {
                 if entry.is_in_copies && !entry.is_swept {
                     entry.is_swept = true;
                     entry.retry_at = now;
@@ -266,7 +275,7 @@ impl LeaseTable {
                 entry.prove(now, remaining);
                 entry.renew_next(now, 0);
             }
-            (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
+            (Purpose::Ask | Purpose::Renew(_) | Purpose::Read | Purpose::Look, _) => {}
         }
         self.wake_askers(now, &backend, &on);
         self.stir(now, &(backend, on));

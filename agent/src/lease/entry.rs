@@ -77,9 +77,11 @@ pub(super) struct Entry {
     pub(super) suspect: bool,
     /// Only a call that left since then says that all is well.
     pub(super) doubted_at: Moment,
-    /// What stands in its place since it was broken, to be given back then at the latest.
-    pub(super) instead: Option<LeaseId>,
+    /// Something may stand in its place since it was broken, to be given back then at the latest.
+    pub(super) instead: bool,
     pub(super) frees_at: Moment,
+    /// It stands in the place of a broken lease, if it does: then it is let go when it is over.
+    pub(super) waits_out: bool,
     /// Its holder knows that it is broken, and a command has not ended yet that relies on it.
     pub(super) is_known_broken: bool,
     /// Nobody is left who could acknowledge it.
@@ -148,6 +150,8 @@ pub(super) enum Purpose {
     Read,
     /// To release or cancel.
     End,
+    /// To see what stands there, before the end or instead of it.
+    Look,
 }
 
 /// What is worth telling of a lease.
@@ -202,6 +206,10 @@ impl Entry {
         entry.is_in_copies = true;
         entry.sharers = known.sharers;
         entry.command_ttl = known.command_ttl;
+        if matches!(entry.phase, Phase::Lost(Loss::BrokenBy { .. }, _)) {
+            // Whether it made room the agent before us did not write down.
+            entry.makes_room_later(now);
+        }
         if let Some((sent, remaining)) = known.proven {
             entry.proven = known.proven;
             entry.deadline = schedule::deadline(sent, remaining);
@@ -249,8 +257,9 @@ impl Entry {
             called_at: Moment::BOOT,
             suspect: false,
             doubted_at: Moment::BOOT,
-            instead: None,
+            instead: false,
             frees_at: Moment::NEVER,
+            waits_out: false,
             is_known_broken: false,
             is_orphan: false,
             kept_until: Moment::BOOT,

@@ -202,7 +202,8 @@ impl LeaseTable {
             CallResult::Refused(_)
             | CallResult::Unknown
             | CallResult::Attempted(_)
-            | CallResult::Done => self.renewal_failed(now, lease, &result),
+            | CallResult::Done
+            | CallResult::NotThere => self.renewal_failed(now, lease, &result),
         }
     }
 
@@ -347,7 +348,8 @@ impl LeaseTable {
             CallResult::Refused(_)
             | CallResult::Unknown
             | CallResult::Attempted(_)
-            | CallResult::Done => {
+            | CallResult::Done
+            | CallResult::NotThere => {
                 entry.verify_at = now + schedule::retry(3, length(entry.claim.ttl), roll);
                 if matches!(entry.phase, Phase::Unproven) {
                     self.try_again(now, lease, roll);
@@ -374,9 +376,7 @@ impl LeaseTable {
         let loss = match standing {
             Standing::Ours { .. } => return,
             Standing::Cloned => Loss::Clone,
-            Standing::NotOurs(Some(holder)) => {
-                return self.lose_to(now, lease, breaking::lost_to(&holder, lease));
-            }
+            Standing::NotOurs(Some(holder)) => breaking::lost_to(&holder, lease),
             Standing::NotOurs(None) if over => Loss::Expired,
             Standing::NotOurs(None) => Loss::StoreLostIt,
         };

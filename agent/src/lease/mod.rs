@@ -28,10 +28,10 @@ use std::time::Duration;
 
 use stormlock_protocol::name::{Fence, LeaseId, Resource};
 
-pub use breaking::{epitaph, is_epitaph};
+pub use breaking::{broken_in, epitaph};
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
-    RefusedKind, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, mint,
+    RefusedKind, Released, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, covering, mint,
 };
 pub use moment::Moment;
 pub use port::{
@@ -42,6 +42,7 @@ pub use record::{Ending, Intent, Memory, Record, Remembered, Stage};
 pub use schedule::{look_alone, patience};
 
 use asking::Group;
+use breaking::Grave;
 use entry::{Busy, Entry, Phase, Purpose, Told};
 use keeping::Landing;
 use law::Law;
@@ -62,6 +63,8 @@ pub struct LeaseTable {
     groups: BTreeMap<Ticket, Group>,
     calls: BTreeMap<CallId, LeaseId>,
     syncs: BTreeMap<SyncId, Awaiting>,
+    /// Where something may stand in the place of a broken lease on which nobody relies any more.
+    graves: BTreeMap<LeaseId, Grave>,
     resources: BTreeSet<(Resource, BackendName, LeaseId)>,
     owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
     wakeups: BTreeSet<(Moment, LeaseId)>,
@@ -108,6 +111,7 @@ impl LeaseTable {
             entries: BTreeMap::new(),
             groups: BTreeMap::new(),
             calls: BTreeMap::new(),
+            graves: BTreeMap::new(),
             syncs: BTreeMap::new(),
             resources: BTreeSet::new(),
             owners: BTreeMap::new(),
@@ -175,7 +179,8 @@ impl LeaseTable {
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Moment> {
         let lease = self.wakeups.first().map_or(Moment::NEVER, |&(at, _)| at);
-        Some(lease.min(self.queues_wakeup())).filter(|at| *at != Moment::NEVER)
+        Some(lease.min(self.queues_wakeup()).min(self.graves_wakeup()))
+            .filter(|at| *at != Moment::NEVER)
     }
 
     fn catch_up(&mut self, now: Moment) {
@@ -185,6 +190,7 @@ impl LeaseTable {
             self.advance(now, lease);
         }
         self.mind_queues(now);
+        self.mind_graves(now);
     }
 
     fn journal(&mut self, now: Moment, works: bool) {
@@ -243,7 +249,9 @@ impl LeaseTable {
     }
 
     fn settled(&mut self, now: Moment, call: CallId, result: CallResult) {
-        let Some(lease) = self.calls.remove(&call) else { return };
+        let Some(lease) = self.calls.remove(&call) else {
+            return self.grave_answered(now, call, &result);
+        };
         let counts = self.obeys(Law::CountFromDeparture);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let Busy::Call { id, sent, purpose } = entry.busy else { return };
@@ -256,7 +264,7 @@ impl LeaseTable {
             Phase::Asking(_) => self.attempted(now, lease, sent, result),
             Phase::Held | Phase::Unproven => match purpose {
                 Purpose::Renew(mark) => self.renewed(now, lease, sent, mark, result),
-                Purpose::Ask | Purpose::Read | Purpose::End => {
+                Purpose::Ask | Purpose::Read | Purpose::Look | Purpose::End => {
                     self.verified(now, lease, sent, result);
                 }
             },
@@ -338,14 +346,18 @@ impl LeaseTable {
     }
 
     fn call(&mut self, now: Moment, lease: LeaseId, call: Call) {
-        let id = CallId(self.next_id());
-        let Some(entry) = self.entries.get_mut(&lease) else { return };
         let purpose = match &call {
             Call::Acquire(_) => Purpose::Ask,
             Call::Renew { next, .. } => Purpose::Renew(*next),
             Call::Verify(_) => Purpose::Read,
             Call::Release(..) | Call::Cancel(..) => Purpose::End,
         };
+        self.call_for(now, lease, call, purpose);
+    }
+
+    fn call_for(&mut self, now: Moment, lease: LeaseId, call: Call, purpose: Purpose) {
+        let id = CallId(self.next_id());
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
         entry.busy = Busy::Call { id, sent: now, purpose };
         entry.called_at = now;
         let patience = schedule::patience(entry.claim.ttl);

@@ -241,6 +241,8 @@ pub enum CallResult {
     Stands(Standing),
     /// Of a release or a cancel: it is so.
     Done,
+    /// Of a release: it is so, for the lease was not there, or not under one of the marks.
+    NotThere,
     /// Nothing happened and never will.
     Refused(RefusedKind),
     /// It may or may not have happened, or may yet happen (law 3).

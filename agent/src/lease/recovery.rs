@@ -30,8 +30,10 @@ impl LeaseTable {
             }
             // Whoever holds one waits for its proof; for what is over there is time.
             if entry.is_leaving() {
-                let is_known = !matches!(entry.phase, Phase::Ending(Ending::Cancel, _));
-                let grace = if is_known { Duration::ZERO } else { entry.grace() };
+                entry.waits_out = entry.claim.over.is_some() && self.obeys(Law::BreakGivesGrace);
+                let is_unknown = matches!(entry.phase, Phase::Ending(Ending::Cancel, _));
+                let waits = entry.waits_out && is_unknown;
+                let grace = if waits { entry.grace() } else { Duration::ZERO };
                 entry.retry_at = now + pace.wait() + grace;
                 pace.step();
             }

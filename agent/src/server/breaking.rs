@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::message::{self, Code, Refusal, Reply};
-use stormlock_protocol::name::{TTL_MAX_SECS, TTL_MIN_SECS, Ttl};
+use stormlock_protocol::name::Ttl;
 use tokio::sync::watch;
 
 use super::service::{Answered, Caller, Service};
@@ -14,13 +14,13 @@ use crate::audit::{By, Deed, Event, Outcome};
 use crate::clock;
 use crate::driver::Wish;
 use crate::lease::{
-    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, Uid, View, epitaph,
+    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, Uid, View, broken_in,
+    covering, epitaph,
 };
 use crate::policy::Act;
 
 /// What stands in the place of a broken lease lasts so much longer than that would have: its agent
-/// may have renewed it since it was looked at, and notices within this time that it is broken, and
-/// has ended what relied on it.
+/// notices within this time that it is broken, by whom and why.
 const BEYOND: Duration = Duration::from_secs(60);
 
 impl Service {
@@ -102,7 +102,7 @@ impl Service {
         (backend, seen): (BackendName, &Holder),
     ) -> Answered<View> {
         let on = &ask.resource;
-        let Some(reason) = epitaph(ask.lease, &ask.reason) else {
+        let Some(reason) = epitaph(ask.lease, seen.reason.as_ref(), &ask.reason) else {
             let why = "the reason is too long to be kept with the id of the broken lease; say it \
                        shorter";
             return Err(Refusal::new(Code::BadRequest, why).about(on));
@@ -156,10 +156,11 @@ impl Service {
 }
 
 /// How long whoever relied on a lease may go on doing so: no longer than the store keeps it. One
-/// that has no end there counts as one of the usual length.
+/// that has no end there counts as one of the usual length. If it was renewed since it was looked
+/// at, the store makes it as long as that needs.
 fn grace(seen: &Holder, unasked: Ttl) -> Ttl {
+    let again = seen.reason.as_ref().and_then(broken_in).is_some();
     let usual = Duration::from_secs(unasked.as_secs().into());
-    let length = seen.remaining.unwrap_or(usual) + BEYOND;
-    let secs = length.as_secs().saturating_add(1).clamp(TTL_MIN_SECS.into(), TTL_MAX_SECS.into());
-    Ttl::from_secs(secs).unwrap_or(unasked)
+    let left = seen.remaining.unwrap_or(usual);
+    covering(if again { left } else { left + BEYOND })
 }

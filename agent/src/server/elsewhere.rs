@@ -50,7 +50,7 @@ impl Service {
         let released = self.stores.within(backend, QUESTION_PATIENCE, releasing).await;
         let outcome = if released.is_ok() { Outcome::Done } else { Outcome::Failed };
         self.note_elsewhere(Deed::Release, outcome, caller, (backend, holder));
-        released.map_err(|error| told::no_answer(backend, &holder.resource, &error))
+        released.map(|_| ()).map_err(|error| told::no_answer(backend, &holder.resource, &error))
     }
 
     fn note_elsewhere(

@@ -23,7 +23,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
-    Answer, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, View, is_epitaph,
+    Answer, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, View, broken_in,
 };
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
@@ -264,7 +264,7 @@ impl Service {
         match self.holder(&backend, on).await? {
             Some(holder) if holder.lease == lease => {
                 self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
-                if holder.reason.as_ref().is_some_and(is_epitaph) {
+                if holder.reason.as_ref().and_then(broken_in).is_some() {
                     return Err(told::in_place_of_broken(on));
                 }
                 Ok(Found::Elsewhere(backend, Box::new(holder)))

@@ -6,11 +6,11 @@ use std::time::Duration;
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource};
 
 use super::{
-    LONG, RACES, Site, Telling, Watch, cancel, check_holder, check_not_holding, check_not_ours,
-    check_ours, claim, contend, gone, granted, lease, mix, nonce, polled, proof, random, resource,
-    ttl,
+    LONG, PATIENCE, RACES, Site, Telling, Watch, cancel, check_holder, check_not_holding,
+    check_not_ours, check_ours, claim, contend, gone, granted, lease, mix, nonce, polled, proof,
+    random, resource, ttl,
 };
-use crate::backend::{Attempt, Backend};
+use crate::backend::{Attempt, Backend, Released, Standing};
 use crate::clock;
 use crate::lease::{Claim, Proof};
 
@@ -23,7 +23,9 @@ const RACING: Duration = Duration::from_secs(3);
 /// Races there are even where each takes long.
 const RACES_MIN: u64 = 20;
 /// The ttl of a breaker: no other's here, so that it shows whose time is counted.
-const SHORTER: u64 = 300;
+const LONGER: u64 = 900;
+/// Renewals that race with the break of their lease.
+const RENEWALS: usize = 24;
 
 /// A claim over another's lease, of another person on another host.
 fn breaking(on: &Resource, over: LeaseId) -> Claim {
@@ -31,7 +33,7 @@ fn breaking(on: &Resource, over: LeaseId) -> Claim {
         over: Some(over),
         principal: Principal::new("ben@bastion1").expect("a principal"),
         host: "bastion1".to_owned(),
-        ..claim(on, SHORTER)
+        ..claim(on, LONGER)
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) async fn a_break_takes_the_lease_that_was_seen_with_a_greater_fence(s
     }
     // It is a lease like any other.
     let (next, known) = (nonce(), proof(&victim));
-    check_ours(&one.verify(&known).await.expect("a read-back"), SHORTER);
+    check_ours(&one.verify(&known).await.expect("a read-back"), LONGER);
     check_ours(&one.renew(&known, ttl(LONG), next).await.expect("a renewal"), LONG);
     assert_eq!(granted(&*one, &Claim { ttl: ttl(LONG), ..victim.clone() }).await.fence, last.fence);
     let known = Proof { nonces: vec![next], ..known };
@@ -73,19 +75,64 @@ pub(crate) async fn a_break_takes_the_lease_that_was_seen_with_a_greater_fence(s
     assert!(after.fence > last.fence, "{after:?} after {last:?}");
 }
 
-pub(crate) async fn the_time_of_a_break_is_its_own(site: &dyn Site) {
+pub(crate) async fn a_break_ends_no_earlier_than_what_it_breaks(site: &dyn Site) {
     let agent = site.open();
-    let victim = claim(&resource("short"), LONG);
-    let first = granted(&*agent, &victim).await;
-    let breaker = Claim { ttl: ttl(1), ..breaking(&victim.resource, victim.lease) };
+    let (long, short) = (claim(&resource("long"), LONG), claim(&resource("short"), 2));
+    granted(&*agent, &long).await;
+    let breaker = Claim { ttl: ttl(1), ..breaking(&long.resource, long.lease) };
+    let grant = granted(&*agent, &breaker).await;
+    assert!(grant.remaining + PATIENCE >= Duration::from_secs(LONG), "{grant:?}");
+    assert!(check_ours(&verified(&*agent, &breaker).await, LONGER) + PATIENCE >= grant.remaining);
+
+    // Nor any later, if it asks for no more.
+    let first = granted(&*agent, &short).await;
+    let breaker = Claim { ttl: ttl(1), ..breaking(&short.resource, short.lease) };
     let grant = granted(&*agent, &breaker).await;
     assert!(grant.remaining >= Duration::from_millis(900), "{grant:?}");
-    gone(&*agent, &victim.resource).await;
-    let after = granted(&*agent, &claim(&victim.resource, LONG)).await;
+    gone(&*agent, &short.resource).await;
+    let after = granted(&*agent, &claim(&short.resource, LONG)).await;
     assert!(
         first.fence < grant.fence && grant.fence < after.fence,
         "{first:?} {grant:?} {after:?}"
     );
+}
+
+async fn verified(agent: &dyn Backend, claim: &Claim) -> Standing {
+    agent.verify(&proof(claim)).await.expect("a read-back")
+}
+
+/// Whoever looked at the lease that is broken knows nothing of a renewal that comes then.
+pub(crate) async fn a_break_ends_no_earlier_than_what_was_renewed_meanwhile(site: &dyn Site) {
+    let seed = random();
+    let (one, two) = (site.open(), site.open());
+    let mut renewed = 0;
+    for race in 0..RENEWALS {
+        let victim = claim(&resource("renewed"), 30);
+        granted(&*one, &victim).await;
+        let breaker = Claim { ttl: ttl(1), ..breaking(&victim.resource, victim.lease) };
+        let roll = mix(seed ^ u64::try_from(race).unwrap());
+        let mut call = two.acquire(&breaker);
+        let early = polled(&mut call, roll % 24).await;
+        let known = proof(&victim);
+        let renewal = one.renew(&known, ttl(LONG), nonce());
+        let (standing, answer) = match early {
+            Some(answer) => (renewal.await, answer),
+            None => tokio::join!(renewal, call),
+        };
+        let answer = match answer.expect("an acquire") {
+            Attempt::Moved => contend(&*two, &breaker).await,
+            answer => answer,
+        };
+        let Attempt::Granted(grant) = answer else { panic!("{answer:?}, seed {seed}") };
+        if let Standing::Ours { remaining } = standing.expect("a renewal") {
+            renewed += 1;
+            assert!(grant.remaining + PATIENCE >= remaining, "{grant:?} {remaining:?}: {seed}");
+        }
+        // What was told of it is what the store does.
+        let stands = check_ours(&verified(&*two, &breaker).await, LONGER);
+        assert!(stands + PATIENCE >= grant.remaining, "{grant:?} {stands:?}: {seed}");
+    }
+    println!("{RENEWALS} races, {renewed} renewed, seed {seed}");
 }
 
 pub(crate) async fn a_break_of_a_lease_that_is_not_there_does_nothing(site: &dyn Site) {
@@ -157,13 +204,13 @@ pub(crate) async fn the_victim_of_a_break_finds_another_s_lease(site: &dyn Site)
         let renewed = one.renew(&known, ttl(LONG), nonce()).await.expect("a renewal");
         check_not_ours(&renewed, &breaker);
         check_not_ours(&one.verify(&known).await.expect("a read-back"), &breaker);
-        one.release(&known).await.expect("a release");
+        assert_eq!(one.release(&known).await.expect("a release"), Released::NotThere);
         cancel(&*one, &victim).await;
     }
     let again = one.acquire(&victim).await.expect("an acquire");
     let Attempt::Held(Some(holder)) = again else { panic!("{again:?}") };
     check_holder(site, &holder, &breaker, grant);
-    check_ours(&two.verify(&proof(&breaker)).await.expect("a read-back"), SHORTER);
+    check_ours(&two.verify(&proof(&breaker)).await.expect("a read-back"), LONGER);
     assert_eq!(granted(&*two, &breaker).await.fence, grant.fence);
 }
 

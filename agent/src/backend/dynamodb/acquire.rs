@@ -32,6 +32,12 @@ impl DynamoDb {
         }
         let sent = self.link.now();
         let now = self.link.span(sent)?;
+        let broken = seen.lock.as_ref().filter(|_| claim.over.is_some());
+        // The write compares that it was not renewed since.
+        let claim = &match broken.and_then(|it| Some(now.at_most(it.expires?))) {
+            Some(left) => claim.no_shorter_than(left),
+            None => claim.clone(),
+        };
         let (expires, fence) = (now.end(claim.ttl), next(&seen, now.earliest));
         let items = self.writes(claim, &seen, now, expires, fence)?;
         let client = self.link.ready().await?;
@@ -152,11 +158,17 @@ impl DynamoDb {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         let lock = seen.lock.as_ref();
         put = match (claim.over, lock.and_then(|lock| Some((lock.lease, lock.expires?)))) {
-            (Some(lease), _) => put
-                .condition_expression("#l = :l AND (attribute_not_exists(#x) OR #x > :over)")
+            (Some(over), None) => put
+                .condition_expression("#l = :l AND attribute_not_exists(#x)")
                 .expression_attribute_names("#l", LEASE)
                 .expression_attribute_names("#x", EXPIRES)
-                .expression_attribute_values(":l", text(hex(lease)))
+                .expression_attribute_values(":l", text(hex(over))),
+            (Some(over), Some((_, end))) => put
+                .condition_expression("#l = :l AND #x = :x AND #x > :over")
+                .expression_attribute_names("#l", LEASE)
+                .expression_attribute_names("#x", EXPIRES)
+                .expression_attribute_values(":l", text(hex(over)))
+                .expression_attribute_values(":x", number(end))
                 .expression_attribute_values(":over", number(now.over(self.margin()))),
             (None, None) => put
                 .condition_expression("attribute_not_exists(#k)")

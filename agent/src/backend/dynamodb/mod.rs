@@ -44,8 +44,8 @@ use secrecy::{ExposeSecret, SecretString};
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::{
-    Attempt, Backend, BackendError, Clock, OpenError, Pending, RefusedKind, Remark, Standing,
-    Traits,
+    Attempt, Backend, BackendError, Clock, OpenError, Pending, RefusedKind, Released, Remark,
+    Standing, Traits,
 };
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use item::{
@@ -229,7 +229,7 @@ impl DynamoDb {
     }
 
     /// Deletes the item of `on` if it is this lease under one of the marks; otherwise nothing.
-    async fn delete(&self, known: &Known<'_>, also: Option<i64>) -> Result<(), BackendError> {
+    async fn delete(&self, known: &Known<'_>, also: Option<i64>) -> Result<Released, BackendError> {
         let client = self.link.ready().await?;
         let (fits, values) = known.fits();
         let mut condition = format!("#l = :l{fits}");
@@ -252,11 +252,11 @@ impl DynamoDb {
                 .expression_attribute_values(":x", number(expires));
         }
         match ask.condition_expression(condition).send().await {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(Released::Done),
             Err(SdkError::ServiceError(answer))
                 if matches!(answer.err(), DeleteItemError::ConditionalCheckFailedException(_)) =>
             {
-                Ok(())
+                Ok(Released::NotThere)
             }
             Err(error) => Err(self.link.heard(of_write(&error))),
         }
@@ -302,7 +302,7 @@ impl DynamoDb {
             .send()
             .await;
         match moved {
-            Ok(_) => self.delete(&known, None).await,
+            Ok(_) => self.delete(&known, None).await.map(|_| ()),
             Err(SdkError::ServiceError(answer))
                 if matches!(answer.err(), UpdateItemError::ConditionalCheckFailedException(_)) =>
             {
@@ -349,7 +349,7 @@ impl Backend for DynamoDb {
         })
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
         Box::pin(async move { self.delete(&Known::new(proof, None)?, None).await })
     }
 

@@ -92,6 +92,12 @@ impl Span {
         Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
 
+    /// How long it may be until `expires`.
+    pub(super) fn at_most(self, expires: i64) -> Duration {
+        let left = expires.saturating_mul(SECOND_US).saturating_sub(self.earliest);
+        Duration::from_micros(u64::try_from(left).unwrap_or(0))
+    }
+
     /// The greatest `expires` that is past for certain, by `margin`.
     pub(super) fn over(self, margin: Duration) -> i64 {
         let margin = i64::try_from(margin.as_secs()).unwrap_or(i64::MAX);

@@ -271,12 +271,8 @@ impl Lock {
 
     /// That neither the lease nor its mark moved since.
     pub(super) fn unmoved(&self, keys: &Keys) -> Vec<Compare> {
-        vec![self.stays(keys), keys.unmoved(Part::Mark, self.mark_moved)]
-    }
-
-    /// That it is the same lease on the same etcd lease, whatever its mark.
-    pub(super) fn stays(&self, keys: &Keys) -> Compare {
-        keys.unmoved(Part::Id, self.id_moved)
+        let id = keys.unmoved(Part::Id, self.id_moved);
+        vec![id, keys.unmoved(Part::Mark, self.mark_moved)]
     }
 
     /// Writes it again as it is, but for the mark, under another lease.
@@ -296,7 +292,12 @@ impl Lock {
     /// True when its etcd lease is certainly for this lock alone: it has the lock's name, or an
     /// agent made it.
     pub(super) fn has_its_own_lease(&self) -> bool {
-        self.hangs_on != 0 && (number(self.id) == Some(self.hangs_on) || self.mark.is_some())
+        self.hangs_on != 0 && (number(self.id) == Some(self.hangs_on) || self.is_marked())
+    }
+
+    /// True for one that an agent made, and marks anew with each renewal.
+    pub(super) fn is_marked(&self) -> bool {
+        self.mark.is_some()
     }
 
     pub(super) fn fence(&self) -> Fence {

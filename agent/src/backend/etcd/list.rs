@@ -92,8 +92,8 @@ impl Etcd {
         let mut ends = vec![None; found.len()];
         while let Some(answer) = asked.join_next().await {
             let (at, end) = answer.map_err(|_| unknown("the agent is stopping"))?;
-            if let (Some(slot), Some((left, _))) = (ends.get_mut(at), end?) {
-                *slot = Some(left);
+            if let (Some(slot), Some(life)) = (ends.get_mut(at), end?) {
+                *slot = Some(life.left);
             }
         }
         let both = found.into_iter().zip(ends);

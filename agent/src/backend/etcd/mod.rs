@@ -48,8 +48,8 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
-    Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Released, Remark, Standing,
+    Stirs, Traits,
 };
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use keys::{Found, Keys, Lock, Seen};
@@ -226,7 +226,7 @@ impl Etcd {
         }
     }
 
-    async fn time_to_live(&self, id: i64) -> Result<Option<(Duration, u64)>, Trouble> {
+    async fn time_to_live(&self, id: i64) -> Result<Option<Life>, Trouble> {
         time_to_live(&self.line, id).await
     }
 
@@ -236,7 +236,7 @@ impl Etcd {
             return Ok(Some(lock.holder(on, None)));
         }
         let left = self.time_to_live(lock.hangs_on).await?;
-        Ok(left.map(|(left, _)| lock.holder(on, Some(left))))
+        Ok(left.map(|life| lock.holder(on, Some(life.left))))
     }
 }
 
@@ -259,7 +259,7 @@ impl Backend for Etcd {
         Box::pin(self.read_back(proof))
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
         Box::pin(self.give_back(proof))
     }
 
@@ -297,13 +297,25 @@ impl Backend for Etcd {
 
 /// What remains of an etcd lease, and the term of the member that said so; `None` when there is no
 /// such lease.
-async fn time_to_live(line: &Line, id: i64) -> Result<Option<(Duration, u64)>, Trouble> {
+/// An etcd lease as a member sees it.
+#[derive(Debug, Clone, Copy)]
+struct Life {
+    left: Duration,
+    /// What a renewal makes of that.
+    whole: Duration,
+    /// The term of that member.
+    term: u64,
+}
+
+/// `None` when there is no such lease.
+async fn time_to_live(line: &Line, id: i64) -> Result<Option<Life>, Trouble> {
     let asked = line.ask(async |client| client.lease_client().time_to_live(id, None).await);
     let answer = asked.await?;
     let term = answer.header().map_or(0, |header| header.raft_term());
     // -1 for no lease; it may be 0 for a while before its keys go.
     let secs = u64::try_from(answer.ttl()).ok();
-    Ok(secs.map(|secs| (Duration::from_secs(secs), term)))
+    let whole = Duration::from_secs(u64::try_from(answer.granted_ttl()).unwrap_or(0));
+    Ok(secs.map(|secs| Life { left: Duration::from_secs(secs), whole, term }))
 }
 
 /// Nothing but reads, so that whoever loses learns who was first.

@@ -7,7 +7,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource, TTL_MAX_SECS, Ttl};
 
 use super::keys::{self, Found, Keys, LOCK, Lock, Part, Seen};
 use super::{Etcd, answer_to, foreign, otherwise, unknown};
-use crate::backend::{Attempt, BackendError, Standing};
+use crate::backend::{Attempt, BackendError, Released, Standing};
 use crate::lease::{Claim, Grant, Nonce, Proof};
 
 /// What a lock on no etcd lease has left: it outlasts every lease.
@@ -28,12 +28,21 @@ impl Etcd {
             }
         };
         let counter = before.counter.ok_or_else(|| no_counter(&keys))?;
+        let claim = &match broken {
+            Some(lock) => claim.no_shorter_than(self.lasts(lock).await?),
+            None => claim.clone(),
+        };
         let granted = self.grant(id, claim.ttl).await?;
         let remaining = match granted {
             Some(secs) => length(secs, claim.ttl),
             // An earlier copy of this acquire made it: its time runs since then.
             None => match self.time_to_live(id).await? {
-                Some((left, _)) => left.min(whole(claim.ttl)),
+                // What it was to break was renewed since: it would end too early.
+                Some(told) if broken.is_some() && told.left < whole(claim.ttl) => {
+                    self.revoke(id).await?;
+                    return Ok(Attempt::Moved);
+                }
+                Some(told) => told.left.min(whole(claim.ttl)),
                 None => return Ok(Attempt::Moved),
             },
         };
@@ -64,6 +73,20 @@ impl Etcd {
             revoked.map_err(|_| unknown("a lease that lost its race may yet be revoked"))?;
         }
         self.taken(claim, &after).await
+    }
+
+    /// How long a lock that is to be broken may go on: as long as its etcd lease has left, if a
+    /// renewal would show in a key, and the transaction compares those; else that lease's length.
+    async fn lasts(&self, lock: &Lock) -> Result<Duration, BackendError> {
+        let life = match lock.hangs_on {
+            0 => None,
+            id => self.time_to_live(id).await?,
+        };
+        Ok(life.map_or(Duration::ZERO, |life| match lock.is_marked() {
+            // Cut to whole seconds.
+            true => life.left + Duration::from_secs(1),
+            false => life.whole,
+        }))
     }
 
     /// The answer to an acquire that writes nothing.
@@ -229,18 +252,18 @@ impl Etcd {
             }
         }
         match told {
-            Some((_, term)) if term != seen.term => Err(unknown(ANOTHER_TERM)),
-            Some((remaining, _)) => Ok(Standing::Ours { remaining }),
+            Some(life) if life.term != seen.term => Err(unknown(ANOTHER_TERM)),
+            Some(life) => Ok(Standing::Ours { remaining: life.left }),
             None => Err(unknown("the lock came to be while it was read back")),
         }
     }
 
     /// See [`crate::backend::Backend::release`].
-    pub(super) async fn give_back(&self, proof: &Proof) -> Result<(), BackendError> {
+    pub(super) async fn give_back(&self, proof: &Proof) -> Result<Released, BackendError> {
         let keys = self.keys(&proof.resource);
         let seen = self.look(&keys).await?;
         let Some(lock) = seen.lock().filter(|lock| lock.stands(proof, None) == Some(true)) else {
-            return Ok(());
+            return Ok(Released::NotThere);
         };
         let txn = Txn::new()
             .when(lock.unmoved(&keys))
@@ -250,12 +273,15 @@ impl Etcd {
         if !response.succeeded() {
             let after = answer_to(response, &keys)?;
             let still = after.lock().is_some_and(|lock| lock.stands(proof, None) == Some(true));
-            return if still { Err(unknown("the lock was renewed meanwhile")) } else { Ok(()) };
+            return match still {
+                true => Err(unknown("the lock was renewed meanwhile")),
+                false => Ok(Released::NotThere),
+            };
         }
         if lock.has_its_own_lease() {
             self.tidy(lock.hangs_on).await;
         }
-        Ok(())
+        Ok(Released::Done)
     }
 
     /// See [`crate::backend::Backend::cancel`].
@@ -295,7 +321,8 @@ pub(super) fn hang(keys: &Keys, claim: &Claim, id: i64, counter: i64) -> Txn {
 /// The transaction that takes a resource from the lease that was seen. One that would delete a key
 /// and write it is refused: so what the new lock has is written over the old one's.
 pub(super) fn take_over(keys: &Keys, claim: &Claim, id: i64, counter: i64, broken: &Lock) -> Txn {
-    let compares = vec![broken.stays(keys), keys.unmoved(Part::Counter, counter)];
+    let mut compares = broken.unmoved(keys);
+    compares.push(keys.unmoved(Part::Counter, counter));
     let mut writes = writes(keys, claim, id);
     writes.push(keys.delete(Part::Fence));
     if claim.reason.is_none() {

@@ -35,7 +35,9 @@ use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tame;
-use super::{Attempt, Backend, BackendError, OpenError, Pending, Remark, Standing, Traits};
+use super::{
+    Attempt, Backend, BackendError, OpenError, Pending, Released, Remark, Standing, Traits,
+};
 use crate::lease::{Claim, Holder, Nonce, Proof};
 use asked::Question;
 use said::{Looked, Ready, Said};
@@ -194,8 +196,8 @@ impl Backend for Exec {
         Box::pin(self.stands(Question::verify(proof), &proof.resource))
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
-        Box::pin(self.done(Question::release(proof)))
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
+        Box::pin(async move { Ok(self.seat.ask(&Question::release(proof)).await?.released()?) })
     }
 
     fn cancel<'a>(&'a self, resource: &'a Resource, lease: LeaseId) -> Pending<'a, ()> {

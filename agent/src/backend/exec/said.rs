@@ -10,7 +10,7 @@ use stormlock_protocol::message::Level;
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, TTL_MAX_SECS, UnixMs};
 
 use super::super::tame;
-use super::super::{Attempt, RefusedKind, Remark, Standing, Unfit};
+use super::super::{Attempt, RefusedKind, Released, Remark, Standing, Unfit};
 use super::mask::Mask;
 use super::trouble::Trouble;
 use crate::lease::{Claim, Grant, Holder};
@@ -165,6 +165,13 @@ impl Said {
             Said::NotOurs { holder } => Ok(Standing::NotOurs(holder_of(holder, on)?.map(Box::new))),
             Said::Cloned => Ok(Standing::Cloned),
             said => Err(said.no()),
+        }
+    }
+
+    pub(super) fn released(self) -> Result<Released, Trouble> {
+        match self {
+            Said::Gone => Ok(Released::NotThere),
+            said => said.done().map(|_| Released::Done),
         }
     }
 

@@ -134,7 +134,7 @@ impl Odd {
     }
 
     /// A release: a question that changes something.
-    async fn release(&self) -> Result<(), BackendError> {
+    async fn release(&self) -> Result<Released, BackendError> {
         self.exec.release(&proof(&claim(&resource("odd"), 60))).await
     }
 
@@ -246,7 +246,7 @@ async fn each_misbehaviour_leaves_a_write_unknown_and_a_look_without_effect() {
         let odd = Odd::new(how);
         match how {
             // This is what it says to everything.
-            "wrong" => odd.release().await.unwrap(),
+            "wrong" => assert_eq!(odd.release().await.unwrap(), Released::Done),
             _ => check_unknown(odd.release().await, &[word]),
         }
         let odd = Odd::new(how);

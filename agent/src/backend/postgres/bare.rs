@@ -23,7 +23,7 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::super::{Attempt, BackendError, RefusedKind, Unfit};
+use super::super::{Attempt, BackendError, RefusedKind, Released, Unfit};
 use super::link::Line;
 use super::sql::{self, FIELDS, NO_EXTRAS, Record, State, Table};
 use super::{foreign, strange, talk, uuid};
@@ -37,9 +37,10 @@ const LOOK: &str = "SELECT {fields}, t.lease::text AS seen_lease, t.expires::tex
     (extract(epoch FROM t.created::timestamptz) * 1000000)::int8 AS created_us, \
     to_regclass($2) IS NOT NULL AS has_side_table \
     FROM (SELECT $1 AS resource) asked LEFT JOIN {table} t ON t.resource = asked.resource";
-/// Makes the row that was seen the claim's.
+/// Makes the row that was seen the claim's; a lock that it breaks had no longer left than that.
 const TAKE: &str = "UPDATE {table} SET lease = $2::uuid, principal = $3, \
-    expires = clock_timestamp() + make_interval(secs => $4), \
+    expires = greatest(clock_timestamp() + make_interval(secs => $4), \
+    CASE WHEN isfinite(expires) THEN expires END), \
     created = greatest(clock_timestamp(), CASE WHEN isfinite(created) \
     THEN created::timestamptz + interval '1 microsecond' END)";
 
@@ -60,7 +61,7 @@ pub(super) struct Bare {
     hold: String,
     /// $1 resource, $2 lease, $3 ttl in seconds.
     renew: String,
-    /// $1 resource, $2 lease, $3 an id of its own.
+    /// $1 resource, $2 lease, $3 an id of its own. A row if it was there.
     release: String,
     /// $1 resource, $2 lease, $3 an id of its own.
     cancel: String,
@@ -107,7 +108,7 @@ impl Bare {
             ),
             release: fill(
                 "UPDATE {table} SET lease = $3::uuid, expires = {ended} \
-                 WHERE resource = $1 AND lease = $2::uuid",
+                 WHERE resource = $1 AND lease = $2::uuid RETURNING 1",
             ),
             cancel: fill(
                 "UPDATE {table} SET lease = $3::uuid, expires = {ended} WHERE resource = $1 \
@@ -235,12 +236,15 @@ impl Bare {
     }
 
     /// See [`super::Backend::release`].
-    pub(super) async fn release(&self, line: &Line, proof: &Proof) -> Result<(), BackendError> {
+    pub(super) async fn release(
+        &self,
+        line: &Line,
+        proof: &Proof,
+    ) -> Result<Released, BackendError> {
         let (on, lease, next) = (proof.resource.as_str(), uuid(proof.lease), nobodys()?);
         let named: &[talk::Parameter<'_>] =
             &[(&on, Type::TEXT), (&lease, Type::TEXT), (&next, Type::TEXT)];
-        line.transact(&[(&self.release, named)]).await?;
-        Ok(())
+        Ok(super::released(&line.transact(&[(&self.release, named)]).await?))
     }
 
     /// See [`super::Backend::cancel`]. What is another's gets its new version first: a break of

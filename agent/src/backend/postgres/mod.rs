@@ -46,8 +46,8 @@ use tokio_postgres::types::Type;
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
-    Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Released, Remark, Standing,
+    Stirs, Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
 use bare::Bare;
@@ -319,7 +319,7 @@ impl Backend for Postgres {
         })
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
         Box::pin(async move {
             if let Some(bare) = &self.bare {
                 return bare.release(&self.line, proof).await;
@@ -329,8 +329,7 @@ impl Backend for Postgres {
             let known: &[talk::Parameter<'_>] =
                 &[(&on, Type::TEXT), (&lease, Type::TEXT), (&marks, Type::INT8_ARRAY)];
             let queue: talk::Statement<'_> = (&self.sql.lock, &[(&on, Type::TEXT)]);
-            self.line.transact(&[queue, (&self.sql.release, known)]).await?;
-            Ok(())
+            Ok(released(&self.line.transact(&[queue, (&self.sql.release, known)]).await?))
         })
     }
 
@@ -427,6 +426,11 @@ fn record(rows: &[tokio_postgres::Row], on: &Resource) -> Result<Record, Backend
             why: format!("postgres answered {} rows about one resource", rows.len()),
         }),
     }
+}
+
+/// What a statement says that gives a row for what it let go of.
+fn released(rows: &[tokio_postgres::Row]) -> Released {
+    if rows.is_empty() { Released::NotThere } else { Released::Done }
 }
 
 /// What the row says of the lease, under one of these marks; none are compared if none are given.

@@ -51,10 +51,11 @@ const TAKE_FREE: &str = "INSERT INTO {table} AS t \
     ON CONFLICT (resource) DO UPDATE SET lease = excluded.lease, \
     principal = excluded.principal, created = excluded.created, expires = excluded.expires \
     WHERE t.expires < clock_timestamp() AND t.lease IS NOT NULL RETURNING 1";
-/// Takes it from the lease that it breaks.
+/// Takes it from the lease that it breaks, for no less long than that had left.
 const TAKE_OVER: &str = "UPDATE {table} SET lease = $2::uuid, principal = $4, \
     created = to_timestamp($5 / 1000.0), \
-    expires = clock_timestamp() + make_interval(secs => $3) \
+    expires = greatest(clock_timestamp() + make_interval(secs => $3), \
+    CASE WHEN isfinite(expires) THEN expires END) \
     WHERE resource = $1 AND lease = $9::uuid AND expires > clock_timestamp() RETURNING 1";
 /// Once it is taken: the next fence, and what else of a lock stands in the side table.
 const GRANT: &str = "UPDATE {ext} SET (counter, fence) = (SELECT number, number FROM \
@@ -83,7 +84,7 @@ pub(super) struct Sql {
     pub(super) renew: String,
     /// $1 resource, $2 lease, $3 marks, $4 the next mark.
     pub(super) mark: String,
-    /// $1 resource, $2 lease, $3 marks.
+    /// $1 resource, $2 lease, $3 marks. A row if it was there.
     pub(super) release: String,
     /// $1 resource. Moves the counter.
     pub(super) bump: String,
@@ -134,7 +135,8 @@ impl Sql {
                  WHERE resource = $1 AND lease = $2::uuid AND nonce = ANY ($3)",
             ),
             release: fill(
-                "DELETE FROM {table} WHERE resource = $1 AND lease = $2::uuid AND {marked}",
+                "DELETE FROM {table} WHERE resource = $1 AND lease = $2::uuid AND {marked} \
+                 RETURNING 1",
             ),
             bump: fill(
                 "INSERT INTO {ext} AS e (resource, counter) VALUES ($1, {now_us}) \

@@ -7,7 +7,11 @@ end
 if counter() ~= ARGV[3] then
   return {'MOVED'}
 end
-local fence = next_fence()
+local fence, ttl = next_fence(), tonumber(ARGV[4])
+if ARGV[2] ~= '' then
+  -- No less than what it breaks had left; -1 for a lock that somebody made without an end.
+  ttl = math.max(ttl, redis.call('PTTL', lock))
+end
 -- Nothing of a lock that it breaks stays.
 redis.call('DEL', lock)
 redis.call('HSET', lock, 'id', ARGV[1], 'p', ARGV[5], 'c', ARGV[6], 'f', fence, 'h', ARGV[7],
@@ -15,5 +19,5 @@ redis.call('HSET', lock, 'id', ARGV[1], 'p', ARGV[5], 'c', ARGV[6], 'f', fence, 
 if ARGV[8] ~= '' then
   redis.call('HSET', lock, 'r', ARGV[8])
 end
-redis.call('PEXPIRE', lock, ARGV[4])
-return {'OURS', tonumber(ARGV[4]), fence}
+redis.call('PEXPIRE', lock, ttl)
+return {'OURS', ttl, fence}

@@ -39,8 +39,8 @@ use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 
 use super::tls::Tls;
 use super::{
-    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Remark, Standing, Stirs,
-    Traits,
+    Attempt, Backend, BackendError, OpenError, Pending, RefusedKind, Released, Remark, Standing,
+    Stirs, Traits,
 };
 use crate::lease::{Claim, Grant, Holder, Nonce, Proof};
 use link::{Line, Purpose, Server, Target};
@@ -236,10 +236,14 @@ impl Backend for Redis {
         })
     }
 
-    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, ()> {
+    fn release<'a>(&'a self, proof: &'a Proof) -> Pending<'a, Released> {
         Box::pin(async move {
             let known = Known::new(proof, None);
-            done(&self.run(&script::RELEASE, &proof.resource, &known.arguments()).await?)
+            match self.run(&script::RELEASE, &proof.resource, &known.arguments()).await? {
+                Said::Done => Ok(Released::Done),
+                Said::Gone => Ok(Released::NotThere),
+                said => Err(strange(&said)),
+            }
         })
     }
 

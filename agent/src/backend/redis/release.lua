@@ -1,4 +1,5 @@
-if standing[1] == 'OURS' then
-  redis.call('DEL', lock)
+if standing[1] ~= 'OURS' then
+  return {'GONE'}
 end
+redis.call('DEL', lock)
 return {'DONE'}

@@ -17,7 +17,7 @@ fn why() -> Reason {
 fn breaks(ticket: u64, grace_secs: u64) -> Input {
     let mut claim = claim(OVER, "infra", grace_secs);
     claim.principal = Principal::new("bob@bastion1").expect("a name");
-    (claim.over, claim.reason) = (Some(lease(1)), epitaph(lease(1), &why()));
+    (claim.over, claim.reason) = (Some(lease(1)), epitaph(lease(1), None, &why()));
     let Input::Acquire(mut ask) = ask(ticket, 2, vec![claim], Hold::No) else { unreachable!() };
     ask.owner = Uid::NOBODY;
     Input::Acquire(ask)
@@ -25,17 +25,20 @@ fn breaks(ticket: u64, grace_secs: u64) -> Input {
 
 /// What the store says of lease 1 since another agent broke it.
 fn broken() -> CallResult {
-    let holder = Holder {
+    CallResult::Stands(Standing::NotOurs(Some(Box::new(holder()))))
+}
+
+fn holder() -> Holder {
+    Holder {
         resource: resource("infra"),
         lease: lease(OVER),
         principal: Principal::new("bob@bastion1").expect("a name"),
         host: None,
-        reason: epitaph(lease(1), &why()),
+        reason: epitaph(lease(1), None, &why()),
         fence: None,
         since: UnixMs(0),
         remaining: None,
-    };
-    CallResult::Stands(Standing::NotOurs(Some(Box::new(holder))))
+    }
 }
 
 fn by_bob() -> State {
@@ -58,10 +61,16 @@ fn noticed(attach: Attach) -> Play {
     play
 }
 
-/// What stands in the place of lease 1 is given back, and nothing else happens.
+fn of(number: u64) -> Proof {
+    Proof { resource: resource("infra"), lease: lease(number), nonces: Vec::new() }
+}
+
+/// What stands in the place of lease 1 is looked for and given back, and nothing else happens.
 fn frees(play: &mut Play) {
-    let freed = Proof { resource: resource("infra"), lease: lease(OVER), nonces: Vec::new() };
-    assert_eq!(play.calls.remove(0).1, Call::Release(freed));
+    assert_eq!(*play.call(), Call::Verify(of(1)));
+    play.settle(broken());
+    assert_eq!(*play.call(), Call::Release(of(OVER)));
+    play.settle(CallResult::Done);
     assert!(play.calls.is_empty());
 }
 
@@ -158,9 +167,142 @@ fn one_broken_by_its_own_agent_is_told_at_once_and_makes_room_there() {
         play.settle(ours(570));
     }
     play.at(secs(30));
+    assert_eq!(*play.call(), Call::Verify(of(1)));
+    play.settle(broken());
     assert!(matches!(play.call(), Call::Release(of) if of.lease == lease(OVER)));
     play.settle(CallResult::Done);
     assert!(play.table.view(play.now, lease(OVER)).is_none());
+}
+
+#[test]
+fn room_is_made_again_and_again_until_the_store_answers() {
+    let mut play = noticed(Attach::Detached);
+    play.at(secs(VERIFY + 30));
+    for result in [CallResult::Unknown, CallResult::Refused(RefusedKind::Unreachable)] {
+        assert_eq!(*play.call(), Call::Verify(of(1)));
+        play.settle(result);
+        play.go_on();
+        assert_eq!(*play.call(), Call::Verify(of(1)));
+        play.settle(broken());
+        assert_eq!(*play.call(), Call::Release(of(OVER)));
+        play.settle(CallResult::Unknown);
+        play.go_on();
+    }
+    frees(&mut play);
+    play.at(secs(VERIFY + 10_000));
+    assert!(play.calls.is_empty(), "once");
+}
+
+#[test]
+fn a_store_that_never_answers_is_not_asked_for_ever() {
+    let mut play = noticed(Attach::Detached);
+    play.at(secs(VERIFY + 30));
+    let mut asked = 0;
+    while play.table.next_wakeup().is_some() || !play.calls.is_empty() {
+        play.go_on();
+        if !play.calls.is_empty() {
+            asked += 1;
+            play.settle(CallResult::Unknown);
+        }
+        assert!(play.now < T0 + secs(10_000), "{asked}");
+    }
+    assert!(asked > 5);
+}
+
+#[test]
+fn what_another_took_meanwhile_is_left_alone() {
+    for standing in [
+        Standing::NotOurs(None),
+        Standing::Cloned,
+        Standing::NotOurs(Some(Box::new(Holder { reason: Some(why()), ..holder() }))),
+    ] {
+        let mut play = noticed(Attach::Detached);
+        play.at(secs(VERIFY + 30));
+        play.settle(CallResult::Stands(standing));
+        play.at(secs(VERIFY + 10_000));
+        assert!(play.calls.is_empty());
+    }
+}
+
+#[test]
+fn a_start_that_finds_it_broken_makes_room_as_the_one_before_would_have() {
+    let mut play = Play::new();
+    play.input(Input::Recover(Box::new(noticed(Attach::Detached).memory())));
+    assert_eq!(play.view().state, by_bob());
+    assert!(play.calls.is_empty());
+    play.at(secs(31));
+    frees(&mut play);
+
+    let mut play = Play::new();
+    let memory = noticed(Attach::Process(command())).memory();
+    play.input(Input::Recover(Box::new(memory)));
+    play.at(secs(1000));
+    assert!(play.calls.is_empty());
+    play.input(Input::Ended(command()));
+    play.at(secs(1031));
+    frees(&mut play);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn whoever_gives_back_what_was_broken_and_does_not_know_hears_so_and_makes_room() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    assert!(matches!(play.call(), Call::Release(_)));
+    play.settle(CallResult::NotThere);
+    assert!(matches!(play.call(), Call::Verify(_)), "the store says who was quicker");
+    play.settle(broken());
+    let State::Lost(loss) = by_bob() else { unreachable!() };
+    assert_eq!(play.answers, [Answer::No(No::Lost(loss))]);
+    assert_eq!(*play.call(), Call::Release(of(OVER)));
+    play.settle(CallResult::Done);
+    assert!(play.calls.is_empty());
+    let lost = play.changes.iter().any(|view| matches!(view.state, State::Lost(_)));
+    assert!(!lost, "one end: {:?}", play.changes);
+
+    // What is only gone is given back.
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    play.settle(CallResult::NotThere);
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    play.synced(true);
+    assert_eq!(play.answers, [Answer::Released]);
+    assert!(play.calls.is_empty());
+}
+
+#[test]
+fn a_command_that_ends_before_anybody_noticed_makes_room() {
+    let mut play = Play::holding(Hold::Keep);
+    let attach = Attach::Process(command());
+    play.input(Input::Attach { ticket: Ticket(5), lease: lease(1), attach });
+    play.input(Input::Ended(command()));
+    play.settle(CallResult::NotThere);
+    // Nobody waits for an answer, and the store does not give one at once.
+    play.settle(CallResult::Unknown);
+    play.go_on();
+    frees(&mut play);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn a_break_lasts_as_long_as_the_store_says() {
+    let mut play = Play::new();
+    play.input(breaks(2, 60));
+    play.synced(true);
+    play.settle(granted(11, 600));
+    play.synced(true);
+    let Some(Answer::Acquired(views)) = play.answers.pop() else { panic!("no answer") };
+    assert!(T0.until(views[0].deadline) > secs(590), "{views:?}");
+    assert_eq!(play.memory().leases[&lease(OVER)].intent.claim.ttl.as_secs(), 600);
+    // The next start neither ends it earlier nor makes it shorter.
+    let mut after = Play::new();
+    after.input(Input::Recover(Box::new(play.memory())));
+    after.go_on();
+    assert!(matches!(after.call(), Call::Verify(_)));
+    after.settle(ours(590));
+    after.synced(true);
+    let Call::Renew { ttl, .. } = after.call() else { panic!("{:?}", after.call()) };
+    assert!(ttl.as_secs() >= 590, "{ttl:?}");
 }
 
 #[test]
@@ -175,9 +317,24 @@ fn a_break_of_unknown_outcome_is_not_undone_before_its_grace_is_over() {
     assert!(matches!(play.answers.pop(), Some(Answer::No(No::Store { .. }))));
     assert!(play.calls.is_empty());
     let told = play.now;
+    is_undone_when_over(&mut play, told);
+}
+
+/// It is looked whether the store kept it for longer, as long as it did.
+fn is_undone_when_over(play: &mut Play, told: Moment) {
     play.go_on();
-    assert!(matches!(play.call(), Call::Cancel(_, of) if *of == lease(OVER)));
     assert!(told.until(play.now) >= secs(600));
+    assert!(matches!(play.call(), Call::Verify(of) if of.lease == lease(OVER)));
+    play.settle(ours(50));
+    play.go_on();
+    assert!(told.until(play.now) >= secs(650));
+    assert!(matches!(play.call(), Call::Verify(of) if of.lease == lease(OVER)));
+    play.settle(CallResult::Unknown);
+    play.go_on();
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    assert!(matches!(play.call(), Call::Cancel(_, of) if *of == lease(OVER)));
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
 }
 
 #[test]
@@ -188,9 +345,26 @@ fn a_break_that_a_crash_left_open_is_not_undone_before_its_grace_is_over() {
     let mut play = Play::new();
     play.input(Input::Recover(Box::new(before.memory())));
     assert!(play.calls.is_empty());
+    is_undone_when_over(&mut play, T0);
+}
+
+#[test]
+fn a_break_that_was_not_written_down_is_not_undone_before_its_grace_is_over() {
+    let mut before = Play::new();
+    before.input(breaks(2, 600));
+    before.synced(true);
+    before.settle(granted(11, 600));
+    before.synced(false);
+    assert_eq!(before.answers, [Answer::No(No::Journal)]);
+    assert!(before.calls.is_empty());
+    let mut play = Play::new();
+    play.input(Input::Recover(Box::new(before.memory())));
+    assert!(matches!(play.call(), Call::Verify(of) if of.lease == lease(OVER)));
+    play.settle(ours(580));
     play.go_on();
-    assert!(matches!(play.call(), Call::Cancel(_, of) if *of == lease(OVER)));
-    assert!(T0.until(play.now) >= secs(600));
+    assert!(T0.until(play.now) >= secs(580));
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    assert!(matches!(play.call(), Call::Release(of) if of.lease == lease(OVER)));
 }
 
 #[test]
@@ -203,7 +377,8 @@ fn what_stands_in_the_place_of_a_broken_lease_ends_without_a_word() {
     play.changes.clear();
     play.at(secs(VERIFY));
     play.settle(CallResult::Stands(Standing::NotOurs(None)));
-    play.settle(CallResult::Done);
+    play.go_on();
+    play.settle(CallResult::NotThere);
     assert!(play.table.is_empty());
     let lost = play.changes.iter().any(|view| matches!(view.state, State::Lost(_)));
     assert!(!lost, "{:?}", play.changes);

@@ -15,6 +15,8 @@ pub(super) enum Promise {
     CancelIsDefinitive,
     /// Law 10: every write compares the lease.
     Compare,
+    /// Law 7: what breaks a lease ends no earlier than that would have.
+    BreakLasts,
 }
 
 /// One lock in the store.
@@ -66,6 +68,7 @@ impl Store {
 
     pub(super) fn acquire(&mut self, now: u64, claim: &Claim, expected: u64) -> Attempt {
         let on = &claim.resource;
+        let mut remaining = Duration::from_secs(u64::from(claim.ttl.as_secs()));
         let mut over = Vec::new();
         if let Some(row) = self.row(now, on) {
             if row.lease == claim.lease {
@@ -77,6 +80,9 @@ impl Store {
                 return Attempt::Held(Some(Box::new(self.holder(now, on, row))));
             }
             over.extend(row.over.iter().copied().chain([row.lease]));
+            if self.broken_promise != Some(Promise::BreakLasts) {
+                remaining = remaining.max(Duration::from_nanos(row.expires - now));
+            }
         } else if claim.over.is_some() {
             return Attempt::Gone;
         }
@@ -84,7 +90,6 @@ impl Store {
             return Attempt::Moved;
         }
         let fence = Fence(self.bump(now, on));
-        let remaining = Duration::from_secs(u64::from(claim.ttl.as_secs()));
         let row = Row {
             lease: claim.lease,
             principal: claim.principal.clone(),
@@ -150,8 +155,9 @@ impl Store {
                 let ours = matches!(self.standing(now, proof, None), Standing::Ours { .. });
                 if ours || self.broken_promise == Some(Promise::Compare) {
                     self.rows.remove(&proof.resource);
+                    return CallResult::Done;
                 }
-                CallResult::Done
+                CallResult::NotThere
             }
             Call::Cancel(on, lease) => {
                 if self.broken_promise != Some(Promise::CancelIsDefinitive) {

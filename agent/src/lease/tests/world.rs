@@ -844,7 +844,8 @@ fn every_law_that_is_turned_off_is_noticed() {
         Law::VerifyOften,
         Law::RestartRenews,
     ];
-    let store = [Promise::CancelIsDefinitive, Promise::Compare].map(Off::Store);
+    let store = [Promise::CancelIsDefinitive, Promise::Compare, Promise::BreakLasts];
+    let store = store.map(Off::Store);
     let switches = core.map(Off::Core).into_iter().chain(store);
     let switches = switches.chain([Off::BootClock, Off::OwnDeadline]);
     std::panic::set_hook(Box::new(|_| {}));

@@ -64,7 +64,8 @@ contract::contract!(*site();
     the_list_is_in_order_and_in_pages
     texts_come_back_as_they_were
     a_break_takes_the_lease_that_was_seen_with_a_greater_fence
-    the_time_of_a_break_is_its_own
+    a_break_ends_no_earlier_than_what_it_breaks
+    a_break_ends_no_earlier_than_what_was_renewed_meanwhile
     a_break_of_a_lease_that_is_not_there_does_nothing
     a_break_of_another_s_lease_does_nothing
     the_same_break_again_is_the_same_grant

@@ -3,10 +3,6 @@
 use super::super::store::Row;
 use super::*;
 
-/// Longer than any lease of ours can be believed, and than any of another writer.
-const BREAK_SECS: u64 = 7200;
-const BREAK_PYTHON_SECS: u64 = 9;
-
 impl World {
     /// A person at one host does something.
     pub(super) fn person(&mut self, agent: usize) {
@@ -57,15 +53,17 @@ impl World {
         self.tell(agent, ask);
     }
 
-    /// Somebody takes a resource away, with as much grace as the longest lease could need.
+    /// Somebody takes a resource away, with no more grace than the lease needs that was seen, or
+    /// less: what it needs in the end the store knows.
     fn person_breaks(&mut self, agent: usize) {
         let name = *self.dice.pick::<&str>(&NAMES);
         let Some(row) = self.store.row(self.store_now(), &resource(name)) else { return };
-        let seen = row.lease;
-        let secs = if row.mark.is_some() { BREAK_SECS } else { BREAK_PYTHON_SECS };
+        let (seen, its_reason) = (row.lease, row.reason.clone());
+        let left = (row.expires - self.store_now()) / SECOND;
         let why = Reason::new("it is needed").expect("a reason");
+        let secs = 1 + self.dice.below(left + 1);
         let mut claim = self.fresh_claim(agent, name, secs);
-        (claim.over, claim.reason) = (Some(seen), epitaph(seen, &why));
+        (claim.over, claim.reason) = (Some(seen), epitaph(seen, its_reason.as_ref(), &why));
         let Input::Acquire(mut ask) = self.ask(agent, vec![claim], Hold::No, 0) else { return };
         (ask.owner, ask.until) = (Uid::NOBODY, None);
         self.agents[agent].waiting_for.remove(&ask.ticket);
