@@ -121,6 +121,14 @@ impl History {
         self.events().told.push(told);
     }
 
+    /// True once somebody was told that the lease is held.
+    pub(crate) fn was_told_held(&self, lease: LeaseId) -> bool {
+        let is_held = |it: &Told| {
+            it.lease == lease && matches!(it.what, What::Granted { .. } | What::Held(_))
+        };
+        self.events().told.iter().rev().any(is_held)
+    }
+
     pub(crate) fn add_outage(&self, outage: Outage) {
         self.events().outages.push(outage);
     }

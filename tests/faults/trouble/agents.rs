@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use stormlock_protocol::message::State;
+use stormlock_protocol::message::{Lease, State};
 
 use super::{GIVE_UP, There};
 use crate::dice::{Dice, now_us};
@@ -109,7 +109,7 @@ pub(super) fn stand_still(there: There<'_>, at: usize, times: usize, mut dice: D
 pub(super) fn are_left_alone(there: There<'_>) {
     for (at, node) in there.nodes.iter().enumerate() {
         let began = now_us();
-        while !has_its_steady_lease(at, node) {
+        while !has_its_steady_lease(there, at, node) {
             let waited = u128::from(now_us() - began);
             assert!(waited < GIVE_UP.as_micros(), "agent {at} does not get what nobody else wants");
             there.course.pause(100);
@@ -120,7 +120,9 @@ pub(super) fn are_left_alone(there: There<'_>) {
     there.history.was_calm(from, now_us());
 }
 
-fn has_its_steady_lease(at: usize, node: &Node) -> bool {
+/// And somebody was told so: what is held and not yet written down is nothing that can be checked.
+fn has_its_steady_lease(there: There<'_>, at: usize, node: &Node) -> bool {
     let leases = node.connect().leases().expect("the agent answers");
-    leases.iter().any(|it| it.resource == steady(at) && it.state == State::Held)
+    let is_held = |it: &&Lease| it.resource == steady(at) && it.state == State::Held;
+    leases.iter().find(is_held).is_some_and(|it| there.history.was_told_held(it.lease))
 }
