@@ -10,7 +10,7 @@ use stormlock_protocol::client::ClientError;
 use stormlock_protocol::message::{Break, Code, Hold, LostReason, Release, State, Target};
 use stormlock_protocol::name::{LeaseId, Reason};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, program};
 use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
 use crate::run::terminal::{PROMPT, Shell};
@@ -91,6 +91,69 @@ fn a_broken_lease_says_who_broke_it_and_its_holder_at_a_terminal_is_told() {
     let ran = alpha.ctl(&["release", "prod/db"]);
     assert_eq!(ran.code, Some(79), "{ran:?}");
     until("it is free", || (beta.ctl(&["acquire", "prod/db"]).code == Some(0)).then_some(()));
+}
+
+#[test]
+fn whoever_gives_back_before_the_agent_has_noticed_is_told_and_the_resource_is_free() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    for _ in 0..3 {
+        acquire(&mut alpha.client().expect("it answers"), wish("prod/db", Hold::Keep));
+        assert_eq!(breaks(&beta, &["--yes"]).code, Some(0));
+        let ran = alpha.ctl(&["release", "prod/db"]);
+        assert_eq!(ran.code, Some(79), "{ran:?}");
+        assert!(ran.stderr.contains("root@beta broke it: it is on fire"), "{ran:?}");
+        let taken = beta.ctl(&["acquire", "prod/db", "--timeout", "20s", "-o", "id"]);
+        assert_eq!(taken.code, Some(0), "{taken:?}");
+        assert_eq!(beta.ctl(&["release", "prod/db"]).code, Some(0));
+    }
+    // A command that ends by itself meanwhile has done its work, and nobody was in its place.
+    let line = format!(
+        "{} break prod/db --yes -m fire --socket {}; exit 3",
+        program("stormctl").display(),
+        beta.socket().display()
+    );
+    let ran =
+        alpha.ctl(&["run", "prod/db", "--", "env", "-u", "STORMLOCK_LEASES", "sh", "-c", &line]);
+    assert_eq!(ran.code, Some(3), "{ran:?}");
+    let taken = beta.ctl(&["acquire", "prod/db", "--timeout", "20s"]);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+}
+
+#[test]
+fn a_second_break_and_an_agent_that_starts_again_leave_nothing_in_the_way() {
+    let store = RedisServer::start();
+    let (mut alpha, beta) = two(&store);
+    acquire(&mut alpha.client().expect("it answers"), wish("prod/db", Hold::Keep));
+    let left = |ran: &crate::program::Ran| {
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let json: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        json["free_in_secs"].as_u64().expect("a number")
+    };
+    let first = left(&breaks(&beta, &["--yes", "--json"]));
+    let again = left(&beta.ctl(&["break", "prod/db", "-m", "it burns", "--yes", "--json"]));
+    assert!(again <= first + 1, "{first} s, and then {again} s");
+    until("it is lost", || {
+        let lost = leases(&mut alpha.client().expect("it answers"));
+        matches!(&lost[0].state, State::Lost(LostReason::BrokenBy { .. })).then_some(())
+    });
+    alpha.kill();
+    alpha.restart();
+    let ran = alpha.ctl(&["release", "prod/db"]);
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    assert!(ran.stderr.contains("root@beta broke it: it "), "{ran:?}");
+    let taken = beta.ctl(&["acquire", "prod/db", "--timeout", "20s"]);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+}
+
+#[test]
+fn a_command_cannot_break_the_lease_that_it_runs_under() {
+    let agent = Agent::start(&local());
+    let ctl = program("stormctl").display().to_string();
+    let line = format!("{ctl} break prod/db -m no --yes; echo code=$?");
+    let ran = agent.ctl(&["run", "prod/db", "-c", &line]);
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "code=64"), "{ran:?}");
+    assert!(ran.stderr.contains("would be ended, and this with it"), "{ran:?}");
 }
 
 #[test]

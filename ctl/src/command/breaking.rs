@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IsTerminal};
 
+use rustix::termios::{QueueSelector, tcflush};
 use stormlock_protocol::message::{self, Broken, Code, Lock};
 
 use super::current;
@@ -11,6 +12,7 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::failure::description;
 use crate::render::json::{Document, Line, LockJson};
 use crate::render::{Format, View, say, tsv};
+use crate::run::around;
 use crate::time;
 
 /// What has to be typed: nobody types that by accident.
@@ -37,6 +39,13 @@ pub(crate) fn run(args: &args::Break, link: &mut Link, view: &View) -> Result<An
         return Err(Failure::new(Exit::TempFail, Code::Held.as_str(), told)
             .then_type(format!("stormctl current {on}"), "who holds it now"));
     }
+    if around::named_on(on) == Some(lock.lease) {
+        return Err(Failure::usage(format!(
+            "{doing}: what this runs under would be ended, and this with it, before it has an \
+             answer"
+        ))
+        .advise(around::is_around(lock.lease)));
+    }
     if !args.yes {
         confirm(&lock, args, view)?;
     }
@@ -48,6 +57,12 @@ pub(crate) fn run(args: &args::Break, link: &mut Link, view: &View) -> Result<An
     };
     let broken = link.change(&doing, |client| {
         client.break_lease(ask).and_then(|it| if_about(it, |it| it.broken.lease == lock.lease))
+    });
+    let broken = broken.map_err(|failure| match failure.exit {
+        Exit::Unavailable => failure
+            .advise(format!("whether {on} is broken, or may be yet, is not known"))
+            .then_type(format!("stormctl current {on}"), "who holds it now"),
+        _ => failure,
     })?;
     Ok(Answer { data: data(&broken, view)?, talk: talk(&broken, args, view), ..Answer::default() })
 }
@@ -64,6 +79,8 @@ fn confirm(lock: &Lock, args: &args::Break, view: &View) -> Result<(), Failure> 
         say("--now: whoever relies on it goes on while somebody else may take it");
     }
     say(&format!("type {YES} to break it: {}", args.reason));
+    // What was typed before was no answer to this.
+    let _ = tcflush(io::stdin(), QueueSelector::IFlush);
     let mut word = String::new();
     // What cannot be read is no yes.
     let read = io::stdin().lock().read_line(&mut word).unwrap_or(0);
