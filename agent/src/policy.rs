@@ -62,13 +62,53 @@ impl Act {
     }
 }
 
+/// Where in the configuration something stands that was decided by it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Nowhere: it is built in.
+    #[default]
+    BuiltIn,
+    /// In a rule.
+    Rule {
+        /// Its place among the rules; 1 is the first.
+        number: usize,
+        /// The line on which it begins.
+        line: usize,
+    },
+    /// In what is said of a resource.
+    Resource {
+        /// The line of its names.
+        line: usize,
+    },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::BuiltIn => f.write_str("the agent's own limit"),
+            Source::Rule { number, line } => {
+                write!(f, "rule {number} (line {line} of the configuration)")
+            }
+            Source::Resource { line } => {
+                write!(f, "[[resource]] (line {line} of the configuration)")
+            }
+        }
+    }
+}
+
 /// What an allowed request has to keep to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permit {
+    /// What allows it, and says how many leases, and whether with a reason.
+    pub by: Source,
     /// Longest ttl.
     pub max_ttl: Option<Ttl>,
+    /// What says so.
+    pub ttl_by: Source,
     /// Longest hold, in seconds; with one, `--keep` is refused.
     pub max_hold_secs: Option<u32>,
+    /// What says so.
+    pub hold_by: Source,
     /// Most leases at once.
     pub max_leases: usize,
     /// A reason must be given.
@@ -124,6 +164,12 @@ impl Glob {
         Glob(pattern.into())
     }
 
+    /// As it is written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Whether the resource's whole name fits.
     #[must_use]
     pub fn matches(&self, resource: &Resource) -> bool {
@@ -167,7 +213,13 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn allows(&self, act: Act) -> bool {
+    fn source(&self, index: usize) -> Source {
+        Source::Rule { number: index + 1, line: self.line }
+    }
+
+    /// Whether it lets those whom it is about do that.
+    #[must_use]
+    pub fn allows(&self, act: Act) -> bool {
         self.may.contains(&act) || (act == Act::Read && !self.may.is_empty())
     }
 
@@ -180,6 +232,8 @@ impl Rule {
 /// What a resource allows at most, whoever asks.
 #[derive(Debug, Clone)]
 pub struct Cap {
+    /// The line of the configuration that names the resources.
+    pub line: usize,
     /// The resources: any of these.
     pub names: Vec<Glob>,
     /// Longest ttl.
@@ -223,13 +277,27 @@ impl Policy {
         Policy { rules: Rules::Written(rules), caps: Vec::new() }
     }
 
-    /// Whom the written rules are about, each with the line of its rule.
-    pub fn subjects(&self) -> impl Iterator<Item = (usize, &Subject)> {
-        let rules = match &self.rules {
+    /// The written rules that are about somebody, on whatever resources, each with its place; of
+    /// two that match a resource the first decides.
+    pub fn rules_about<'a>(&'a self, who: &'a Who) -> impl Iterator<Item = (Source, &'a Rule)> {
+        let rules = self.written_rules().iter().enumerate();
+        rules
+            .filter(|(_, rule)| rule.covers(who, None))
+            .map(|(index, rule)| (rule.source(index), rule))
+    }
+
+    fn written_rules(&self) -> &[Rule] {
+        match &self.rules {
             Rules::Written(rules) => rules.as_slice(),
             Rules::Host | Rules::Only(_) => &[],
-        };
-        rules.iter().flat_map(|rule| rule.who.iter().map(move |subject| (rule.line, subject)))
+        }
+    }
+
+    /// Whom the written rules are about, each with the line of its rule.
+    pub fn subjects(&self) -> impl Iterator<Item = (usize, &Subject)> {
+        self.written_rules()
+            .iter()
+            .flat_map(|rule| rule.who.iter().map(move |subject| (rule.line, subject)))
     }
 
     /// The same with caps; of those, too, the first that matches a resource decides.
@@ -255,8 +323,13 @@ impl Policy {
         };
         let cap = on.and_then(|name| self.caps.iter().find(|cap| cap.covers(name)));
         if let Some(cap) = cap {
-            permit.max_ttl = smaller(permit.max_ttl, cap.max_ttl);
-            permit.max_hold_secs = smaller(permit.max_hold_secs, cap.max_hold_secs);
+            let by = Source::Resource { line: cap.line };
+            if is_less(cap.max_ttl, permit.max_ttl) {
+                (permit.max_ttl, permit.ttl_by) = (cap.max_ttl, by);
+            }
+            if is_less(cap.max_hold_secs, permit.max_hold_secs) {
+                (permit.max_hold_secs, permit.hold_by) = (cap.max_hold_secs, by);
+            }
         }
         Ok(permit)
     }
@@ -270,7 +343,16 @@ impl Cap {
 
 impl Default for Permit {
     fn default() -> Permit {
-        Permit { max_ttl: None, max_hold_secs: None, max_leases: LEASES_MAX, require_reason: false }
+        let by = Source::BuiltIn;
+        Permit {
+            by,
+            max_ttl: None,
+            ttl_by: by,
+            max_hold_secs: None,
+            hold_by: by,
+            max_leases: LEASES_MAX,
+            require_reason: false,
+        }
     }
 }
 
@@ -299,8 +381,9 @@ fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Resul
         return Err(Denial(format!("{asked}: no rule of the configuration matches")));
     };
     let mut decides = std::iter::once(first).chain(matching.filter(|_| on.is_none()));
-    if let Some((_, rule)) = decides.find(|(_, rule)| rule.allows(act)) {
-        return Ok(rule.permit.clone());
+    if let Some((index, rule)) = decides.find(|(_, rule)| rule.allows(act)) {
+        let by = rule.source(index);
+        return Ok(Permit { by, ttl_by: by, hold_by: by, ..rule.permit.clone() });
     }
     let (index, rule) = first;
     let allowed: Vec<_> = Act::ALL.iter().filter(|act| rule.allows(**act)).collect();
@@ -308,10 +391,7 @@ fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Resul
         [] => "nothing".to_owned(),
         acts => acts.iter().map(|act| act.as_str()).collect::<Vec<_>>().join(", "),
     };
-    let (number, line) = (index + 1, rule.line);
-    Err(Denial(format!(
-        "{asked}: rule {number} (line {line} of the configuration) decides and allows {allowed}"
-    )))
+    Err(Denial(format!("{asked}: {} decides and allows {allowed}", rule.source(index))))
 }
 
 /// How a denial begins: "maria may not acquire prod/db".
@@ -328,11 +408,9 @@ impl fmt::Display for Asked<'_> {
     }
 }
 
-fn smaller<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
-    }
+/// Whether one limit is below another; none is above all.
+fn is_less<T: Ord>(one: Option<T>, other: Option<T>) -> bool {
+    one.is_some_and(|one| other.is_none_or(|other| one < other))
 }
 
 #[cfg(test)]
@@ -498,6 +576,7 @@ mod tests {
     fn the_smaller_of_rule_and_cap_counts() {
         let ttl = |secs| Ttl::from_secs(secs).unwrap();
         let cap = |glob: &str, secs, hold| Cap {
+            line: 7,
             names: vec![Glob::new(glob)],
             max_ttl: Some(ttl(secs)),
             max_hold_secs: hold,
@@ -516,6 +595,10 @@ mod tests {
             let permit = policy.judge(&who(5, "u", &[]), Act::Acquire, Some(&on(name))).unwrap();
             assert_eq!(permit.max_ttl, Some(ttl(secs)), "{name}");
             assert_eq!(permit.max_hold_secs, Some(hold), "{name}");
+            let rule = Source::Rule { number: 1, line: 1 };
+            let of = |is_rule| if is_rule { rule } else { Source::Resource { line: 7 } };
+            assert_eq!((permit.by, permit.ttl_by), (rule, of(secs == 60)), "{name}");
+            assert_eq!(permit.hold_by, of(hold == 600), "{name}");
         }
     }
 

@@ -6,6 +6,7 @@ mod commands;
 mod daemon;
 mod dev;
 mod disk;
+mod identity;
 mod reload;
 mod second;
 mod stop;

@@ -181,7 +181,7 @@ fn check_resource(
         return Err(spot.wrong(format!("is longer than max_hold {max}, make them fit")));
     }
     let of_resource = OfResource { names: names.clone(), backend, ttl: unasked, hold };
-    Ok((of_resource, Cap { names, max_ttl, max_hold_secs }))
+    Ok((of_resource, Cap { line: table.spot.line, names, max_ttl, max_hold_secs }))
 }
 
 fn check_rule(table: &RuleTable) -> Result<Rule, Wrong> {
@@ -220,6 +220,7 @@ fn check_rule(table: &RuleTable) -> Result<Rule, Wrong> {
             max_hold_secs: table.max_hold.as_ref().map(check_hold).transpose()?,
             max_leases: table.max_leases.as_ref().map_or(Ok(LEASES_MAX), check_leases)?,
             require_reason: table.require_reason.as_ref().is_some_and(|it| it.value),
+            ..Permit::default()
         },
     })
 }

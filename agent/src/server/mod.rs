@@ -10,6 +10,7 @@ mod metrics;
 mod overview;
 pub mod peer;
 mod release;
+mod rights;
 pub mod service;
 mod session;
 mod terms;

@@ -12,7 +12,7 @@ use stormlock_protocol::name::{LeaseId, Resource};
 use tokio::task::JoinSet;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
-use super::told;
+use super::{rights, told};
 use crate::driver::Snapshot;
 use crate::lease::{BackendName, Holder};
 use crate::policy::{Act, Glob};
@@ -176,7 +176,7 @@ impl Service {
 
     /// What is worth saying about the agent, the caller's rights and each store.
     pub(super) async fn doctor(&self, caller: &Caller) -> Answered<Reply> {
-        let mut findings = vec![self.finding_of_rights(caller)];
+        let mut findings = rights::findings(&self.config(), caller);
         let snapshot = self.driver.snapshot().await?;
         let names = self.stores.names();
         let elsewhere = snapshot.backends.iter().filter(|(name, _)| !names.contains(name));
@@ -225,35 +225,6 @@ impl Service {
         }
         Ok(Reply::Findings(findings))
     }
-
-    fn finding_of_rights(&self, caller: &Caller) -> Finding {
-        let config = self.config();
-        let may = |act| config.policy.judge(&caller.who, act, None);
-        let acts = [
-            (Act::Read, "see locks"),
-            (Act::Acquire, "acquire"),
-            (Act::ReleaseAny, "release and renew what others took"),
-            (Act::Break, "break"),
-        ];
-        let allowed: Vec<&str> =
-            acts.iter().filter(|(act, _)| may(*act).is_ok()).map(|(_, words)| *words).collect();
-        let you = config.principal(&caller.who);
-        match may(Act::Acquire) {
-            Ok(_) => finding(Level::Good, "you", &format!("{you} may {}", allowed.join(", "))),
-            Err(denial) => {
-                let can = if allowed.is_empty() {
-                    "nothing".to_owned()
-                } else {
-                    format!("{} only", allowed.join(", "))
-                };
-                let text = format!("{you} may {can}: {denial}");
-                Finding {
-                    mend: Some("ask an administrator for a rule, or to join the group".to_owned()),
-                    ..finding(Level::Note, "you", &text)
-                }
-            }
-        }
-    }
 }
 
 fn finding_of_journal(driver: Snapshot) -> Finding {
@@ -295,7 +266,7 @@ fn finding_of_unnamed(backend: &BackendName, leases: usize, is_open: bool) -> Fi
     Finding { mend: Some(mend), ..finding(Level::Warning, &about, &text) }
 }
 
-fn finding(level: Level, about: &str, text: &str) -> Finding {
+pub(super) fn finding(level: Level, about: &str, text: &str) -> Finding {
     Finding { level, about: about.to_owned(), text: text.to_owned(), mend: None }
 }
 

@@ -121,6 +121,7 @@ impl Service {
                 let taken = ask.resources.iter().filter_map(in_order);
                 Ok(Reply::Acquired(taken.map(|view| self.told(view)).collect()))
             }
+            Answer::No(No::TooMany(max)) => Err(too_many(&config, caller, &ask.resources, max)),
             Answer::No(no) => Err(self.refusal(caller, no).await),
             Answer::Renewed(_) | Answer::Released => Err(told::bug("an acquire")),
         }
@@ -143,7 +144,9 @@ impl Service {
             let permit = self.permit(config, caller, Act::Acquire, Some(on))?;
             leases_max = leases_max.min(permit.max_leases);
             if permit.require_reason && ask.reason.is_none() {
-                let why = format!("{on} is taken with a reason only; say why with --reason");
+                let by = permit.by;
+                let why =
+                    format!("{on} is taken with a reason only, says {by}; say why with --reason");
                 return Err(Refusal::new(Code::Denied, why).about(on));
             }
             let defaults = config.defaults(on);
@@ -399,4 +402,13 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
+}
+
+/// One of these resources lets its taker have no more leases than that at once.
+fn too_many(config: &Config, caller: &Caller, on: &[Resource], max: usize) -> Refusal {
+    let permits = on.iter().map(|on| config.policy.judge(&caller.who, Act::Acquire, Some(on)));
+    let by = permits.flatten().find(|permit| permit.max_leases == max).map(|permit| permit.by);
+    let by = by.unwrap_or_default();
+    let why = format!("you may have {max} leases at once, says {by}; release some first");
+    Refusal::new(Code::TooMany, why)
 }

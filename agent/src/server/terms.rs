@@ -16,7 +16,8 @@ pub(super) fn check_ttl(permit: &Permit, ttl: Ttl, on: &Resource) -> Answered<()
     match permit.max_ttl {
         Some(max) if ttl > max => {
             let (asked, max) = (format_secs(secs(ttl)), format_secs(secs(max)));
-            let why = format!("a ttl of {asked} for {on} is over the {max} that are allowed");
+            let by = permit.ttl_by;
+            let why = format!("a ttl of {asked} for {on} is over the {max} that {by} allows");
             Err(Refusal::new(Code::Denied, why).about(on))
         }
         _ => Ok(()),
@@ -35,7 +36,8 @@ pub(super) fn check_hold(permit: &Permit, hold: message::Hold, on: &Resource) ->
         return Ok(());
     }
     let max = format_secs(max.into());
-    let why = format!("{on} may be held for at most {max}; say --for {max}");
+    let by = permit.hold_by;
+    let why = format!("{on} may be held for at most {max}, says {by}; say --for {max}");
     Err(Refusal::new(Code::Denied, why).about(on))
 }
 

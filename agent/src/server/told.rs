@@ -146,8 +146,7 @@ pub(super) fn refusal(no: No) -> Refusal {
         No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
         No::TooMany(max) => {
-            let why = format!("you may have {max} leases at once; release some first");
-            Refusal::new(Code::TooMany, why)
+            Refusal::new(Code::TooMany, format!("there may be {max} leases at once"))
         }
         No::Store { backend, resource, kind, after } => {
             let what = describe(&backend, kind);

@@ -13,8 +13,8 @@ use crate::program::Ran;
 use crate::{acquire, locks, wish};
 
 /// Users and groups without names; 65534 is the kernel's word for a stranger.
-const MARIA: u32 = 70_001;
-const EVE: u32 = 70_002;
+pub(super) const MARIA: u32 = 70_001;
+pub(super) const EVE: u32 = 70_002;
 const GROUP: u32 = 70_100;
 
 /// A host with the group `stormlock`, whatever groups this one has.
@@ -31,7 +31,7 @@ const WITHOUT_GROUP: &str = "
 const NO_RULES: &str = "host = \"alpha\"\n[backend.here]\nkind = \"local\"\n";
 
 /// Lets other users into the agent's folder, and makes the client theirs to run.
-fn open_folder(agent: &Agent) {
+pub(super) fn open_folder(agent: &Agent) {
     let folder = agent.file("");
     fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("its mode");
     fs::copy(program("stormctl"), agent.file("ctl")).expect("a copy");
@@ -47,7 +47,7 @@ fn start(config: &str, host: &str) -> Agent {
 }
 
 /// The socket as an administrator's .socket unit may make it: for everybody.
-fn open_socket(agent: &Agent) {
+pub(super) fn open_socket(agent: &Agent) {
     let everybody = Permissions::from_mode(0o666);
     fs::set_permissions(agent.socket(), everybody).expect("its mode");
 }
