@@ -8,14 +8,22 @@ use clap::CommandFactory;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
+use crate::render::text::brief;
+
 /// What clap offers for any word that begins with a dash: as a value it is hardly ever meant.
 const AS_A_VALUE: &str = "as a value";
 const AFTER_THE_DASHES: &str =
     "put -- before the command, and its options after that: stormctl run RESOURCE... -- COMMAND";
 const LONGER: &str = "say how long it is kept: '--for DUR' or '--until TIME'";
 
-/// The same error with the tips that help.
+/// The same error with the tips that help, and no more of somebody's words than help either.
 pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
+        if let Some(ContextValue::String(quoted)) = error.get(kind) {
+            let quoted = ContextValue::String(brief(quoted));
+            error.insert(kind, quoted);
+        }
+    }
     let about = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(about)) => about.clone(),
         _ => String::new(),

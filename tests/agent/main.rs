@@ -37,6 +37,7 @@ mod stores_etcd;
 mod stores_exec;
 mod stores_postgres;
 mod strangers;
+mod strings;
 mod waiting;
 mod waiting_stores;
 

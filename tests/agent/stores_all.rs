@@ -26,16 +26,16 @@ const AWAY_MS: u64 = 5_000;
 const TTL_SECS: u64 = 30;
 
 /// A server of each kind, each behind a proxy.
-struct Stores {
-    _redis: RedisServer,
-    _etcd: EtcdServer,
-    _postgres: PostgresServer,
-    _dynamo: DynamoServer,
+pub(crate) struct Stores {
+    pub(crate) redis: RedisServer,
+    pub(crate) etcd: EtcdServer,
+    pub(crate) postgres: PostgresServer,
+    pub(crate) dynamo: DynamoServer,
     proxies: [Proxy; 4],
 }
 
 impl Stores {
-    fn start() -> Stores {
+    pub(crate) fn start() -> Stores {
         // The slow ones start beside each other.
         let (dynamo, postgres, etcd, redis) = std::thread::scope(|scope| {
             let dynamo = scope.spawn(DynamoServer::start);
@@ -60,11 +60,11 @@ impl Stores {
         );
         let ports = [redis.port(), etcd.port(), postgres.port(), dynamo.port()];
         let proxies = ports.map(Proxy::start);
-        Stores { _redis: redis, _etcd: etcd, _postgres: postgres, _dynamo: dynamo, proxies }
+        Stores { redis, etcd, postgres, dynamo, proxies }
     }
 
     /// An agent with all of them, where the first part of a resource names its store.
-    fn agent(&self) -> Agent {
+    pub(crate) fn agent(&self) -> Agent {
         let [redis, etcd, postgres, dynamo] = self.proxies.each_ref().map(Proxy::port);
         let resources: String = NAMES
             .iter()
@@ -80,7 +80,7 @@ impl Stores {
              [backend.dynamodb]\nkind = \"dynamodb\"\nregion = \"us-east-1\"\n\
              endpoint_url = \"http://127.0.0.1:{dynamo}\"\naccess_key_id = \"test\"\n\
              secret_access_key = \"secret\"\n{resources}\
-             [[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\", \"read\"]\n"
+             [[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\", \"break\"]\n"
         ))
     }
 }

@@ -12,6 +12,19 @@ pub(crate) fn visible(text: &str) -> String {
     safe
 }
 
+/// Most of somebody's own words that is quoted to them, in characters.
+const QUOTED_MAX: usize = 120;
+
+/// The same of words that are quoted where they were not understood: of more than anybody reads
+/// the beginning.
+pub(crate) fn brief(text: &str) -> String {
+    let mut brief = visible(&text.chars().take(QUOTED_MAX).collect::<String>());
+    if text.chars().nth(QUOTED_MAX).is_some() {
+        brief.push('…');
+    }
+    brief
+}
+
 /// One field of tab-separated values: tab, newline, return and backslash as `\t \n \r \\`.
 pub(crate) fn tsv(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -101,6 +114,8 @@ mod tests {
         assert_eq!(visible("a\u{1b}[31m\u{202e}b\u{200b}"), "a\\u{1b}[31m\\u{202e}b\\u{200b}");
         assert_eq!(visible("DOMAIN\\maria – ü 日本"), "DOMAIN\\maria – ü 日本");
         assert_eq!(tsv("a\tb\nc\\d\r\u{7f}"), "a\\tb\\nc\\\\d\\r\\u{7f}");
+        assert_eq!(brief("a\nb"), "a\\u{a}b");
+        assert_eq!(brief(&"ü".repeat(121)), "ü".repeat(120) + "…");
     }
 
     #[test]
