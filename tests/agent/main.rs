@@ -30,6 +30,7 @@ mod outage;
 mod refused;
 mod restart;
 mod run;
+mod secrets;
 mod service;
 mod stores_all;
 mod stores_dynamodb;

@@ -45,9 +45,9 @@ fn one_no_is_no_outage(agent: &Agent) {
 #[test]
 fn a_redis_user_with_narrow_rights_on_keys_makes_no_outage() {
     let server = RedisServer::start();
-    server.run("ACL SETUSER narrow on >secret ~site/* ~stormlock:fences +@all");
+    server.run("ACL SETUSER narrow on >canary-5f1e ~site/* ~stormlock:fences +@all");
     one_no_is_no_outage(&agent(&format!(
-        "kind = \"redis\"\nurl = \"{}\"\nusername = \"narrow\"\npassword = \"secret\"",
+        "kind = \"redis\"\nurl = \"{}\"\nusername = \"narrow\"\npassword = \"canary-5f1e\"",
         server.url()
     )));
 }
@@ -61,14 +61,14 @@ fn an_etcd_user_with_narrow_rights_on_keys_makes_no_outage() {
         "role add narrow",
         "role grant-permission narrow --prefix=true readwrite /site/",
         "role grant-permission narrow --prefix=true readwrite /stormlock",
-        "user add narrow:secret",
+        "user add narrow:canary-5f1e",
         "user grant-role narrow narrow",
         "auth enable",
     ] {
         server.run(words);
     }
     one_no_is_no_outage(&agent(&format!(
-        "kind = \"etcd\"\nendpoints = [\"{}\"]\nusername = \"narrow\"\npassword = \"secret\"",
+        "kind = \"etcd\"\nendpoints = [\"{}\"]\nusername = \"narrow\"\npassword = \"canary-5f1e\"",
         server.url()
     )));
 }

@@ -79,7 +79,7 @@ impl Stores {
              url = \"postgres://127.0.0.1:{postgres}/locks\"\n\
              [backend.dynamodb]\nkind = \"dynamodb\"\nregion = \"us-east-1\"\n\
              endpoint_url = \"http://127.0.0.1:{dynamo}\"\naccess_key_id = \"test\"\n\
-             secret_access_key = \"secret\"\n{resources}\
+             secret_access_key = \"canary-5f1e\"\n{resources}\
              [[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\", \"break\"]\n"
         ))
     }

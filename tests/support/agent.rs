@@ -25,6 +25,10 @@ const CTL_MAX: Duration = Duration::from_secs(60);
 /// How long a test waits for one reply.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// In every password of a test, and nowhere else: what an agent leaves behind is looked through for
+/// it, and so is what the tests print.
+pub(crate) const CANARY: &str = "canary-5f1e";
+
 /// One agent. Its folder and its process end with this value.
 pub(crate) struct Agent {
     dir: TempDir,
@@ -238,6 +242,20 @@ impl Drop for Agent {
         }
         if std::thread::panicking() {
             eprintln!("what the agent in {} said:\n{}", self.dir.path().display(), self.log());
+        } else {
+            self.has_told_no_password();
+        }
+    }
+}
+
+impl Agent {
+    fn has_told_no_password(&self) {
+        let state = fs::read_dir(self.state()).into_iter().flatten().flatten();
+        let files = state.map(|entry| entry.path()).chain([self.file("log")]);
+        for file in files {
+            let bytes = fs::read(&file).unwrap_or_default();
+            let found = bytes.windows(CANARY.len()).any(|it| it == CANARY.as_bytes());
+            assert!(!found, "a password stands in {}", file.display());
         }
     }
 }

@@ -92,11 +92,11 @@ fn check_names_file_line_and_key_of_what_is_wrong() {
 fn check_refuses_a_password_that_others_can_read_and_keeps_it_to_itself() {
     let folder = Folder::new();
     let text = "[backend.main]\nkind = \"redis\"\nurl = \"redis://10.0.0.1\"\n\
-                password = \"hunter2\"\n";
+                password = \"canary-5f1e\"\n";
     for mode in [0o644, 0o640, 0o604] {
         let said = folder.check(mode, text);
         says(&said, CONFIG, &[":4:", "backend.main.password", "chmod"]);
-        assert!(!said.stderr.contains("hunter2"), "{said:?}");
+        assert!(!said.stderr.contains("canary-5f1e"), "{said:?}");
     }
     ok(folder.check(0o600, text));
     says(&folder.check(0o602, text), CONFIG, &["everyone can change it", "chmod o-w"]);
@@ -175,12 +175,13 @@ fn what_the_python_tool_locks_elsewhere_is_imported_and_refused_until_somebody_d
 #[test]
 fn an_imported_password_is_left_out_and_its_place_is_said() {
     let folder = Folder::new();
-    let imported = folder.import("[backend.redis]\nurl = redis://u:hunter2@example.com:6379/1\n");
+    let imported =
+        folder.import("[backend.redis]\nurl = redis://u:canary-5f1e@example.com:6379/1\n");
     assert!(imported.stderr.contains("/etc/stormlock/redis.password"), "{imported:?}");
-    assert!(!format!("{imported:?}").contains("hunter2"), "{imported:?}");
+    assert!(!format!("{imported:?}").contains("canary-5f1e"), "{imported:?}");
     let toml = ok(imported).replace("/etc/stormlock", path(folder.0.path()));
     says(&folder.check(0o644, &toml), CONFIG, &["password_file", "no such file"]);
-    folder.file("redis.password", 0o600, "hunter2\n");
+    folder.file("redis.password", 0o600, "canary-5f1e\n");
     ok(folder.check(0o644, &toml));
 }
 
@@ -222,9 +223,9 @@ fn a_program_s_password_file_is_looked_at_by_the_check() {
     );
     let key = "stormlock.toml:4: key `backend.own.password_file`: ";
     says(&folder.check(0o644, &text), CONFIG, &[key, "own.password", "no such file"]);
-    folder.file("own.password", 0o644, "hunter2\n");
+    folder.file("own.password", 0o644, "canary-5f1e\n");
     says(&folder.check(0o644, &text), CONFIG, &[key, "open to everyone", "chmod 600"]);
-    folder.file("own.password", 0o600, "hunter2\n");
+    folder.file("own.password", 0o600, "canary-5f1e\n");
     ok(folder.check(0o644, &text));
 }
 

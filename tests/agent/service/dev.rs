@@ -16,7 +16,7 @@ use crate::redis_server::{Answer, RedisServer};
 use crate::until;
 
 const STOP_MAX: Duration = Duration::from_secs(20);
-const PASSWORD: &str = "hunter2";
+const PASSWORD: &str = "canary-5f1e-hunter2";
 
 /// Where the private folders are made.
 struct Base(TempDir);
