@@ -6,24 +6,25 @@
 //! cargo-fuzz (`--sanitizer none` does without a nightly toolchain):
 //!
 //! ```sh
-//! cargo fuzz run --fuzz-dir tests/fuzz --features targets --sanitizer none journal
+//! cargo fuzz run --fuzz-dir tests/fuzz --features targets --sanitizer none journal \
+//!     "$(mktemp -d)" tests/fuzz/corpus/journal
 //! ```
 //!
 //! `corpus/NAME` has real things, small ones; only those called `odd-…` make no sense to the
-//! reader, and a crash that was mended goes there as well. They are from:
+//! reader. A crash that was mended goes there as well, under either kind of name. They are from:
 //!
 //! - `hello`, `frame`: `tests/wire/golden.txt`, which has each message.
 //! - `journal`: the lines of a file that an agent wrote, without the frames around them.
 //! - `config`, `import`, `duration`, `until`: the README, `agent/src/config/stormlock.toml`, the
 //!   Python tool's own README, what people type.
 //! - `log`: an agent's audit file.
-//! - `redis`, `etcd`: what redis 7 and etcd 3.4 answered about locks of the Python tool 0.4.1 and of
-//!   ours, byte by byte (`etcdctl txn --write-out=protobuf`).
+//! - `redis`, `etcd`: what Redis 7 and etcd 3.4 answered about locks of the Python tool 0.4.1 and
+//!   of ours, to the byte (`etcdctl txn --write-out=protobuf`).
 //! - `dynamodb`: items of both, in the JSON of the store's protocol.
 //! - `postgres`: rows of both, as COPY writes them.
 //! - `exec`: `agent/examples/README.md`.
 //!
-//! Nothing here knows a file, a socket or a store.
+//! Nothing here knows a socket or a store, and no file is read but the seeds.
 
 #![cfg(fuzzing)]
 
@@ -74,9 +75,7 @@ fn assert_visible(text: &str) {
 /// A complaint may quote, but moves no cursor and forges no line.
 #[track_caller]
 fn assert_quotes(complaint: &str) {
-    let moves = |c: &char| {
-        let turns = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        c.is_control() || turns
-    };
-    assert_eq!(complaint.chars().find(moves), None, "in {complaint:?}");
+    let turns = ['\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+    let bad = complaint.chars().find(|c| c.is_control() || turns.iter().any(|it| it.contains(c)));
+    assert_eq!(bad, None, "in {complaint:?}");
 }
