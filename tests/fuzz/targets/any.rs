@@ -16,6 +16,8 @@ static TARGET: LazyLock<Run> = LazyLock::new(|| {
         let path = seed.expect("a seed").path();
         let is_odd =
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"odd"));
+        // The last one in the log is the one that it fell over.
+        eprintln!("{}", path.display());
         let makes_sense = run(&fs::read(&path).expect("a seed can be read"));
         assert!(makes_sense != is_odd, "{}: does it make sense? {makes_sense}", path.display());
     }
