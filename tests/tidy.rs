@@ -10,7 +10,7 @@ mod rules;
 #[path = "tidy/source.rs"]
 mod source;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use arrows::{Arrows, wrong_arrows};
@@ -116,6 +116,12 @@ const CODES: [&str; 11] = [
     "config",
     "internal",
 ];
+
+/// How often `tests/run` tries the readers of foreign bytes, in all.
+const TRIES: u64 = 1_000_000;
+
+/// Most bytes of seeds for one reader: what people can look through.
+const CORPUS_MAX: u64 = 8 * 1024;
 
 type Rule = fn(&Source) -> Vec<String>;
 
@@ -376,6 +382,62 @@ fn unsafe_code_says_why_it_is_sound() {
 fn unsafe_code_without_a_reason_is_seen() {
     let good = "// SAFETY: only async-signal-safe calls\nunsafe { f() } // and\n";
     catches(rules::safety, "ctl/src/run.rs", good, &["fn f() { unsafe { g() } }"]);
+}
+
+#[test]
+fn what_is_tried_is_what_runs() {
+    keeps(rules::ways_in);
+}
+
+#[test]
+fn code_that_knows_it_is_being_tried_is_seen() {
+    catches(
+        rules::ways_in,
+        "agent/src/journal/mod.rs",
+        "mod frame;\n#[cfg(fuzzing)]\npub mod fuzzing;\nmod part;\n// fuzzing\n",
+        &[
+            "#[cfg(not(fuzzing))]\nfn f() {}",
+            "fn f() -> bool { cfg!(fuzzing) }",
+            "pub mod fuzzing;\n",
+            "#[cfg(fuzzing)]\npub use frame::split;\n",
+        ],
+    );
+}
+
+/// The entries of `fuzz_runs=(...)`, by name.
+fn fuzz_runs(run: &str) -> BTreeMap<String, u64> {
+    let (_, rest) = run.split_once("fuzz_runs=(").expect("tests/run has the runs");
+    let (inside, _) = rest.split_once(')').expect("the list ends");
+    let pairs = inside.split_whitespace().filter_map(|entry| entry.split_once(':'));
+    pairs.map(|(name, runs)| (name.to_owned(), runs.parse().expect("a number"))).collect()
+}
+
+#[test]
+fn every_reader_that_can_be_tried_is_tried_from_a_small_corpus() {
+    let read = |path: &str| fs::read_to_string(project_root().join(path)).expect("a text");
+    let entries = |path: &str| {
+        let entries = fs::read_dir(project_root().join(path)).expect("a folder");
+        entries.map(|entry| entry.expect("an entry")).collect::<Vec<_>>()
+    };
+    let name = |file: &fs::DirEntry| file.file_name().into_string().expect("a name in UTF-8");
+    let targets = entries("tests/fuzz/targets");
+    let targets = targets.iter().map(|file| name(file).trim_end_matches(".rs").to_owned());
+    let targets: BTreeSet<String> = targets.filter(|name| name != "any").collect();
+    assert!(targets.len() > 10, "{targets:?}");
+    let corpora: BTreeSet<String> = entries("tests/fuzz/corpus").iter().map(name).collect();
+    assert_eq!(corpora, targets);
+    let runs = fuzz_runs(&read("tests/run"));
+    assert_eq!(runs.keys().cloned().collect::<BTreeSet<_>>(), targets);
+    assert!(runs.values().sum::<u64>() >= TRIES, "{runs:?}");
+    let (manifest, library) = (read("tests/fuzz/Cargo.toml"), read("tests/fuzz/src/lib.rs"));
+    for target in &targets {
+        assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
+        assert!(library.contains(&format!("(\"{target}\", ")), "{target}");
+        let seeds = entries(&format!("tests/fuzz/corpus/{target}"));
+        let sizes = seeds.iter().map(|seed| seed.metadata().expect("a seed").len());
+        let size: u64 = sizes.sum();
+        assert!((1..CORPUS_MAX).contains(&size), "{target} has {size} bytes");
+    }
 }
 
 #[test]

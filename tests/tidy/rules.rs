@@ -319,3 +319,18 @@ pub(crate) fn safety(source: &Source) -> Vec<String> {
     }
     wrong
 }
+
+/// The product never does otherwise because it is being tried: `cfg(fuzzing)` gives a way in, by
+/// modules of that name, and nothing else.
+pub(crate) fn ways_in(source: &Source) -> Vec<String> {
+    let is_way_in = source.path.ends_with("/fuzzing.rs");
+    if !source.is_rust() || is_way_in || source.path.starts_with("tests/") {
+        return Vec::new();
+    }
+    let declared = "#[cfg(fuzzing)]\npub mod fuzzing;\n";
+    let rest = source.code.replace(declared, "\n\n");
+    let named = rest.lines().enumerate().filter(|(_, line)| {
+        line.split(|c| !is_word(c)).any(|word| word == "fuzzing" || word == "stormlock_fuzz")
+    });
+    named.map(|(at, _)| source.at(at + 1, "fuzzing gives a way in, and changes nothing")).collect()
+}

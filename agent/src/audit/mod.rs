@@ -8,6 +8,8 @@
 mod event;
 mod file;
 mod flood;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod line;
 mod tail;
 #[cfg(test)]

@@ -81,7 +81,7 @@ pub(super) fn page(
 }
 
 /// The lines before a place, the last one first.
-struct Lines<'a> {
+pub(super) struct Lines<'a> {
     file: &'a File,
     /// Everything from here on was given.
     at: u64,
@@ -93,12 +93,12 @@ struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn new(file: &'a File, end: u64) -> Lines<'a> {
+    pub(super) fn new(file: &'a File, end: u64) -> Lines<'a> {
         Lines { file, at: end, read: Vec::new(), looked_at: 0, is_cut: false }
     }
 
     /// The next one; `None` at the beginning of the file, and when enough was looked at.
-    fn before(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn before(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(end) = self.read.iter().rposition(|byte| *byte == b'\n') {
                 let line = self.read.split_off(end + 1);

@@ -8,6 +8,8 @@
 mod body;
 mod directory;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod part;
 mod recover;
 #[cfg(test)]

@@ -25,6 +25,8 @@
 
 mod acquire;
 mod examine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod item;
 mod link;
 mod list;

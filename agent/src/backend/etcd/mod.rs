@@ -28,6 +28,8 @@
 //! outside our alphabet are no resources of ours. A user needs `readwrite` on the prefix.
 
 mod examine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod keys;
 mod link;
 mod list;

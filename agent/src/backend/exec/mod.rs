@@ -19,6 +19,8 @@
 //! call fails.
 
 mod asked;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod life;
 mod mask;
 mod open;

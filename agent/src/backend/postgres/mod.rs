@@ -29,6 +29,8 @@
 
 mod bare;
 mod examine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod link;
 mod notices;
 mod passfile;

@@ -22,6 +22,8 @@
 //! those who wait are woken.
 
 mod examine;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod link;
 mod list;
 mod notices;

@@ -205,6 +205,7 @@ impl Filling<'_> {
                 return Err(ImportError::new(line, what));
             };
             let Some(entry) = self.ini.entry(self.section, &name.to_lowercase()) else {
+                let name = name.escape_debug();
                 let what = format!("%({name})s refers to a key that is not in its section");
                 return Err(ImportError::new(line, what));
             };
@@ -287,6 +288,13 @@ mod tests {
         ] {
             assert_eq!(complaint(text), expected, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_a_complaint_quotes_moves_no_cursor() {
+        let told = complaint("[s]\nk = %(\u{1b}[2J\u{202e})s");
+        let shown = r"line 2: %(\u{1b}[2J\u{202e})s refers to a key that is not in its section";
+        assert_eq!(told, shown);
     }
 
     #[test]
