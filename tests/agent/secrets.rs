@@ -1,9 +1,9 @@
 //! Passwords stay with the agent: in no byte that it sends to a client, logs, writes down or gives
 //! to a child, whatever a store makes of them and whatever is wrong with the configuration.
 //!
-//! Each password of these tests has [`CANARY`] in it, and so has every other that a test of an agent
-//! uses: whatever agent ends, its folder and what its clients were told are looked through for it,
-//! and `tests/run` does the same with all that the tests printed.
+//! Each password of these tests has [`CANARY`] in it, and so has every other that a test of an
+//! agent uses: when an agent ends, its state and its log are looked through for it, and `tests/run`
+//! does the same with all that the tests printed.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -239,7 +239,8 @@ fn nobody_looks_into_the_agent() {
         fs::copy(program(name), base.path().join(name)).expect("a copy");
     }
     let script = "
-        export XDG_RUNTIME_DIR=$PWD/run XDG_STATE_HOME=$PWD/state XDG_CONFIG_HOME=$PWD/config HOME=$PWD
+        export XDG_RUNTIME_DIR=$PWD/run XDG_STATE_HOME=$PWD/state HOME=$PWD
+        export XDG_CONFIG_HOME=$PWD/config
         mkdir -m 700 run state config
         SECRET=$CANARY-user ./stormlockd --user --log error & agent=$!
         trap 'kill $agent' EXIT

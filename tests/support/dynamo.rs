@@ -83,7 +83,8 @@ impl DynamoServer {
     pub(crate) fn agent_config(&self, host: &str) -> String {
         format!(
             "host = \"{host}\"\n\n[backend.main]\nkind = \"dynamodb\"\nregion = \"us-east-1\"\n\
-             endpoint_url = \"{}\"\naccess_key_id = \"{ROOT}\"\nsecret_access_key = \"canary-5f1e\"\n\
+             endpoint_url = \"{}\"\naccess_key_id = \"{ROOT}\"\n\
+             secret_access_key = \"canary-5f1e\"\n\
              takeover_margin = \"0s\"\n\n[[rule]]\nwho = [\"everyone\"]\n\
              may = [\"acquire\", \"break\", \"read\", \"release-any\"]\n",
             self.url()
