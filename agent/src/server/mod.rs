@@ -25,8 +25,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Facts, Flood};
-use crate::lease::{SessionId, Uid};
 use crate::clock;
+use crate::lease::{SessionId, Uid};
 use listen::{Listener, Stream};
 use peer::{Names, Peer, PeerError};
 use service::{Caller, Service};
