@@ -76,8 +76,8 @@ pub enum Said {
 pub enum JournalError {
     /// Another agent has it.
     #[error(
-        "another agent{} uses {}: stop it, or give this one a state directory of its own",
-        crate::fd::process(*pid), dir.display()
+        "another agent uses {}{}: stop it, or give this one a state directory of its own",
+        dir.display(), crate::fd::process(*pid)
     )]
     InUse {
         /// The directory.

@@ -89,8 +89,8 @@ pub enum ListenError {
     TooLong(PathBuf),
     /// A live agent has it: this process, where the kernel says.
     #[error(
-        "another agent{} listens on {}: stop it first, or give this one another --socket",
-        fd::process(*.1), .0.display()
+        "another agent listens on {}{}: stop it first, or give this one another --socket",
+        .0.display(), fd::process(*.1)
     )]
     InUse(PathBuf, Option<u32>),
     /// Something else is there.
