@@ -191,7 +191,14 @@ pub struct Listener {
 struct Claim {
     device: u64,
     inode: u64,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing is not enough: a child of the agent that has not come to its exec has a copy.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Listener {
@@ -209,7 +216,7 @@ impl Listener {
         clear(path)?;
         let inner = listen(path)?;
         let made = fs::symlink_metadata(path).map_err(io_error("looking at", path))?;
-        let claim = Claim { device: made.dev(), inode: made.ino(), _lock: lock };
+        let claim = Claim { device: made.dev(), inode: made.ino(), lock };
         let listener = Listener { inner, path: path.to_owned(), claim: Some(claim) };
         if let Some(gid) = access.group {
             // The group first: a wider mode must not be the old group's for an instant.

@@ -212,6 +212,16 @@ fn of_two_that_start_together_exactly_one_listens() {
 }
 
 #[test]
+fn a_socket_that_was_given_up_is_free_though_a_child_has_a_copy_of_its_lock() {
+    let place = Place::new().with_dir();
+    let listener = place.bind().unwrap();
+    let copy = listener.claim.as_ref().unwrap().lock.try_clone().unwrap();
+    drop(listener);
+    assert!(place.bind().is_ok());
+    drop(copy);
+}
+
+#[test]
 fn a_socket_that_another_put_in_place_of_ours_is_not_removed() {
     let place = Place::new();
     let listener = place.bind().unwrap();
