@@ -21,15 +21,16 @@ use crate::{acquire, leases, resource, until_right, wish};
 
 /// A disk of 1 MB that only the agent sees: a loop device with a file on a memory file system.
 /// `$0` is the state directory, `$1` what it does at its first error. Where the host has no loop
-/// devices a memory file system of that size has to do, which can be full and no more.
+/// devices, or no mke2fs, a memory file system of that size has to do, which can only be full.
 const DISK: &str = "
     at_errors=$1
     shift
     mkdir -p \"$0.host\"
     mount -t tmpfs -o size=2m,mode=0700 stormlock-host \"$0.host\"
     truncate -s 1M \"$0.host/image\"
-    mke2fs -q -F -t ext4 -O ^has_journal,^flex_bg -N 32 \"$0.host/image\"
-    if ! mount -o \"loop,errors=$at_errors\" \"$0.host/image\" \"$0\"; then
+    make='mke2fs -q -F -t ext4 -O ^has_journal,^flex_bg -N 32'
+    if ! $make \"$0.host/image\" ||
+        ! mount -o \"loop,errors=$at_errors\" \"$0.host/image\" \"$0\"; then
         mount -t tmpfs -o size=1m stormlock-test \"$0\"
     fi
     chmod 0700 \"$0\"
