@@ -9,15 +9,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::fd;
+
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Who may write there could forge what happened.
 const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
-
-/// Room that is left on the disk for the journal, in bytes: whoever takes and gives back again and
-/// again must not fill the disk on which leases are kept.
-const RESERVE_MAX: u64 = 16 << 20;
-/// On a small disk the room that is left is this part of it.
-const RESERVE_PART: u64 = 16;
+/// Where everyone may write, everyone may take the file away, unless the directory is sticky.
+const STICKY: u32 = 0o1000;
 
 /// Why a line is not written.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +104,7 @@ impl AuditFile {
         self.look()?;
         let path = &self.path;
         let Some(open) = &mut self.open else { return Ok(()) };
-        if weight == Weight::Usual && !has_room(open.file.as_fd()) {
+        if weight == Weight::Usual && !fd::has_room(&open.file) {
             return Err(FileError::Full(path.clone()));
         }
         let ended = if open.is_torn { format!("\n{line}") } else { line.to_owned() };
@@ -147,6 +145,7 @@ impl AuditFile {
 
 /// A name that no other file is given, nor any that another user can change.
 fn open(path: &Path) -> Result<Open, FileError> {
+    check_above(path)?;
     // Not blocking: a FIFO would hold up the thread until somebody reads it.
     let flags = OFlags::RDWR
         | OFlags::APPEND
@@ -204,6 +203,19 @@ fn check(fd: BorrowedFd<'_>, path: &Path) -> Result<Stat, FileError> {
     Ok(found)
 }
 
+/// A directory that is not there is told with the file.
+fn check_above(path: &Path) -> Result<(), FileError> {
+    let Some(Ok(above)) = path.parent().map(rustix::fs::stat) else { return Ok(()) };
+    let is_open = Mode::from_raw_mode(above.st_mode).contains(Mode::WOTH);
+    if is_open && above.st_mode & STICKY == 0 {
+        return Err(not_safe(
+            path,
+            "everyone can take it away there (try chmod o-w on the directory)",
+        ));
+    }
+    Ok(())
+}
+
 fn not_safe(path: &Path, what: &str) -> FileError {
     FileError::NotSafe { path: path.to_owned(), what: what.to_owned() }
 }
@@ -219,14 +231,6 @@ fn is_torn(file: &File, found: &Stat) -> io::Result<bool> {
     let mut byte = [0];
     let read = rustix::io::pread(file, &mut byte, last)?;
     Ok(read == 1 && byte != *b"\n")
-}
-
-fn has_room(fd: BorrowedFd<'_>) -> bool {
-    // Whoever cannot be asked is not known to be full.
-    let Ok(disk) = rustix::fs::fstatvfs(fd) else { return true };
-    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    let reserve = (bytes(disk.f_blocks) / RESERVE_PART).min(RESERVE_MAX);
-    disk.f_blocks == 0 || bytes(disk.f_bavail) >= reserve
 }
 
 /// A second write could land behind what another program put there.

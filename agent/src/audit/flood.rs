@@ -1,5 +1,5 @@
 //! Refusals cost the refused nothing; so that nobody fills a disk with them, each user's are
-//! written down so often and no more.
+//! written down so often and no more. In the agent's own log, too.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const USERS_MAX: usize = 1024;
 
 /// Who was refused how often of late.
 #[derive(Debug, Default)]
-pub(super) struct Flood {
+pub struct Flood {
     users: BTreeMap<Uid, Tally>,
 }
 
@@ -28,7 +28,7 @@ struct Tally {
 
 impl Flood {
     /// Counts a refusal. `None`: it is left out; else how many before it were.
-    pub(super) fn pass(&mut self, uid: Uid, now: Moment) -> Option<u64> {
+    pub fn pass(&mut self, uid: Uid, now: Moment) -> Option<u64> {
         if self.users.len() >= USERS_MAX {
             self.users.retain(|_, tally| now < tally.ends);
         }

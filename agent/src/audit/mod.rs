@@ -31,11 +31,11 @@ use tokio::time::timeout;
 
 pub use event::{By, Deed, Event, Facts, Login, Outcome};
 pub use file::FileError;
+pub use flood::Flood;
 pub use tail::Search;
 
 use crate::clock;
 use crate::lease::{State, Uid, View};
-use flood::Flood;
 use line::Line;
 use writer::{Health, Message, Writer};
 

@@ -3,17 +3,21 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, anyhow};
 use daemonize::{Daemonize, Outcome};
+use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::exit::{self, Failure};
+use super::paths;
 
 /// For the pidfile, which others may read; the agent itself makes private files.
 const UMASK: u32 = 0o022;
+const PIDFILE_MODE: u32 = 0o644;
 
 /// On which side of the fork this process is.
 #[derive(Debug)]
@@ -58,6 +62,9 @@ impl Notice {
 }
 
 pub(crate) fn detach(pidfile: Option<PathBuf>) -> Result<Side, Failure> {
+    if let Some(path) = &pidfile {
+        make_pidfile(path)?;
+    }
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)
         .context("making a pipe to the daemon")
         .map_err(Failure::unavailable)?;
@@ -84,6 +91,33 @@ pub(crate) fn detach(pidfile: Option<PathBuf>) -> Result<Side, Failure> {
             Ok(Side::Child(Notice { pipe, pidfile }))
         }
     }
+}
+
+/// Makes sure that the pidfile is a file of this user's, before anything is written through its
+/// name: in `/tmp` somebody else may have put a link there, or a pipe that nobody reads.
+fn make_pidfile(path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    paths::not_replaceable(path)?;
+    let safe = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(PIDFILE_MODE)
+        .custom_flags(i32::try_from(safe.bits()).unwrap_or(0))
+        .open(path)
+        .with_context(|| format!("opening the pidfile {shown}"))
+        .map_err(Failure::unavailable)?;
+    let found = file.metadata().context("looking at the pidfile").map_err(Failure::unavailable)?;
+    let own = rustix::process::geteuid().as_raw();
+    if !found.is_file() || found.uid() != own || found.nlink() > 1 {
+        return Err(Failure::unavailable(anyhow!(
+            "will not write into {shown}: it is no file of uid {own} with one name; remove it, or \
+             give another --pidfile"
+        )));
+    }
+    Ok(())
 }
 
 fn cannot_detach(error: &daemonize::Error, pidfile: Option<&Path>) -> Failure {

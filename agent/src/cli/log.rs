@@ -1,15 +1,16 @@
 //! Where the agent's log goes and how its lines begin. What is logged is not decided here.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use anyhow::Context;
-use stormlock_agent::clock;
+use stormlock_agent::{clock, fd};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt;
@@ -82,7 +83,7 @@ pub(crate) fn in_background(filter: EnvFilter, state: &Path) -> Result<(), Failu
             let file = file
                 .with_context(|| format!("opening the log {}", path.display()))
                 .map_err(Failure::unavailable)?;
-            lines(file)
+            lines(Roomy(file))
         }
     };
     start(filter, output);
@@ -117,6 +118,18 @@ where
     W: for<'a> fmt::MakeWriter<'a> + Send + Sync + 'static,
 {
     fmt::layer().with_writer(to).with_timer(Rfc3339).with_target(false).compact().boxed()
+}
+
+/// A file that leaves the rest of its disk to the journal: what users do is logged, as often as
+/// they do it.
+struct Roomy(File);
+
+impl<'a> MakeWriter<'a> for Roomy {
+    type Writer = Box<dyn Write + 'a>;
+
+    fn make_writer(&'a self) -> Box<dyn Write + 'a> {
+        if fd::has_room(&self.0) { Box::new(&self.0) } else { Box::new(io::sink()) }
+    }
 }
 
 /// Wall time in UTC, to the millisecond.

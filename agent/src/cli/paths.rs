@@ -16,8 +16,11 @@ const SYSTEM_STATE: &str = "/var/lib/stormlock";
 /// Below `$XDG_STATE_HOME`.
 const USER_STATE: &str = "stormlock";
 const STATE_MODE: u32 = 0o700;
-/// Permission bits that let others than the owner write.
+/// Permission bits that let others than the owner write, and that let everyone.
 const OTHERS_WRITE: u32 = 0o022;
+const EVERYONE_WRITES: u32 = 0o002;
+/// In a directory with this bit, only the owner of a file takes it away.
+const STICKY: u32 = 0o1000;
 
 /// The environment, as a function so that tests have their own.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -97,6 +100,24 @@ pub(crate) fn prepare_state(dir: &Path) -> Result<(), Failure> {
         return Err(Failure::unavailable(anyhow!(
             "others can write in the state directory {shown}: chmod go-w it, or give another \
              --state"
+        )));
+    }
+    not_replaceable(dir)
+}
+
+/// Refuses what is in a directory where everyone could put something else in its place.
+pub(crate) fn not_replaceable(path: &Path) -> Result<(), Failure> {
+    let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    let shown = above.display();
+    let found = fs::metadata(above)
+        .with_context(|| format!("looking at {shown}"))
+        .map_err(Failure::unavailable)?;
+    if found.mode() & EVERYONE_WRITES != 0 && found.mode() & STICKY == 0 {
+        return Err(Failure::unavailable(anyhow!(
+            "everyone could put something else in the place of {}: chmod o-w {shown}",
+            path.display()
         )));
     }
     Ok(())

@@ -11,6 +11,7 @@ mod exec;
 mod file;
 pub mod import;
 mod nearest;
+mod opened;
 mod postgres;
 mod principal;
 mod reader;
@@ -21,9 +22,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
@@ -54,8 +54,6 @@ pub const HOST_MAX: usize = 64;
 const FILE_MAX: u64 = 256 * 1024;
 /// Permission bits that let others than the owner read; in a file with a password, nobody may.
 const OTHERS_READ: u32 = 0o044;
-/// Permission bit that lets everyone write: then everyone could make the rules.
-const EVERYONE_WRITES: u32 = 0o002;
 
 /// Whom an agent serves; it decides the defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +151,14 @@ pub enum ConfigError {
         /// The file.
         path: PathBuf,
     },
+    /// Somebody else than root and the agent's own user could.
+    #[error("{}: {why}", path.display())]
+    OpenToOne {
+        /// The file.
+        path: PathBuf,
+        /// How, and what to do about it.
+        why: String,
+    },
     /// More than any configuration has.
     #[error("{}: is larger than {FILE_MAX} bytes, is it the right file?", path.display())]
     TooLarge {
@@ -201,18 +207,16 @@ impl Config {
 
     fn read(path: &Path, outside: Outside) -> Result<Config, ConfigError> {
         let cannot_read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(cannot_read)?;
-        let metadata = file.metadata().map_err(cannot_read)?;
-        if metadata.is_dir() {
-            return Err(cannot_read(io::ErrorKind::IsADirectory.into()));
-        }
-        // Its permissions are the system's business, and no advice of ours.
-        if metadata.file_type().is_char_device() || metadata.file_type().is_block_device() {
-            return Err(cannot_read(io::Error::other("it is a device, not a file")));
-        }
-        let permissions = metadata.mode();
-        if permissions & EVERYONE_WRITES != 0 {
+        let (file, found) = opened::open(path).map_err(cannot_read)?;
+        let permissions = found.mode();
+        if permissions & opened::EVERYONE_WRITES != 0 {
             return Err(ConfigError::OpenToAll { path: path.to_owned() });
+        }
+        // One that is only checked may yet be on its way to its place.
+        if outside.purpose == Purpose::Run
+            && let Some(why) = opened::changed_by(path, &found, outside.uid).map_err(cannot_read)?
+        {
+            return Err(ConfigError::OpenToOne { path: path.to_owned(), why });
         }
         // Wiped at the end: a password may stand in it.
         let mut bytes = Zeroizing::new(Vec::new());

@@ -1,7 +1,6 @@
 //! Passwords: from where, and that nobody else can read them there. A password never reaches a
 //! message, and what was read is wiped.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use secrecy::zeroize::Zeroizing;
 
 use super::file::SecretKeys;
 use super::reader::{Placed, Spot, Wrong};
-use super::{Outside, Purpose};
+use super::{Outside, Purpose, opened};
 
 /// Longest password, in bytes: no store takes a longer one, so more is the wrong file.
 const SECRET_MAX: u64 = 4096;
@@ -80,9 +79,8 @@ fn read_file(path: &Path, spot: &Spot) -> Result<Zeroizing<Vec<u8>>, Wrong> {
         what: format!("reading {shown}"),
         source: Some(source),
     };
-    let file = File::open(path).map_err(cannot_read)?;
-    let mode = file.metadata().map_err(cannot_read)?.mode();
-    if mode & OTHERS != 0 {
+    let (file, found) = opened::open(path).map_err(cannot_read)?;
+    if found.mode() & OTHERS != 0 {
         return Err(spot.wrong(format!("{shown} is open to everyone, run: chmod 600 {shown}")));
     }
     let mut bytes = Zeroizing::new(Vec::new());

@@ -1,7 +1,10 @@
 //! The processes whose end ends a lease.
 
 use std::collections::BTreeSet;
+use std::future::pending;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -9,13 +12,18 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_
 use stormlock_protocol::name::Ttl;
 use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
+use crate::fd;
 use crate::lease::{Attach, No, ProcessId, State, View};
-use crate::{clock, fd};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
+/// The part of the files that this process may have open that may be of watched processes, which
+/// are as many as users like: one in so many. Further ones are looked at every so often.
+const FILES_PART: usize = 4;
 /// Once in so many looks it is read in `/proc` whether any of the group is still alive: to the
 /// kernel the dead are in it until somebody waits for them, which the first process of a container
 /// may never do.
@@ -24,17 +32,30 @@ const DEAD_EVERY: u32 = 20;
 const DEAD_LOOKS: u32 = 2;
 
 /// Those that are watched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Guards {
     watched: BTreeSet<ProcessId>,
     ends: JoinSet<ProcessId>,
+    files: Arc<Semaphore>,
+}
+
+impl Default for Guards {
+    fn default() -> Guards {
+        let files = (fd::most() / FILES_PART).min(Semaphore::MAX_PERMITS);
+        Guards {
+            watched: BTreeSet::new(),
+            ends: JoinSet::new(),
+            files: Arc::new(Semaphore::new(files)),
+        }
+    }
 }
 
 impl Guards {
     pub(super) fn watch(&mut self, process: ProcessId) {
         if self.watched.insert(process) {
+            let files = Arc::clone(&self.files);
             self.ends.spawn(async move {
-                end(process).await;
+                end(process, &files).await;
                 process
             });
         }
@@ -55,11 +76,20 @@ impl Guards {
     }
 }
 
-async fn end(process: ProcessId) {
+async fn end(process: ProcessId, files: &Semaphore) {
     let Some(pid) = number(process.pid) else { return };
-    if let Some(opened) = open(process, pid) {
-        let _ = opened.readable().await;
+    let file = files.try_acquire().ok();
+    match file.as_ref().map(|_| open(process, pid)) {
+        Some(Ok(Some(opened))) => drop(opened.readable().await),
+        Some(Ok(None)) => {}
+        // No end may be concluded from a want of files.
+        Some(Err(_)) | None => {
+            while is_alive(process) {
+                rest().await;
+            }
+        }
     }
+    drop(file);
     let (mut looks, mut dead) = (0_u32, 0);
     while process.group && is_group(pid) && !is_used_again(process) {
         looks = looks.wrapping_add(1);
@@ -69,9 +99,21 @@ async fn end(process: ProcessId) {
                 return;
             }
         }
-        if clock::pause(GROUP_EVERY).await.is_err() {
-            return;
-        }
+        rest().await;
+    }
+}
+
+/// Until the next look. Not by a timer of the kernel's: each is a file, and after a sleep of the
+/// host a look is late by no more than this.
+async fn rest() {
+    let _ = timeout(GROUP_EVERY, pending::<()>()).await;
+}
+
+/// True while a process is there and has not ended.
+fn is_alive(process: ProcessId) -> bool {
+    match Stat::of(process.pid) {
+        Ok(now) => now.started == process.started && !now.is_dead,
+        Err(_) => is_there(process),
     }
 }
 
@@ -85,19 +127,25 @@ async fn is_dead(group: u32) -> bool {
         }
         let all = Stat::all();
         let mut members = all.iter().filter(|one| one.group == group).peekable();
-        members.peek().is_some() && members.all(|one| one.is_dead)
+        let is_dead = members.peek().is_some() && members.all(|one| one.is_dead);
+        // Nor when files ran out meanwhile.
+        is_dead && Stat::of(1).is_ok()
     });
     looks.await.unwrap_or(false)
 }
 
 /// The very process; `None` when it is gone, whoever has its number now.
-fn open(process: ProcessId, pid: Pid) -> Option<AsyncFd<OwnedFd>> {
-    let opened = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+fn open(process: ProcessId, pid: Pid) -> io::Result<Option<AsyncFd<OwnedFd>>> {
+    let opened = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(opened) => opened,
+        Err(Errno::SRCH) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    };
     // Looked at after it was opened: while it is open, the number stays its own.
     if !is_there(process) {
-        return None;
+        return Ok(None);
     }
-    fd::watch(opened).ok()
+    fd::watch(opened).map(Some)
 }
 
 /// True while a process is there. One that `/proc` hides from this agent is there while its number
@@ -168,11 +216,12 @@ mod tests {
         let mut dead = Command::new("true").process_group(0).spawn().unwrap();
         let started = Process::look(dead.id(), true).unwrap().started;
         let process = ProcessId { pid: dead.id(), started, group: true };
-        tokio::time::timeout(PATIENCE, end(process)).await.expect("it has ended");
+        let files = Semaphore::new(1);
+        timeout(PATIENCE, end(process, &files)).await.expect("it has ended");
         assert!(is_group(number(dead.id()).unwrap()), "the kernel counts the dead");
         let another = ProcessId { started: started + 1, ..process };
         assert!(!goes_on(another), "the number is used again, so that group is gone");
-        tokio::time::timeout(PATIENCE, end(another)).await.expect("it has ended");
+        timeout(PATIENCE, end(another, &files)).await.expect("it has ended");
         dead.wait().unwrap();
         assert!(!goes_on(process));
     }
@@ -192,7 +241,21 @@ mod tests {
         guards.watch(process);
         rustix::process::kill_process(number(other).unwrap(), rustix::process::Signal::KILL)
             .unwrap();
-        let ended = tokio::time::timeout(PATIENCE, guards.ended()).await.expect("it has ended");
+        let ended = timeout(PATIENCE, guards.ended()).await.expect("it has ended");
         assert_eq!(ended, process);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_no_file_is_left_to_watch_ends_when_it_does() {
+        let none = Semaphore::new(0);
+        let mut idle = Command::new("sleep").arg("1000").spawn().unwrap();
+        let started = Process::look(idle.id(), false).unwrap().started;
+        let process = ProcessId { pid: idle.id(), started, group: false };
+        let early = timeout(GROUP_EVERY * 4, end(process, &none)).await;
+        assert!(early.is_err(), "it goes on");
+        idle.kill().unwrap();
+        // Nobody has waited for it yet.
+        timeout(PATIENCE, end(process, &none)).await.expect("it has ended");
+        idle.wait().unwrap();
     }
 }

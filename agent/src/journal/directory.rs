@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::JournalError;
+use crate::fd;
 
 const JOURNAL: &str = "journal";
 /// The file that will replace the journal; whatever stands there at a start is half a file.
@@ -69,12 +70,21 @@ impl Directory {
             .ok_or_else(|| JournalError::io("opening", &lock_path, Errno::NOENT.into()))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(JournalError::InUse { dir: path.to_owned() }),
+            Err(Errno::WOULDBLOCK) => {
+                let pid = fd::locked_by(&lock);
+                return Err(JournalError::InUse { dir: path.to_owned(), pid });
+            }
             Err(errno) => return Err(JournalError::io("locking", &lock_path, errno.into())),
         }
         let directory = Directory { fd, path: path.to_owned(), is_new, lock };
         directory.remove_next();
         Ok(directory)
+    }
+
+    /// Bytes that are left on its disk; `None` where the disk does not say.
+    pub(super) fn room(&self) -> Option<u64> {
+        let disk = rustix::fs::fstatvfs(&self.fd).ok().filter(|disk| disk.f_blocks > 0)?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     pub(super) fn is_new(&self) -> bool {

@@ -78,12 +78,14 @@ pub enum Said {
 pub enum JournalError {
     /// Another agent has it.
     #[error(
-        "another agent uses {}: stop it, or give this one a state directory of its own",
-        dir.display()
+        "another agent uses {}{}: stop it, or give this one a state directory of its own",
+        dir.display(), crate::fd::process(*pid)
     )]
     InUse {
         /// The directory.
         dir: PathBuf,
+        /// The process of that agent, where the kernel says.
+        pid: Option<u32>,
     },
     /// Somebody else could read or change it.
     #[error("{} is not safe to use: {why}; {mend}", path.display())]

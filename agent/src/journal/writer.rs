@@ -32,6 +32,12 @@ const COMPACT_OVER: u64 = 1 << 20;
 /// ...and so many times larger than when it was last written anew, so that writing it anew is a
 /// small part of all writing however many leases there are.
 const COMPACT_TIMES: u64 = 4;
+/// On a disk with less room than so many files of its length, a file is written anew earlier...
+const ROOM_TIMES: u64 = 4;
+/// ...each time that it has grown by this, or by a part of its length: while the old one and the
+/// new one still fit there together.
+const GROWN_MIN: u64 = 16 << 10;
+const GROWN_PART: u64 = 4;
 /// Most bytes that are gathered for one write: the wait of the first for the last stays short.
 const BATCH_MAX: usize = 1 << 20;
 /// What nobody waits for is on disk after this long: a `Lost` or `Gone` should survive the host.
@@ -68,6 +74,8 @@ pub(super) enum Disk {
         file: File,
         len: u64,
         compact_over: u64,
+        /// How long it was when that was last done, or tried.
+        last_anew: u64,
         /// Since when something is written and not synced.
         unsynced: Option<Moment>,
     },
@@ -266,6 +274,7 @@ impl<F: Fn(Said)> Writer<F> {
     fn compact(&mut self, now: Moment) {
         match &self.disk {
             Disk::Works { len, compact_over, .. } if len > compact_over => {}
+            Disk::Works { len, last_anew, .. } if self.is_tight(*len, *last_anew) => {}
             _ => return,
         }
         match self.write_anew() {
@@ -277,12 +286,19 @@ impl<F: Fn(Said)> Writer<F> {
             // grown by as much as a small file may.
             Err(NotReplaced { error, old_stands: true }) => {
                 self.trouble(&error);
-                if let Disk::Works { len, compact_over, .. } = &mut self.disk {
+                if let Disk::Works { len, compact_over, last_anew, .. } = &mut self.disk {
                     *compact_over = *len + COMPACT_OVER;
+                    *last_anew = *len;
                 }
             }
             Err(NotReplaced { error, old_stands: false }) => self.broke(now, &error),
         }
+    }
+
+    /// True when the file has grown on a disk that may soon have no room for two of it.
+    fn is_tight(&self, len: u64, last_anew: u64) -> bool {
+        len > last_anew + GROWN_MIN.max(last_anew / GROWN_PART)
+            && self.directory.room().is_some_and(|room| room < len.saturating_mul(ROOM_TIMES))
     }
 
     fn write_anew(&mut self) -> Result<Disk, NotReplaced> {
@@ -296,7 +312,7 @@ impl<F: Fn(Said)> Writer<F> {
         let file = replaced?;
         let len = bytes.len() as u64;
         let compact_over = COMPACT_OVER.max(len.saturating_mul(COMPACT_TIMES));
-        Ok(Disk::Works { file, len, compact_over, unsynced: None })
+        Ok(Disk::Works { file, len, compact_over, last_anew: len, unsynced: None })
     }
 
     fn trouble(&self, error: &io::Error) {

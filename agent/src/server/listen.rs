@@ -22,6 +22,8 @@ use interprocess::os::unix::uds_local_socket::tokio::Listener as PathListener;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use crate::fd;
+
 /// One connection.
 pub type Stream = LocalStream;
 
@@ -85,12 +87,12 @@ pub enum ListenError {
          one with --socket", .0.display(), .0.as_os_str().len()
     )]
     TooLong(PathBuf),
-    /// A live agent has it.
+    /// A live agent has it: this process, where the kernel says.
     #[error(
-        "another agent listens on {}: stop it first, or give this one another --socket",
-        .0.display()
+        "another agent listens on {}{}: stop it first, or give this one another --socket",
+        .0.display(), fd::process(*.1)
     )]
-    InUse(PathBuf),
+    InUse(PathBuf, Option<u32>),
     /// Something else is there.
     #[error("will not listen on {}: {what}", path.display())]
     Occupied {
@@ -189,7 +191,14 @@ pub struct Listener {
 struct Claim {
     device: u64,
     inode: u64,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Closing is not enough: a child of the agent that has not come to its exec has a copy.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl Listener {
@@ -207,7 +216,7 @@ impl Listener {
         clear(path)?;
         let inner = listen(path)?;
         let made = fs::symlink_metadata(path).map_err(io_error("looking at", path))?;
-        let claim = Claim { device: made.dev(), inode: made.ino(), _lock: lock };
+        let claim = Claim { device: made.dev(), inode: made.ino(), lock };
         let listener = Listener { inner, path: path.to_owned(), claim: Some(claim) };
         if let Some(gid) = access.group {
             // The group first: a wider mode must not be the old group's for an instant.
@@ -314,18 +323,29 @@ fn lock(socket: &Path) -> Result<File, ListenError> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    // Not blocking: in a directory where others may write, a pipe may be in its place.
+    let safe = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new()
+        .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .mode(OWNER_ONLY)
-        .custom_flags(no_follow)
+        .custom_flags(i32::try_from(safe.bits()).unwrap_or(0))
         .open(&path)
         .map_err(io_error("opening", &path))?;
+    let found = file.metadata().map_err(io_error("looking at", &path))?;
+    if !found.is_file() || found.uid() != own_uid() {
+        let what = format!(
+            "it is to be a file of the agent's own, and something of {} is there; have it removed, \
+             or give another --socket",
+            owner(found.uid())
+        );
+        return Err(ListenError::Occupied { path, what });
+    }
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::WOULDBLOCK) => Err(ListenError::InUse(socket.to_owned())),
+        Err(Errno::WOULDBLOCK) => Err(ListenError::InUse(socket.to_owned(), fd::locked_by(&file))),
         Err(e) => Err(io_error("locking", &path)(e.into())),
     }
 }
@@ -356,8 +376,8 @@ fn clear(path: &Path) -> Result<(), ListenError> {
             .map_err(io_error("removing the socket of an agent that died", path)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         // Connected, or its backlog is full.
-        Ok(_) => Err(ListenError::InUse(path.to_owned())),
-        Err(e) if is_busy(&e) => Err(ListenError::InUse(path.to_owned())),
+        Ok(_) => Err(ListenError::InUse(path.to_owned(), None)),
+        Err(e) if is_busy(&e) => Err(ListenError::InUse(path.to_owned(), None)),
         Err(e) => Err(io_error("looking who listens on", path)(e)),
     }
 }

@@ -25,10 +25,11 @@ use stormlock_protocol::frame::Verdict;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
-use crate::audit::Facts;
+use crate::audit::{Facts, Flood};
+use crate::clock;
 use crate::lease::{SessionId, Uid};
 use listen::{Listener, Stream};
-use peer::{Names, Peer};
+use peer::{Names, Peer, PeerError};
 use service::{Caller, Service};
 
 /// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd
@@ -36,6 +37,11 @@ use service::{Caller, Service};
 const SESSIONS_MAX: usize = 1024;
 /// Most connections of one user, so that no user can lock out the others.
 const SESSIONS_PER_UID_MAX: usize = 64;
+/// The part of the files that this process may have open that may be connections, where these are
+/// few: one in so many.
+const FILES_PART: usize = 2;
+/// And of those connections the part that may be of one user.
+const USER_PART: usize = 4;
 /// How long a stopping agent lets sessions write their last replies.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// Longest wait for a session to end after an accept failed for want of descriptors or memory, when
@@ -43,9 +49,13 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The open connections, counted by user.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Guests {
+    max: usize,
+    of_one_max: usize,
     by_uid: Mutex<BTreeMap<Uid, usize>>,
+    /// Whoever is turned away may come again at once; the log says so only so often.
+    turned_away: Mutex<Flood>,
     left: Notify,
 }
 
@@ -57,6 +67,20 @@ struct Seat {
 }
 
 impl Guests {
+    /// Nobody yet, where so many files may be open.
+    fn new(files: usize) -> Guests {
+        let max = SESSIONS_MAX.min(files / FILES_PART);
+        let of_one_max = SESSIONS_PER_UID_MAX.min(max / USER_PART);
+        if max < SESSIONS_MAX {
+            tracing::info!(
+                "this process may open {files} files only, so no more than {max} clients at once \
+                 are served, {of_one_max} of one user: raise LimitNOFILE= of the unit, or ulimit -n"
+            );
+        }
+        let (by_uid, turned_away) = (Mutex::default(), Mutex::default());
+        Guests { max, of_one_max, by_uid, turned_away, left: Notify::new() }
+    }
+
     /// How many there are.
     fn count(&self) -> usize {
         self.by_uid.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
@@ -66,12 +90,19 @@ impl Guests {
     fn admit(self: &Arc<Guests>, uid: Uid) -> Option<Seat> {
         let mut by_uid = self.by_uid.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = by_uid.values().sum();
-        let own = by_uid.entry(uid).or_default();
-        if all >= SESSIONS_MAX || *own >= SESSIONS_PER_UID_MAX {
+        let own = by_uid.get(&uid).copied().unwrap_or(0);
+        if all >= self.max || own >= self.of_one_max {
             return None;
         }
-        *own += 1;
+        by_uid.insert(uid, own + 1);
         Some(Seat { guests: Arc::clone(self), uid })
+    }
+
+    fn log_turned_away(&self, uid: Uid, why: &str) {
+        let mut turned_away = self.turned_away.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(untold) = turned_away.pass(uid, clock::now()) {
+            tracing::warn!(uid = uid.0, why, untold, "a client was turned away");
+        }
     }
 }
 
@@ -134,14 +165,18 @@ async fn admit(
     names: &Names,
     service: &Service,
 ) -> Result<(Caller, Seat), Verdict> {
-    let peer = names.identify(stream).await.map_err(|error| {
-        tracing::warn!(%error, "a client was turned away");
+    let guests = &service.guests;
+    let denied = |error: PeerError| {
+        guests.log_turned_away(error.uid(), &error.to_string());
         Verdict::Denied
-    })?;
-    let Some(seat) = service.guests.admit(peer.who.uid) else {
-        tracing::warn!(uid = peer.who.uid.0, "a client was turned away: too many sessions");
+    };
+    let uid = names.uid(stream).map_err(denied)?;
+    // Before anything is looked up that takes its time: those who wait for it have a seat each.
+    let Some(seat) = guests.admit(uid) else {
+        guests.log_turned_away(uid, "too many sessions");
         return Err(Verdict::TooMany);
     };
+    let peer = names.identify(stream).await.map_err(denied)?;
     let principal = service.config().principal(&peer.who);
     let Peer { who, pid, login, unit, is_named, .. } = peer;
     let facts = Arc::new(Facts {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stormlock_protocol::message::{
-    self, Agent, Cursor, Finding, Level, List, Reply, Status, Unread,
+    self, Agent, Code, Cursor, Finding, Level, List, Refusal, Reply, Status, Unread,
 };
-use stormlock_protocol::name::{LeaseId, Resource};
+use stormlock_protocol::name::{LeaseId, RESOURCE_MAX, Resource};
 use tokio::task::JoinSet;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
@@ -20,6 +20,10 @@ use crate::stores::{AskError, Stores};
 
 /// Locks or leases on one page: with the longest names this stays below the longest frame.
 const PAGE: usize = 64;
+
+/// Longest pattern, in bytes: the longest name with a star around each character. It is tried on
+/// every lock of a page on the thread that renews, and a frame has room for a far longer one.
+const GLOB_MAX: usize = 2 * RESOURCE_MAX + 1;
 
 /// How long one store is waited for alone before the others are asked meanwhile: most pages come
 /// from the first store asked, and the others need not be read for them.
@@ -103,6 +107,10 @@ impl Service {
     pub(super) async fn list(&self, caller: &Caller, ask: List) -> Answered<Reply> {
         // To somebody who may see none, no locks would look like none held.
         self.permit(&self.config(), caller, Act::Read, None)?;
+        if ask.glob.as_ref().is_some_and(|glob| glob.len() > GLOB_MAX) {
+            let why = format!("a pattern has at most {GLOB_MAX} bytes; no name needs a longer one");
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
         let mut unread = Vec::new();
         let mut asked = Asked::from(self, ask.after.as_ref());
         while let Some((backend, read)) = asked.next().await? {

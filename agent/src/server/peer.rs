@@ -64,6 +64,17 @@ pub enum PeerError {
     Overflow(Uid),
 }
 
+impl PeerError {
+    /// Whose connection it was, as far as the kernel says.
+    #[must_use]
+    pub fn uid(&self) -> Uid {
+        match self {
+            PeerError::Credentials(_) => Uid(OVERFLOW_UID),
+            PeerError::Groups { uid, .. } | PeerError::Overflow(uid) => *uid,
+        }
+    }
+}
+
 /// Who is at the other end.
 #[derive(Debug)]
 pub struct Peer {
@@ -103,12 +114,16 @@ impl Names {
         }
     }
 
-    /// Asks the kernel who is there, once, and looks up what they are called: not for longer than
-    /// [`LOOKUP_PATIENCE`], and not on the caller's thread.
+    /// The user who connected; at once, from the kernel.
     ///
     /// # Errors
     /// [`PeerError`]: close the connection.
-    pub async fn identify(&self, stream: &Stream) -> Result<Peer, PeerError> {
+    pub fn uid(&self, stream: &Stream) -> Result<Uid, PeerError> {
+        self.ids(stream).map(|(uid, ..)| uid)
+    }
+
+    /// User, group and process.
+    fn ids(&self, stream: &Stream) -> Result<(Uid, u32, i32), PeerError> {
         let creds = stream.peer_creds().map_err(PeerError::Credentials)?;
         let (Some(uid), Some(gid), Some(pid)) = (creds.euid(), creds.egid(), creds.pid()) else {
             return Err(PeerError::Credentials(io::ErrorKind::Unsupported.into()));
@@ -117,6 +132,16 @@ impl Names {
         if uid == self.overflow || uid.0 == OVERFLOW_UID || uid.0 == u32::MAX {
             return Err(PeerError::Overflow(uid));
         }
+        Ok((uid, gid, pid))
+    }
+
+    /// Asks the kernel who is there, and looks up what they are called: not for longer than
+    /// [`LOOKUP_PATIENCE`], and not on the caller's thread.
+    ///
+    /// # Errors
+    /// [`PeerError`]: close the connection.
+    pub async fn identify(&self, stream: &Stream) -> Result<Peer, PeerError> {
+        let (uid, gid, pid) = self.ids(stream)?;
         let fd = local_fd(stream);
         let groups = peer_groups(fd);
         let mut gids = groups.map_err(|e| PeerError::Groups { uid, source: e.into() })?;

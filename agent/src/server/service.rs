@@ -19,7 +19,6 @@ use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, 
 use super::wait::{self, Tell};
 use super::{Guests, told};
 use crate::audit::{Audit, Facts};
-use crate::clock;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
@@ -27,6 +26,7 @@ use crate::lease::{
 };
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
+use crate::{clock, fd};
 
 /// How long a question to a store may take that is about no lease of ours. No longer than a call of
 /// the core, and a person waits.
@@ -78,7 +78,8 @@ impl Service {
         audit: Audit,
         about: About,
     ) -> Service {
-        Service { config, stores, driver, audit, about, guests: Arc::default() }
+        let guests = Arc::new(Guests::new(fd::most()));
+        Service { config, stores, driver, audit, about, guests }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the

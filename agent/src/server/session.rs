@@ -23,6 +23,9 @@ use super::service::{Caller, Service};
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// Requests that a client may send ahead of their answers; it is not read further until then.
 const AHEAD_MAX: usize = 16;
+/// Most bytes of them before no more is read: one user has many sessions, and the longest requests
+/// in all of them would be a large part of a small host's memory.
+const AHEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves one connection until either side ends it, or `stopping` says so between two requests.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
@@ -64,12 +67,20 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
 struct Session<S> {
     frames: Framed<S, Codec>,
     /// Requests that came before the answer to the one in work.
-    ahead: Vec<Request>,
+    ahead: Vec<Came>,
     caller: Caller,
     service: Arc<Service>,
     stopping: watch::Receiver<bool>,
     /// What the last reply gave; given back if the client was gone before it could read that.
     fresh: Vec<LeaseId>,
+}
+
+/// A request that came.
+#[derive(Debug)]
+struct Came {
+    request: Request,
+    /// Of the frame.
+    length: usize,
 }
 
 /// How a conversation ended.
@@ -108,13 +119,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// The next request. A stopping agent answers what it has begun, no more.
     async fn next_request(&mut self) -> Result<Request, Ended> {
         if !self.ahead.is_empty() {
-            return Ok(self.ahead.remove(0));
+            return Ok(self.ahead.remove(0).request);
         }
         tokio::select! {
             biased;
             _ = self.stopping.wait_for(|stops| *stops) => Err(Ended::Stopping),
             next = self.frames.next() => match next {
-                Some(Ok(request)) => Ok(request),
+                Some(Ok(came)) => Ok(came.request),
                 // So the kernel says that the other side closed without reading all of it.
                 Some(Err(CodecError::Io(error)))
                     if error.kind() == io::ErrorKind::ConnectionReset => Err(Ended::Unread),
@@ -143,8 +154,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                         break;
                     }
                 }
-                next = self.frames.next(), if self.ahead.len() < AHEAD_MAX => match next {
-                    Some(Ok(request)) => self.ahead.push(request),
+                next = self.frames.next(), if self.may_come_ahead() => match next {
+                    Some(Ok(came)) => self.ahead.push(came),
                     Some(Err(_)) | None => break,
                 },
             }
@@ -157,6 +168,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             let _ = self.service.driver.release_all(unread).await;
         }
         None
+    }
+
+    fn may_come_ahead(&self) -> bool {
+        let bytes: usize = self.ahead.iter().map(|came| came.length).sum();
+        self.ahead.len() < AHEAD_MAX && bytes < AHEAD_BYTES_MAX
     }
 
     /// The caller's whole state, then each change, until the client closes or lags behind; the
@@ -189,14 +205,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
         if !self.ahead.is_empty() {
-            let asked = self.ahead.remove(0);
+            let asked = self.ahead.remove(0).request;
             return (asked != Request::Subscribe).then_some(Ended::Closed);
         }
         loop {
             let change = tokio::select! {
                 change = changes.recv() => change,
                 asked = self.frames.next() => return match asked {
-                    Some(Ok(Request::Subscribe)) => None,
+                    Some(Ok(Came { request: Request::Subscribe, .. })) => None,
                     // A stream takes no other question; other connections do.
                     Some(_) | None => Some(Ended::Closed),
                 },
@@ -262,15 +278,15 @@ enum CodecError {
 }
 
 impl Decoder for Codec {
-    type Item = Request;
+    type Item = Came;
     type Error = CodecError;
 
-    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Request>, CodecError> {
+    fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Came>, CodecError> {
         let Some(body) = frame::split(bytes)? else { return Ok(None) };
         let length = frame::HEADER_LEN + body.len();
         let request = frame::decode(body)?;
         bytes.advance(length);
-        Ok(Some(request))
+        Ok(Some(Came { request, length }))
     }
 }
 

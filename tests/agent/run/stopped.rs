@@ -46,7 +46,9 @@ fn nothing_of_a_job_goes_on_while_its_wrapper_stands_still() {
         ),
     )
     .expect("a file");
-    shell.types("$CTL run -q prod/db --ttl 5s -- sh job\n");
+    // Not by dash: it starts programs by vfork, and one that is stopped between that and its exec
+    // leaves the leader waiting in the kernel, where nobody sees it stop.
+    shell.types("$CTL run -q prod/db --ttl 5s -- bash job\n");
     shell.sees("begun");
     for stop in ["the terminal", "somebody"] {
         for name in ["ignores", "elsewhere"] {
@@ -65,7 +67,7 @@ fn nothing_of_a_job_goes_on_while_its_wrapper_stands_still() {
             stands_still(&agent, name);
         }
         shell.types("fg\n");
-        shell.sees("sh job");
+        shell.sees("bash job");
     }
     for name in ["ignores", "elsewhere"] {
         grows(&agent, name);

@@ -10,13 +10,13 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::Hold;
+use stormlock_protocol::message::{Acquire, Hold, Release};
 use tempfile::TempDir;
 
 use super::{CONFIG, OK, UNAVAILABLE, mode, run_it, says, stormlockd};
 use crate::agent::program;
 use crate::program::Ran;
-use crate::{acquire, leases, local, wish};
+use crate::{acquire, leases, local, resource, wish};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const ROUNDS: usize = 20;
@@ -25,17 +25,21 @@ const ROUNDS: usize = 20;
 const BARE: &str = "
     if [ -d /run/systemd ]; then mount -t tmpfs stormlock-test /run/systemd; fi
     if [ -e /dev/log ]; then mount --bind /dev/null /dev/log; fi
+    if [ -n \"$0\" ]; then mount -t tmpfs -o size=1m,mode=0700 stormlock-test \"$0\"; fi
     exec \"$@\"";
 
 /// Files of a daemon; the daemon itself ends with it, whatever became of the test.
 struct Daemon {
     dir: TempDir,
+    /// Its state directory is on a disk of 1 MB, which nobody else sees.
+    is_small: bool,
     process: Option<OwnedFd>,
 }
 
 impl Daemon {
     fn new(config: &str) -> Daemon {
-        let daemon = Daemon { dir: tempfile::tempdir().expect("a folder"), process: None };
+        let daemon =
+            Daemon { dir: tempfile::tempdir().expect("a folder"), is_small: false, process: None };
         fs::write(daemon.file("stormlock.toml"), config).expect("a configuration");
         daemon
     }
@@ -46,7 +50,9 @@ impl Daemon {
 
     fn command(&self, state: &str, socket: &str, pidfile: &str) -> Command {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-euc", BARE, "sh"]);
+        command.args(["--mount", "--propagation", "private", "sh", "-euc", BARE]);
+        let small = if self.is_small { self.file(state) } else { PathBuf::new() };
+        command.arg(small);
         command.arg(program("stormlockd")).arg("--daemonize");
         command.arg("--config").arg(self.file("stormlock.toml"));
         command.arg("--state").arg(self.file(state));
@@ -148,6 +154,24 @@ fn a_daemon_belongs_to_nobody_and_logs_beside_its_journal_where_there_is_nothing
     assert!(daemon.log().contains("stopping; leases stay"), "{}", daemon.log());
     let help = run_it(&mut stormlockd(&["--help"])).stdout;
     assert!(help.contains("stormlockd.log"), "nobody is told where it is: {help}");
+}
+
+/// What users do is logged as often as they do it.
+#[test]
+fn a_log_beside_the_journal_leaves_the_rest_of_a_small_disk_to_that() {
+    let mut daemon = Daemon::new(&local());
+    daemon.is_small = true;
+    fs::create_dir(daemon.file("state")).expect("a folder");
+    assert_eq!(daemon.start().code, Some(OK));
+    let mut client = daemon.client();
+    let name = |number| resource(&format!("{number}/{}", "x".repeat(100)));
+    let many = Acquire { resources: (0..32).map(name).collect(), ..wish("x", Hold::Keep) };
+    for round in 0..200 {
+        if let Err(no) = client.acquire(many.clone()) {
+            panic!("round {round}: {no}");
+        }
+        client.release(Release::All).expect("they are given back");
+    }
 }
 
 fn pid_number(pid: Pid) -> u32 {

@@ -54,6 +54,7 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     let words = refused(dir.path());
     assert!(words.contains("another agent uses"), "{words}");
     assert!(words.contains(&dir.path().display().to_string()), "{words}");
+    assert!(words.contains(&format!("(process {})", std::process::id())), "{words}");
     write(&journal, &said, &hold(1));
     drop(journal);
     let (_journal, recovered, _said) = open(dir.path());

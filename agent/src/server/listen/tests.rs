@@ -84,7 +84,7 @@ fn a_stale_socket_is_replaced() {
 fn the_socket_of_a_live_agent_is_left_alone() {
     let place = Place::new();
     let first = place.bind().unwrap();
-    assert!(matches!(place.bind(), Err(ListenError::InUse(_))));
+    assert!(matches!(place.bind(), Err(ListenError::InUse(..))));
     assert!(place.answers(&first));
 }
 
@@ -92,7 +92,7 @@ fn the_socket_of_a_live_agent_is_left_alone() {
 fn the_socket_of_a_live_stranger_that_takes_no_lock_is_left_alone() {
     let place = Place::new().with_dir();
     let stranger = UnixListener::bind(place.socket()).unwrap();
-    assert!(matches!(place.bind(), Err(ListenError::InUse(_))));
+    assert!(matches!(place.bind(), Err(ListenError::InUse(..))));
     stranger.set_nonblocking(true).unwrap();
     assert!(stranger.accept().is_ok(), "the look at it was a connection");
     UnixStream::connect(place.socket()).unwrap();
@@ -111,7 +111,7 @@ fn a_live_agent_that_answers_nobody_is_still_live() {
     rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(&path).unwrap()).unwrap();
     rustix::net::listen(&socket, 0).unwrap();
     let _fills_the_backlog = UnixStream::connect(&path).unwrap();
-    assert!(matches!(place.bind(), Err(ListenError::InUse(_))));
+    assert!(matches!(place.bind(), Err(ListenError::InUse(..))));
     assert!(path.exists());
 }
 
@@ -199,7 +199,7 @@ fn of_two_that_start_together_exactly_one_listens() {
                     UnixStream::connect(listener.path()).unwrap();
                     true
                 }
-                Err(ListenError::InUse(_)) => false,
+                Err(ListenError::InUse(..)) => false,
                 Err(other) => panic!("race {race}: {other}"),
             }
         };
@@ -209,6 +209,16 @@ fn of_two_that_start_together_exactly_one_listens() {
         });
         assert_eq!(winners, 1, "race {race}");
     }
+}
+
+#[test]
+fn a_socket_that_was_given_up_is_free_though_a_child_has_a_copy_of_its_lock() {
+    let place = Place::new().with_dir();
+    let listener = place.bind().unwrap();
+    let copy = listener.claim.as_ref().unwrap().lock.try_clone().unwrap();
+    drop(listener);
+    assert!(place.bind().is_ok());
+    drop(copy);
 }
 
 #[test]
