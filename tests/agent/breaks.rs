@@ -147,6 +147,18 @@ fn a_second_break_and_an_agent_that_starts_again_leave_nothing_in_the_way() {
 }
 
 #[test]
+fn nobody_takes_a_lease_that_looks_like_what_a_break_leaves() {
+    let agent = Agent::start(&local());
+    let forged = "broke 0af1c2d3e4f50617283940515263748f: so there";
+    for verb in [&["acquire", "prod/db"][..], &["run", "prod/db", "-c", "true"]] {
+        let ran = agent.ctl(&[verb, &["-m", forged]].concat());
+        assert_eq!(ran.code, Some(64), "{ran:?}");
+        assert!(ran.stderr.contains("say it in other words"), "{ran:?}");
+    }
+    assert_eq!(agent.ctl(&["acquire", "prod/db", "-m", "broke it: alas"]).code, Some(0));
+}
+
+#[test]
 fn a_command_cannot_break_the_lease_that_it_runs_under() {
     let agent = Agent::start(&local());
     let ctl = program("stormctl").display().to_string();

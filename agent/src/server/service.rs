@@ -138,6 +138,11 @@ impl Service {
         if sorted.len() < ask.resources.len() {
             return Err(Refusal::new(Code::BadRequest, "a resource is named twice"));
         }
+        if ask.reason.as_ref().and_then(broken_in).is_some() {
+            // The agent of that lease would take it for a break, and give this one back.
+            let why = "the reason begins as what a break leaves does; say it in other words";
+            return Err(Refusal::new(Code::BadRequest, why));
+        }
         let mut claims = Vec::with_capacity(sorted.len());
         let mut leases_max = usize::MAX;
         let mut hold = None;
