@@ -1,5 +1,5 @@
-//! Questions that take a store long: one user asks a few of them at once, and no more, for the store
-//! has the leases of others to renew.
+//! Questions that take a store long: one user asks a few of them at once, and no more, for the
+//! store has the leases of others to renew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::clock;
 use crate::lease::Uid;
 
 /// So many at once, of one user.
@@ -39,7 +40,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let turn = self.0.take();
         tokio::spawn(async move {
-            tokio::time::sleep(PAUSE).await;
+            let _ = clock::pause(PAUSE).await;
             drop(turn);
         });
     }
