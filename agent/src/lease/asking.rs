@@ -259,7 +259,7 @@ impl LeaseTable {
         entry.prove(sent, grant.remaining);
         entry.kept_until = now + length(entry.claim.ttl);
         let key = (entry.claim.backend.clone(), entry.claim.resource.clone());
-        if let Some(before) = self.fences.get(&key).copied()
+        if let Some((before, _)) = self.fences.get(&key).copied()
             && grant.fence <= before
             && self.obeys(Law::FencesRise)
         {
@@ -414,10 +414,15 @@ impl LeaseTable {
     /// Law 8: what came before on this resource, as far as this agent saw it.
     pub(super) fn remember_fence(&mut self, key: (BackendName, Resource), fence: Fence) {
         if self.fences.len() >= FENCES_MAX && !self.fences.contains_key(&key) {
-            self.fences.pop_first();
+            let oldest = self.fences.iter().min_by_key(|(_, (_, seen))| *seen);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                self.fences.remove(&oldest);
+            }
         }
-        let known = self.fences.entry(key).or_insert(fence);
+        self.fences_seen += 1;
+        let (known, seen) = self.fences.entry(key).or_insert((fence, 0));
         *known = (*known).max(fence);
+        *seen = self.fences_seen;
     }
 
     /// A new lease on a resource says that its holder knows of the lost ones before it.

@@ -31,7 +31,8 @@ use stormlock_protocol::name::{Fence, LeaseId, Resource};
 pub use breaking::{broken_in, epitaph};
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
-    RefusedKind, Released, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, covering, mint,
+    RefusedKind, Released, SHARERS_MAX, SHARERS_OF_ONE_MAX, SessionId, Standing, Terminal, Uid,
+    Unfit, covering, mint,
 };
 pub use moment::Moment;
 pub use port::{
@@ -53,7 +54,8 @@ use schedule::Pace;
 const ORPHAN_AFTER: Duration = Duration::from_secs(30);
 /// Lost leases that one user has not acknowledged; the oldest beyond that are forgotten.
 const LOST_MAX: usize = 64;
-/// Fences of resources that were seen, kept to notice one that falls (law 8).
+/// Fences of resources that were seen, kept to notice one that falls (law 8). Those of the longest
+/// ago are forgotten first.
 const FENCES_MAX: usize = 4096;
 
 /// All leases of this agent. Its one owner hands it every [`Input`] with the time, then does the
@@ -69,7 +71,9 @@ pub struct LeaseTable {
     owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,
-    fences: BTreeMap<(BackendName, Resource), Fence>,
+    /// The greatest of each, and when it was seen, as a rank.
+    fences: BTreeMap<(BackendName, Resource), (Fence, u64)>,
+    fences_seen: u64,
     queues: BTreeMap<On, Queue>,
     /// When which of those who wait have waited long enough.
     patience: BTreeSet<(Moment, Ticket)>,
@@ -118,6 +122,7 @@ impl LeaseTable {
             wakeups: BTreeSet::new(),
             effects: VecDeque::new(),
             fences: BTreeMap::new(),
+            fences_seen: 0,
             queues: BTreeMap::new(),
             patience: BTreeSet::new(),
             in_journal,
