@@ -42,7 +42,7 @@ pub fn replaced_by(directory: &Metadata) -> Option<Other> {
     }
 }
 
-/// True of what everyone may write to; of a directory, whose sticky bit matters, see [`replaced_by`].
+/// True of a file that everyone may write to.
 #[must_use]
 pub fn is_open(found: &Metadata) -> bool {
     found.mode() & EVERYONE_WRITES != 0

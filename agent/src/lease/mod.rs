@@ -10,6 +10,7 @@ mod breaking;
 mod claim;
 mod ending;
 mod entry;
+mod fences;
 mod keeping;
 mod law;
 mod moment;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Resource};
+use stormlock_protocol::name::{LeaseId, Resource};
 
 pub use breaking::{broken_in, epitaph};
 pub use claim::{
@@ -45,6 +46,7 @@ pub use schedule::{look_alone, patience};
 use asking::Group;
 use breaking::Grave;
 use entry::{Busy, Entry, Phase, Purpose, Told};
+use fences::Fences;
 use keeping::Landing;
 use law::Law;
 use queue::{On, Queue};
@@ -54,9 +56,6 @@ use schedule::Pace;
 const ORPHAN_AFTER: Duration = Duration::from_secs(30);
 /// Lost leases that one user has not acknowledged; the oldest beyond that are forgotten.
 const LOST_MAX: usize = 64;
-/// Fences of resources that were seen, kept to notice one that falls (law 8). Those of the longest
-/// ago are forgotten first.
-const FENCES_MAX: usize = 4096;
 
 /// All leases of this agent. Its one owner hands it every [`Input`] with the time, then does the
 /// [`Effect`]s in order, and comes back at [`LeaseTable::next_wakeup`] at the latest.
@@ -71,9 +70,7 @@ pub struct LeaseTable {
     owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,
-    /// The greatest of each, and when it was seen, as a rank.
-    fences: BTreeMap<(BackendName, Resource), (Fence, u64)>,
-    fences_seen: u64,
+    fences: Fences,
     queues: BTreeMap<On, Queue>,
     /// When which of those who wait have waited long enough.
     patience: BTreeSet<(Moment, Ticket)>,
@@ -121,8 +118,7 @@ impl LeaseTable {
             owners: BTreeMap::new(),
             wakeups: BTreeSet::new(),
             effects: VecDeque::new(),
-            fences: BTreeMap::new(),
-            fences_seen: 0,
+            fences: Fences::default(),
             queues: BTreeMap::new(),
             patience: BTreeSet::new(),
             in_journal,

@@ -39,7 +39,7 @@ impl LeaseTable {
             }
             if let Some(fence) = entry.fence {
                 let claim = &entry.claim;
-                self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
+                self.fences.remember((claim.backend.clone(), claim.resource.clone()), fence);
             }
             let attach = entry.attach;
             for process in &entry.sharers {

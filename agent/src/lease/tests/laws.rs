@@ -199,7 +199,7 @@ fn law_8_fences_that_nobody_saw_for_the_longest_are_forgotten_first() {
         play.synced(true);
         taken
     };
-    let most = u64::try_from(FENCES_MAX).unwrap();
+    let most = u64::try_from(fences::FENCES_MAX).unwrap();
     // By name it is the first of all.
     assert!(take(1, "a", 10));
     assert!((2..=most).all(|number| take(number, &format!("res{number}"), 10)));
