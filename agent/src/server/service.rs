@@ -438,12 +438,12 @@ pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
 }
 
-/// One of these resources lets its taker have no more leases than that at once.
 /// What looks empty on a screen gives no reason, whatever it is made of.
 fn says_something(reason: &Reason) -> bool {
     reason.as_str().chars().any(char::is_alphanumeric)
 }
 
+/// One of these resources lets its taker have no more leases than that at once.
 fn too_many(config: &Config, caller: &Caller, on: &[Resource], max: usize) -> Refusal {
     let permits = on.iter().map(|on| config.policy.judge(&caller.who, Act::Acquire, Some(on)));
     let by = permits.flatten().find(|permit| permit.max_leases == max).map(|permit| permit.by);
