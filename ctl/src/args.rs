@@ -19,7 +19,7 @@ use stormlock_protocol::name::{LeaseId, Reason, Resource, Ttl, UnixMs};
 pub(crate) use values::ttl;
 use values::{glob, hold_secs, patience, reason, renew_secs, resource, until, wait_secs};
 
-pub(crate) use self::told::{Log, Metrics};
+pub(crate) use self::told::{Log, Metrics, Prompt, Surface};
 use crate::exit::Exit;
 use crate::render::{Colour, Format};
 
@@ -116,6 +116,7 @@ pub(crate) enum Command {
     Watch(Watch),
     Log(Log),
     Metrics(Metrics),
+    Prompt(Prompt),
     Completions(Completions),
 }
 
@@ -138,6 +139,7 @@ impl Command {
             | Command::Watch(_)
             | Command::Log(_)
             | Command::Metrics(_)
+            | Command::Prompt(_)
             | Command::Completions(_) => 0,
         }
     }

@@ -151,6 +151,13 @@ impl Places {
             ignored,
         }
     }
+
+    /// The sockets to try, one after the other.
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &Path> {
+        let usual = [Some(&self.system), self.user.as_ref()].into_iter().flatten();
+        let usual = usual.filter(|_| self.named.is_none());
+        self.named.iter().chain(usual).map(PathBuf::as_path)
+    }
 }
 
 /// A connection that waits no longer than it was told to.

@@ -38,6 +38,9 @@ fn main() -> ExitCode {
     if let Some(args) = run::shim::is_called(&argv) {
         return ExitCode::from(run::shim::run(args));
     }
+    if let Some(answer) = command::prompt::quick(&argv) {
+        return ExitCode::from(render::answer(&answer, true).code());
+    }
     let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
         Err(error) => told(&mistyped::mended(error, &argv)).code(),
@@ -101,6 +104,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
+        Command::Prompt(args) => Ok(command::prompt::run(args, &Places::of_this_process(explicit))),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }

@@ -26,6 +26,12 @@ pub(crate) fn now() -> Zoned {
     Zoned::now()
 }
 
+/// The wall clock alone: no zone is looked up.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the wall clock")]
+pub(crate) fn wall() -> UnixMs {
+    UnixMs(Timestamp::now().as_millisecond())
+}
+
 /// Reads the argument of `--until`.
 ///
 /// A time of day means today. A time that the clocks skip (spring) is moved forward by the gap; of

@@ -3,9 +3,9 @@
 
 use stormlock_protocol::frame::{self, FrameError, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{
-    Acquire, Agent, Attach, Backend, Break, Broken, Code, Cursor, Event, Finding, Health, Hold,
-    IsHeld, Lease, Level, List, Lock, Log, LogCursor, Logged, LostReason, Origin, Refusal, Release,
-    Released, Renew, Reply, Request, State, Status, Target, UnixMs, Unread, Wait, Waiting,
+    Acquire, Agent, Attach, Backend, Break, Broken, Code, Cursor, Event, Finding, Glance, Health,
+    Hold, IsHeld, Lease, Level, List, Lock, Log, LogCursor, Logged, LostReason, Origin, Refusal,
+    Release, Released, Renew, Reply, Request, State, Status, Target, UnixMs, Unread, Wait, Waiting,
 };
 use stormlock_protocol::name::{Fence, LeaseId, Principal, Reason, Resource, Ttl};
 use stormlock_protocol::process::{Process, Terminal};
@@ -137,6 +137,7 @@ fn requests() -> Vec<Sample> {
         sample("Request::Log", &Request::Log(log)),
         sample("Request::Log least", &Request::Log(whole_log)),
         sample("Request::Metrics", &Request::Metrics),
+        sample("Request::Glance", &Request::Glance),
         sample(
             "Request::Break",
             &Request::Break(Break {
@@ -201,6 +202,8 @@ fn replies() -> Vec<Sample> {
         sample("Reply::Log", &Reply::Log { events: vec![logged(), gap()], next }),
         sample("Reply::Log end", &Reply::Log { events: vec![], next: None }),
         sample("Reply::Metrics", &Reply::Metrics("stormlock_sessions 3\n".to_owned())),
+        sample("Reply::Glance", &Reply::Glance(Glance { lease: Some(lease()), more: 2 })),
+        sample("Reply::Glance of nothing", &Reply::Glance(Glance { lease: None, more: 0 })),
         sample("Reply::Broken", &Reply::Broken(Broken { broken: lock(), left_ms: 844_250 })),
     ]
 }

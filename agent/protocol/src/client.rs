@@ -16,7 +16,7 @@ use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
 use crate::frame::{self, FrameError, HEADER_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use crate::message::{
-    Acquire, Attach, Break, Broken, Cursor, Event, Finding, IsHeld, Lease, List, Lock, Log,
+    Acquire, Attach, Break, Broken, Cursor, Event, Finding, Glance, IsHeld, Lease, List, Lock, Log,
     LogCursor, Logged, Refusal, Release, Released, Renew, Reply, Request, Status, Target, Unread,
     Wait, Waiting,
 };
@@ -338,6 +338,17 @@ impl Client {
     pub fn metrics(&mut self) -> Result<String, ClientError> {
         match self.ask(&Request::Metrics)? {
             Reply::Metrics(text) => Ok(text),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// See [`Request::Glance`].
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn glance(&mut self) -> Result<Glance, ClientError> {
+        match self.ask(&Request::Glance)? {
+            Reply::Glance(glance) => Ok(glance),
             other => Err(unexpected(other)),
         }
     }

@@ -69,6 +69,8 @@ pub enum Request {
     Metrics,
     /// Take a resource away from the lease that was seen on it: [`Reply::Broken`].
     Break(Break),
+    /// What a prompt shows of the caller's leases: [`Reply::Glance`].
+    Glance,
 }
 
 /// Take one or more resources.
@@ -259,6 +261,8 @@ pub enum Reply {
     Metrics(String),
     /// It is broken.
     Broken(Broken),
+    /// What a prompt shows.
+    Glance(Glance),
 }
 
 /// What a waiting caller waits for. Told when it begins to wait and whenever that changes.
@@ -272,6 +276,16 @@ pub struct Waiting {
     pub place: u32,
     /// How many wait on this host.
     pub of: u32,
+}
+
+/// The lease that matters most now: one that is lost before one at risk, and that before the one
+/// that ends first.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Glance {
+    /// The lease; `None` when the caller has none, nor lost one since.
+    pub lease: Option<Lease>,
+    /// How many more there are.
+    pub more: u32,
 }
 
 /// A lease that this agent holds, or held, for the caller.

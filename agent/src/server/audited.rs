@@ -40,7 +40,8 @@ impl Asked {
             | Request::Subscribe
             | Request::Wait { .. }
             | Request::Log(_)
-            | Request::Metrics => None,
+            | Request::Metrics
+            | Request::Glance => None,
         })
     }
 }

@@ -4,6 +4,7 @@ mod attach;
 mod audited;
 mod breaking;
 mod elsewhere;
+mod glance;
 pub mod listen;
 mod log;
 mod metrics;

@@ -105,6 +105,7 @@ impl Service {
             Request::Break(ask) => self.break_to_its_end(caller, ask).await,
             Request::Log(ask) => self.log(caller, ask).await,
             Request::Metrics => self.metrics(caller).await,
+            Request::Glance => self.glance(caller).await,
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
         };
         let reply = answered.unwrap_or_else(Reply::Refused);

@@ -1,6 +1,6 @@
 //! What may be typed to hear what the agent has to tell of the past, and in numbers.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use stormlock_protocol::name::{Resource, UnixMs};
 
 use super::resource;
@@ -40,6 +40,45 @@ pub(crate) struct Log {
   stormctl metrics
   stormctl metrics > /var/lib/node_exporter/stormlock.prom")]
 pub(crate) struct Metrics {}
+
+/// Show the lease that matters most now, for a shell's prompt
+///
+/// In a word or two: the resource, how long it is held, who waits, and how many more you hold. Green
+/// is held, yellow ends soon or is at risk, red is lost, until you take it again or release it. It
+/// takes at most 50 ms, fails never, and shows `?` when the agent does not answer in time.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl prompt
+  stormctl prompt tmux
+
+`stormctl init SHELL` has a shell call it.")]
+pub(crate) struct Prompt {
+    /// Where it is shown: how colours are written there
+    #[arg(value_enum, default_value = "plain", value_name = "WHERE")]
+    pub(crate) surface: Surface,
+}
+
+/// Where a prompt is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Surface {
+    /// Without colours
+    Plain,
+    /// In PS1
+    Bash,
+    /// In PROMPT
+    Zsh,
+    /// In the output of fish_prompt, or on a terminal
+    Fish,
+    /// In status-left and its like
+    Tmux,
+}
+
+impl Surface {
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<Surface> {
+        Surface::from_str(name, false).ok()
+    }
+}
 
 fn since(text: &str) -> Result<UnixMs, String> {
     time::parse_since(text, &time::now())

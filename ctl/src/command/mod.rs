@@ -10,6 +10,7 @@ pub(crate) mod is_held;
 pub(crate) mod list;
 pub(crate) mod log;
 pub(crate) mod metrics;
+pub(crate) mod prompt;
 pub(crate) mod release;
 pub(crate) mod renew;
 pub(crate) mod run;
