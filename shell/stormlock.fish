@@ -1,6 +1,63 @@
-# stormlock for fish. Source it from ~/.config/fish/config.fish; sourcing it twice does no harm.
+# stormlock for fish: `stormctl init fish | source` in ~/.config/fish/config.fish. Doing so twice
+# does no harm.
+#
+# Each prompt begins with the lock that matters most, and changes with it while nobody types. Those
+# who make fish_prompt themselves say `stormctl init fish --no-prompt` and use $STORMLOCK_PROMPT.
 
-if command --query stormctl
-    # Printed by the client that they complete, so they always fit it.
-    command stormctl completions fish | source
+if status is-interactive
+    # True when an agent may be there: without one a prompt costs no process.
+    function __stormlock_has_agent
+        if test -n "$STORMLOCK_SOCKET"
+            test -S "$STORMLOCK_SOCKET"
+        else
+            test -S /run/stormlock/stormlockd.sock
+            or test -S "$XDG_RUNTIME_DIR/stormlock/stormlockd.sock"
+        end
+    end
+
+    function __stormlock_look --on-event fish_prompt
+        set -g STORMLOCK_PROMPT ''
+        if __stormlock_has_agent
+            # It has a time limit.
+            set -g STORMLOCK_PROMPT (command stormctl prompt fish 2>/dev/null | string collect --no-trim-newlines)
+        end
+        __stormlock_follow
+    end
+
+    # While something is shown, one process looks every second whether that changes, so that a lock
+    # that is lost turns red in front of who is idle.
+    function __stormlock_follow
+        test -n "$STORMLOCK_PROMPT"
+        or return 0
+        if set -q __stormlock_follower; and kill -0 $__stormlock_follower 2>/dev/null
+            return 0
+        end
+        command stormctl prompt fish --tell $fish_pid >/dev/null 2>&1 </dev/null &
+        set -g __stormlock_follower $last_pid
+        disown $last_pid 2>/dev/null
+    end
+
+    function __stormlock_heard --on-signal SIGUSR1
+        set -l shown (command stormctl prompt fish 2>/dev/null | string collect --no-trim-newlines)
+        test "$shown" != "$STORMLOCK_PROMPT"
+        or return 0
+        set -g STORMLOCK_PROMPT "$shown"
+        commandline -f repaint 2>/dev/null
+    end
+
+    if not set -q __stormlock_no_prompt; and not functions -q __stormlock_fish_prompt
+        functions -q fish_prompt
+        or fish_prompt 2>/dev/null >/dev/null
+        functions -c fish_prompt __stormlock_fish_prompt
+        function fish_prompt
+            # The status is whatever came before.
+            set -l before $status
+            printf '%s' "$STORMLOCK_PROMPT"
+            __stormlock_status $before
+            __stormlock_fish_prompt
+        end
+        function __stormlock_status
+            return $argv[1]
+        end
+    end
 end

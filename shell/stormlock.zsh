@@ -1,7 +1,64 @@
-# stormlock for zsh. Source it from ~/.zshrc after compinit; sourcing it twice does no harm.
+# stormlock for zsh: `eval "$(stormctl init zsh)"` in ~/.zshrc, after compinit. Doing so twice does
+# no harm.
+#
+# Each prompt begins with the lock that matters most, and changes with it while nobody types. Those
+# who make PROMPT themselves say `stormctl init zsh --no-prompt` and use $STORMLOCK_PROMPT in it.
 
-if (( $+commands[stormctl] && $+functions[compdef] )); then
-    # Printed by the client that they complete, so they always fit it.
-    builtin source <(command stormctl completions zsh)
-    compdef _stormctl stormctl
+if [[ -o interactive ]]; then
+    typeset -g STORMLOCK_PROMPT=${STORMLOCK_PROMPT-}
+
+    # True when an agent may be there: without one a prompt costs no process.
+    __stormlock_has_agent() {
+        if [[ -n ${STORMLOCK_SOCKET-} ]]; then
+            [[ -S $STORMLOCK_SOCKET ]]
+        else
+            [[ -S /run/stormlock/stormlockd.sock ||
+                -S ${XDG_RUNTIME_DIR:-/nowhere}/stormlock/stormlockd.sock ]]
+        fi
+    }
+
+    # Takes what is to be shown now.
+    __stormlock_show() {
+        if [[ -z ${__stormlock_no_prompt-} ]]; then
+            # Others may have made PROMPT anew since.
+            PROMPT=$1${PROMPT#"$STORMLOCK_PROMPT"}
+        fi
+        STORMLOCK_PROMPT=$1
+    }
+
+    # While something is shown, one process looks every second whether that changes, so that a lock
+    # that is lost turns red in front of who is idle.
+    __stormlock_follow() {
+        [[ -z ${__stormlock_fd-} && -n $STORMLOCK_PROMPT ]] || return 0
+        builtin exec {__stormlock_fd}< <(builtin exec command stormctl prompt zsh --follow 2>/dev/null) ||
+            return 0
+        builtin zle -F $__stormlock_fd __stormlock_heard
+    }
+
+    __stormlock_heard() {
+        builtin local shown
+        if IFS= builtin read -r -u $1 shown; then
+            [[ $shown != "$STORMLOCK_PROMPT" ]] || return 0
+            __stormlock_show "$shown"
+            builtin zle reset-prompt
+        else
+            builtin zle -F $1
+            builtin exec {__stormlock_fd}<&-
+            builtin unset __stormlock_fd
+        fi
+    }
+
+    __stormlock_precmd() {
+        builtin local shown=''
+        if __stormlock_has_agent; then
+            # What it prints is made of letters, digits, ._/:@+- and colours. It has a time limit.
+            shown=$(builtin command stormctl prompt zsh 2>/dev/null) || shown=''
+        fi
+        __stormlock_show "$shown"
+        __stormlock_follow
+    }
+
+    builtin autoload -Uz add-zsh-hook
+    # It adds a function once.
+    add-zsh-hook precmd __stormlock_precmd
 fi

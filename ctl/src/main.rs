@@ -104,7 +104,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
-        Command::Prompt(args) => Ok(command::prompt::run(args, &Places::of_this_process(explicit))),
+        Command::Prompt(args) => command::prompt::run(args, &Places::of_this_process(explicit)),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }

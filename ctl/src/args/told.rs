@@ -56,6 +56,12 @@ pub(crate) struct Prompt {
     /// Where it is shown: how colours are written there
     #[arg(value_enum, default_value = "plain", value_name = "WHERE")]
     pub(crate) surface: Surface,
+    /// Go on: a line whenever that changes, until nothing is shown
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// The same, by SIGUSR1 to this process, a shell that handles it
+    #[arg(long, value_name = "PID", conflicts_with = "follow")]
+    pub(crate) tell: Option<u32>,
 }
 
 /// Where a prompt is shown.

@@ -3,19 +3,24 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use stormlock_protocol::client::ClientError;
-use stormlock_protocol::message::{Glance, Hold, Lease, State};
+use stormlock_protocol::message::{Code, Glance, Hold, Lease, State};
 use stormlock_protocol::name::UnixMs;
 
 use crate::args::{self, Surface};
 use crate::clock::Moment;
 use crate::connect::{self, Places};
-use crate::exit::Answer;
+use crate::exit::{Answer, Exit, Failure};
 use crate::render::Mood;
-use crate::time;
+use crate::{stdout, time};
 
 /// How long all of it may take, of the 50 ms that a prompt may cost.
 const LIMIT: Duration = Duration::from_millis(40);
@@ -34,18 +39,87 @@ pub(crate) fn quick(argv: &[OsString]) -> Option<Answer> {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &args::Prompt, places: &Places) -> Answer {
-    answer(args.surface, places)
+pub(crate) fn run(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
+    if args.follow || args.tell.is_some() {
+        return follow(args, places);
+    }
+    Ok(answer(args.surface, places))
 }
 
 fn answer(surface: Surface, places: &Places) -> Answer {
-    let look = Look::of_this_process(surface);
+    Answer { data: now(&Look::of_this_process(surface), places), ..Answer::default() }
+}
+
+/// What is to be shown now; empty for nothing.
+fn now(look: &Look, places: &Places) -> String {
     let shown = ask(places, Moment::now() + LIMIT).map_or_else(
         |doubt| doubt.then(|| look.doubt()),
         |glance| look.glance(&glance, time::wall()),
     );
-    let data = shown.map_or_else(String::new, |shown| look.painted(&shown));
-    Answer { data, ..Answer::default() }
+    shown.map_or_else(String::new, |shown| look.painted(&shown))
+}
+
+/// Says what is to be shown whenever that changes, until nothing is, or nobody is left to hear it.
+/// It asks anew each time and keeps no connection: as many shells as one likes may be open, and the
+/// agent may come and go.
+fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
+    let failed = |what: &str, error: io::Error| {
+        Failure::new(Exit::Unavailable, Code::Unavailable.as_str(), format!("{what}: {error}"))
+    };
+    let look = Look::of_this_process(args.surface);
+    let told = args.tell.map(Told::of).transpose();
+    let told = told.map_err(|error| failed("finding the shell that is to be told", error))?;
+    let mut last = now(&look, places);
+    let mut is_new = true;
+    loop {
+        let is_over = last.is_empty();
+        if is_new {
+            match &told {
+                None => stdout::write(format!("{last}\n").as_bytes())
+                    .map_err(|error| failed("writing the prompt", error))?,
+                Some(shell) => shell.tell().map_err(|error| failed("telling a shell", error))?,
+            }
+        }
+        let gone = match &told {
+            None => is_gone(&io::stdout(), PollFlags::empty()),
+            Some(shell) => is_gone(&shell.0, PollFlags::IN),
+        };
+        if is_over || gone.map_err(|error| failed("waiting", error))? {
+            return Ok(Answer::default());
+        }
+        let shown = now(&look, places);
+        is_new = shown != last;
+        last = shown;
+    }
+}
+
+/// Waits until it is time to ask again; true when there is nobody any more to be told: the reader
+/// of a pipe, or a process.
+fn is_gone(whom: &impl AsFd, ends: PollFlags) -> io::Result<bool> {
+    let pause = Timespec { tv_sec: 1, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(whom, ends)], Some(&pause)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A shell that is told by a signal: it has no other ear while somebody types.
+struct Told(OwnedFd);
+
+impl Told {
+    fn of(pid: u32) -> io::Result<Told> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Told(pidfd_open(pid, PidfdFlags::empty())?))
+    }
+
+    fn tell(&self) -> io::Result<()> {
+        match pidfd_send_signal(&self.0, Signal::USR1) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
 }
 
 /// Asks the first agent that is there. An error is true when there is one, but no answer to be had:
@@ -134,7 +208,8 @@ impl Look {
         };
         match self.surface {
             Surface::Plain => format!("{text} "),
-            Surface::Bash => format!("\\[\\e[{code}m\\]{text}\\[\\e[0m\\] "),
+            // The marks of readline itself, which count in a variable too.
+            Surface::Bash => format!("\u{1}\u{1b}[{code}m\u{2}{text}\u{1}\u{1b}[0m\u{2} "),
             Surface::Zsh => format!("%F{{{name}}}{text}%f "),
             Surface::Fish => format!("\u{1b}[{code}m{text}\u{1b}[0m "),
             Surface::Tmux => format!("#[fg={name}]{text}#[default] "),
