@@ -1,0 +1,51 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # tap.bash and setting.bash have them
+# A lock that is waited for, as systemd/examples/wait.conf says it.
+
+check_waiting() {
+    local unit
+    unit=$(holder waits/job)
+    mkdir -p "$etc/$unit.d"
+    {
+        cat "$PROJECT/systemd/examples/wait.conf"
+        printf 'TimeoutStartSec=2s\n'
+    } >"$etc/$unit.d/50-wait.conf"
+    job waits waits/job
+    second_takes waits/job >/dev/null
+    systemctl start --no-block waits
+    soon 'a holder that waits says so' waits_for "$unit"
+    ok '... and is not given up after its TimeoutStartSec=' waited_for "$unit" 5
+    fails '... the job did not run yet' any has_run waits
+    second release -q waits/job
+    soon 'when the lock is free the job begins' is_act waits active
+    systemctl stop waits
+    soon '... and at its end it is given back' free waits/job
+
+    second_takes waits/job >/dev/null
+    systemctl start --no-block waits
+    soon 'a holder waits' waits_for "$unit"
+    ok 'a job that is not wanted any more' systemctl stop waits
+    soon '... leaves no holder waiting behind' is_act "$unit" inactive
+
+    sed -i 's/--timeout 10m/--timeout 3s/' "$etc/$unit.d/50-wait.conf"
+    systemctl daemon-reload
+    fails 'a wait that is over: the job cannot be started' any systemctl start waits
+    fails '... and did not run' any has_run waits
+    ok '... the holder ended with 75' logged "$unit" 'status=75'
+    second release -q waits/job
+}
+
+waits_for() {
+    [ "$(of_unit "$1" ActiveState)" = activating ] && of_unit "$1" StatusText | grep -q 'waits for'
+}
+
+# waited_for UNIT SECONDS: it is still starting so long after it began to.
+waited_for() {
+    local since
+    since=$(of_unit "$1" InactiveExitTimestampMonotonic)
+    within "$patience" test_age "$since" "$2" && waits_for "$1"
+}
+
+test_age() {
+    [ "$(($(now_usec) - $1))" -ge "$(($2 * 1000000))" ]
+}
