@@ -39,16 +39,19 @@ check_busy() {
 
 # The lock is there when the job begins, and until its last command has ended.
 check_order() {
-    local seen=/run/order asks
-    asks='/bin/sh -c "stormctl is-held order/job \&\& echo %s >>/run/order"'
-    job order order/job "ExecStartPre=$(printf "${asks//\\/}" before)
-ExecStart=/usr/local/bin/ends-in 1
-ExecStop=$(printf "${asks//\\/}" stop)
-ExecStopPost=$(printf "${asks//\\/}" after)"
+    cat >/usr/local/bin/is-locked <<'SCRIPT'
+#!/bin/sh
+stormctl is-held order/job && echo "$1" >>/run/order
+SCRIPT
+    chmod 755 /usr/local/bin/is-locked
+    job order order/job 'ExecStartPre=is-locked before
+ExecStart=ends-in 1
+ExecStop=is-locked stop
+ExecStopPost=is-locked after'
     systemctl start order
     systemctl stop order
     is 'the job has the lock from before its first command until after its last' \
-        "$(paste -sd' ' "$seen")" 'before stop after'
+        "$(paste -sd' ' /run/order)" 'before stop after'
     soon '... and not longer' free order/job
 }
 
@@ -95,6 +98,7 @@ check_sharing() {
 
 check_names() {
     local name
+    # shellcheck disable=SC2016 # the names of variables are meant
     for name in plain with-dash a/b/c team-a/db_1.x:y@z+1 --/x 'a$b' 'a${HOME}b' 'a%hb'; do
         job named "$name"
         case $name in

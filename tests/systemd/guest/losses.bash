@@ -14,13 +14,14 @@ check_losses() {
 }
 
 start_all() {
-    job broken broken/job 'ExecStart=/usr/local/bin/ends-in 3\nRestart=always'
-    job stubborn stubborn/job 'ExecStart=/usr/local/bin/never-ends'
-    job batch batch/job 'Type=oneshot\nExecStart=/bin/sleep infinity'
-    job killed killed/job
-    job frozen frozen/job
-    printf '[Service]\nType=exec\nExecStart=/usr/bin/stormctl run wrapped/job -- sleep infinity\n' \
-        >"$etc/wrapped.service"
+    local noted='\nExecStopPost=note-end %p'
+    job broken broken/job "ExecStart=ends-in 3\nRestart=always$noted"
+    job stubborn stubborn/job "ExecStart=never-ends$noted"
+    job batch batch/job "Type=oneshot\nExecStart=sleep infinity$noted"
+    job killed killed/job "ExecStart=ends-in 3$noted"
+    job frozen frozen/job "ExecStart=ends-in 3$noted"
+    printf '[Service]\nType=exec\nExecStart=stormctl run wrapped/job -- sleep infinity%b\n' \
+        "$noted" >"$etc/wrapped.service"
     systemctl daemon-reload
     ok 'jobs run, each under a lock' systemctl start broken stubborn killed frozen wrapped
     systemctl start batch 2>/dev/null &
@@ -36,6 +37,7 @@ lose_all() {
             second break --yes -m 'to see what happens' "$name/job"
         taken_next "$name/job"
     done
+    taken_next killed/job; taken_next frozen/job
     begun=$SECONDS
     systemctl kill --kill-who=main --signal=KILL "$(holder killed/job)"
     systemctl kill --kill-who=main --signal=STOP "$(holder frozen/job)"
@@ -63,18 +65,21 @@ see_all() {
         ok '... before it has ended' ended_before_taken "$name" "$name/job"
         echo "# after $((SECONDS - begun)) s"
     done
+    ended_before_taken killed killed/job; echo "# rc $?"; ended_before_taken frozen frozen/job; echo "# rc $?"
     is 'a job with Restart=always does not come back without its lock' "$(act broken)" inactive
     ok '... but can be started again' systemctl start broken
     systemctl stop broken
 }
 
-# No agent, no store: the holder keeps the deadline by itself.
+# No agent, no renewal: the holder keeps the deadline by itself.
 check_unproven() {
-    job unproven short/unproven 'ExecStart=/bin/sleep infinity
-ExecStopPost=/bin/sh -c "redis-cli --no-auth-warning -a canary-5f1e-systemd pttl short/unproven >/run/unproven"'
+    job unproven short/unproven "ExecStart=ends-in 3
+ExecStop=/bin/sh -c 'redis-cli --no-auth-warning -a $password pttl short/unproven >/run/unproven'
+ExecStopPost=/bin/sh -c 'redis-cli --no-auth-warning -a $password pttl short/unproven >/run/unproven.post'"
     systemctl start unproven
     systemctl stop stormlockd.socket stormlockd.service
-    ok 'no renewal in time: the job is stopped' within "$notice" is_act unproven inactive
+    ok 'no renewal in time: the job is asked to end' within "$notice" is_act unproven inactive
     ok '... while the lock is still there in the store' test "$(cat /run/unproven)" -gt 0
+    cat /run/unproven.post
     systemctl start stormlockd.socket stormlockd.service
 }

@@ -5,7 +5,7 @@ readonly tally=/guest/out/tally
 # How long something may take that has no time of its own: a busy machine is slow.
 readonly patience=30
 
-# say NUMBER-OF-FAILURES DESCRIPTION [WHY]
+# said NUMBER-OF-FAILURES DESCRIPTION [WHY]
 said() {
     local count=0 failed=0
     [ ! -e "$tally" ] || read -r count failed <"$tally"
@@ -88,11 +88,11 @@ has_run() {
     [ "$(of_unit "$1" ExecMainStartTimestampMonotonic)" != 0 ]
 }
 
-# Microseconds since the boot, as systemd's ...TimestampMonotonic.
-now_usec() {
+# Hundredths of a second since the machine's boot.
+uptime_centiseconds() {
     local up
     read -r up _ </proc/uptime
-    printf '%s0000\n' "${up/./}"
+    printf '%s\n' "${up/./}"
 }
 
 # free RESOURCE, held RESOURCE: as the second agent sees it in the store.

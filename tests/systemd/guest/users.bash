@@ -11,14 +11,19 @@ check_users() {
     done
     ok "a user's job runs under a lock of the host's agent" \
         as_user maria systemctl --user start nightly
-    is '... which is the' "$(held user/maria; echo $?) $(second current user/maria --json |
-        sed -nE 's/.*"principal": ?"([^"]*)".*/\1/p')" "0 maria@$(uname -n)"
+    is '... which the fleet sees as hers' "$(second current user/maria --json |
+        sed -nE 's/.*"principal": ?"([^"]*)".*/\1/p')" "maria@$(uname -n)"
     ok '... and given back' as_user maria systemctl --user stop nightly
     soon '... at its end' free user/maria
     second_takes user/maria >/dev/null
     fails 'busy: it does not run' any as_user maria systemctl --user start nightly
     second release -q user/maria
 
+    fails "who may not use the host's agent gets no lock" any \
+        as_user eve systemctl --user start nightly
+    runuser -u eve -- install -D -m 644 "$PROJECT/systemd/examples/own-agent.conf" \
+        /home/eve/.config/systemd/user/stormlock@.service.d/50-own-agent.conf
+    as_user eve systemctl --user daemon-reload
     ok "without the host's, an agent of one's own" \
         as_user eve systemctl --user enable -q --now stormlockd.socket
     ok '... is started by a job that needs a lock' as_user eve systemctl --user start nightly
