@@ -28,7 +28,9 @@ check_install() {
         "maria@$(uname -n)"
     fails 'another cannot release it' 1 stormctl release -q desk
     ok 'she gives it back' runuser -u maria -- stormctl release -q desk
-    is 'the agent runs as its own user' "$(ps -o user= -p "$(of_unit stormlockd MainPID)")" stormlock
+    is 'the agent runs as a user of its own' \
+        "$(sed -nE 's/^Uid:\t([0-9]+)\t.*/\1/p' "/proc/$(of_unit stormlockd MainPID)/status")" \
+        "$(id -u stormlock)"
     ok 'doctor finds nothing wrong' runuser -u maria -- stormctl doctor
     systemctl enable -q --now stormlockd.service
 }

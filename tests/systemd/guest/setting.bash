@@ -6,21 +6,29 @@ readonly etc=/etc/systemd/system
 readonly password=canary-5f1e-systemd
 readonly second_socket=/run/second.sock
 
-# What a job runs that takes SECONDS to end when it is asked to, or never does.
+# What jobs run: `ends-in SECONDS NAME` takes so long to end when it is asked to, never-ends does not
+# end, and `note-end NAME` writes down when that was.
 install_workers() {
     cat >/usr/local/bin/ends-in <<'SCRIPT'
 #!/bin/bash
-trap 'sleep "$1"; exit 0' TERM
+end() {
+    # systemd goes on asking whatever is new in the cgroup.
+    trap '' TERM
+    sleep "$1"
+    note-end "$2"
+    exit 0
+}
+trap 'end "$@"' TERM
 while :; do sleep 1 & wait; done
-SCRIPT
-    cat >/usr/local/bin/note-end <<'SCRIPT'
-#!/bin/sh
-sed -E 's/^([0-9]+)\.([0-9]+) .*/\1\2/' /proc/uptime >"/run/ended.$1"
 SCRIPT
     cat >/usr/local/bin/never-ends <<'SCRIPT'
 #!/bin/bash
 trap '' TERM
 while :; do sleep 1; done
+SCRIPT
+    cat >/usr/local/bin/note-end <<'SCRIPT'
+#!/bin/sh
+sed -E 's/^([0-9]+)\.([0-9]+) .*/\1\2/' /proc/uptime >"/run/ended.$1"
 SCRIPT
     chmod 755 /usr/local/bin/{ends-in,never-ends,note-end}
 }
@@ -143,8 +151,8 @@ holder() {
     systemd-escape --template=stormlock@.service -- "$1"
 }
 
-# taken_next RESOURCE: the second agent waits for it in the background, and writes down when it got
-# it; then it gives it back.
+# taken_next RESOURCE: the second agent waits for it in the background, writes down when it got it, and
+# gives it back.
 taken_next() {
     (
         second acquire -q --keep --timeout 3m -m 'waited for it' "$1" >/dev/null &&
@@ -153,7 +161,7 @@ taken_next() {
     ) &
 }
 
-# ended_before_taken UNIT RESOURCE
+# ended_before_taken JOB RESOURCE: by what note-end and taken_next wrote.
 ended_before_taken() {
     local taken ended
     taken=$(cat "/run/taken.${2//\//-}")
