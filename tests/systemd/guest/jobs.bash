@@ -13,7 +13,7 @@ check_jobs() {
 }
 
 check_busy() {
-    local since
+    local since had
     second_takes busy/job >/dev/null
     job busy busy/job
     job again busy/job 'ExecStart=/bin/sleep infinity\nRestart=always\nRestartSec=100ms'
@@ -30,11 +30,18 @@ check_busy() {
     since=$(of_unit "$(holder busy/job)" MainPID)
     ok '... and started again, under the same lease' systemctl restart again
     is '... and holder' "$(of_unit "$(holder busy/job)" MainPID)" "$since"
-    kill -KILL "$(of_unit again MainPID)"
-    soon 'a job that crashed begins again' is_act again active
+    had=$(of_unit again MainPID)
+    kill -KILL "$had"
+    soon 'a job that crashed begins again' is_another again "$had"
+    is '... under the same lease still' "$(of_unit "$(holder busy/job)" MainPID)" "$since"
     systemctl stop again
     soon '... and gives the lock back at its end' free busy/job
     is 'nothing is left of the holder' "$(act "$(holder busy/job)")" inactive
+}
+
+# is_another UNIT PID: it runs, as another process.
+is_another() {
+    is_act "$1" active && [ "$(of_unit "$1" MainPID)" != "$2" ]
 }
 
 # The lock is there when the job begins, and until its last command has ended.

@@ -26,8 +26,13 @@ check_waiting() {
     soon 'a holder waits' waits_for "$unit"
     ok 'a job that is not wanted any more is stopped with its holder' systemctl stop waits "$unit"
     soon '... and nobody waits' is_act "$unit" inactive
+    systemctl start --no-block waits
+    soon 'a holder waits' waits_for "$unit"
+    systemctl stop waits
+    ok '... also when its job alone is stopped' waits_for "$unit"
     second release -q waits/job
-    fails '... or gets the lock when it is free' any held waits/job
+    soon '... until it has the lock, which it gives back' is_act "$unit" inactive
+    fails '... so that nobody holds it' any held waits/job
     second_takes waits/job >/dev/null
 
     sed -i 's/--timeout 10m/--timeout 3s/' "$etc/$unit.d/50-wait.conf"
