@@ -21,8 +21,8 @@ check_agent() {
     job steady steady/job
     systemctl start steady
     before=$(undisturbed)
-    ok 'a job runs under the lock of its holder' grep -Eqx '[0-9a-f]{32} [1-9][0-9]* active [1-9][0-9]*' \
-        <<<"$before"
+    ok 'a job runs under the lock of its holder' \
+        grep -Eqx '[0-9a-f]{32} [1-9][0-9]* active [1-9][0-9]*' <<<"$before"
     pid=$(of_unit stormlockd MainPID)
     kill -KILL "$pid"
     soon 'the agent comes back after kill -9' another_agent "$pid"

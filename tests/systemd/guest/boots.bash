@@ -2,8 +2,8 @@
 # shellcheck disable=SC2154 # tap.bash and setting.bash have them
 # The end of a host and its return: in good order, and not.
 
-# What a host leaves behind of this lock stays for 15 minutes: a job that has it earlier did not wait
-# for that.
+# What a host leaves behind of this lock stays for 15 minutes: a job that has it earlier did not
+# wait for that.
 before_reboot() {
     job booted long/job
     printf '[Install]\nWantedBy=multi-user.target\n' >>"$etc/booted.service"

@@ -64,7 +64,8 @@ ExecStopPost=is-locked after'
 
 check_oneshot() {
     local count
-    job shot shot/job 'Type=oneshot\nExecStart=/bin/sh -c "stormctl is-held shot/job && echo >>/run/shot"'
+    job shot shot/job 'Type=oneshot
+ExecStart=/bin/sh -c "stormctl is-held shot/job && echo >>/run/shot"'
     for ((count = 0; count < 10; count++)); do
         systemctl start shot || break
     done
@@ -125,8 +126,8 @@ check_names() {
 
 check_journal() {
     local found
-    found=$(journalctl -b -q -o json --output-fields=STORMLOCK_EVENT,STORMLOCK_RESULT,STORMLOCK_UNIT \
-        STORMLOCK_RESOURCE=order/job | sed -nE 's/.*"STORMLOCK_EVENT":"([^"]*)".*/\1/p')
+    found=$(journalctl -b -q -o json STORMLOCK_RESOURCE=order/job |
+        sed -nE 's/.*"STORMLOCK_EVENT":"([^"]*)".*/\1/p')
     is 'the journal finds what happened to a lock by its name' \
         "$(paste -sd' ' <<<"$found")" 'acquire release'
     ok '... and says which unit asked' grep -q "$(holder order/job)" \

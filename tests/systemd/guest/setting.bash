@@ -6,19 +6,13 @@ readonly etc=/etc/systemd/system
 readonly password=canary-5f1e-systemd
 readonly second_socket=/run/second.sock
 
-# What jobs run: `ends-in SECONDS NAME` takes so long to end when it is asked to, never-ends does not
-# end, and `note-end NAME` writes down when that was.
+# What jobs run: `ends-in SECONDS NAME` takes so long to end when it is asked to, never-ends does
+# not end, and `note-end NAME` writes down when that was.
 install_workers() {
     cat >/usr/local/bin/ends-in <<'SCRIPT'
 #!/bin/bash
-end() {
-    # systemd goes on asking whatever is new in the cgroup.
-    trap '' TERM
-    sleep "$1"
-    note-end "$2"
-    exit 0
-}
-trap 'end "$@"' TERM
+# systemd asks whatever comes new into the cgroup meanwhile, too.
+trap 'trap "" TERM; sleep "$1"; note-end "$2"; exit 0' TERM
 while :; do sleep 1 & wait; done
 SCRIPT
     cat >/usr/local/bin/never-ends <<'SCRIPT'
@@ -52,23 +46,28 @@ redis() {
     redis-cli --no-auth-warning -a "$password" "$@"
 }
 
-# Not a unit of the machine's: its Redis may be of another version or have a configuration.
+# Not the machine's own unit, which may have a configuration. It has started when it answers: at a
+# boot, the agent comes after it.
 start_redis() {
     mkdir -p /var/lib/guest-redis
+    cat >/usr/local/bin/redis-answers <<'SCRIPT'
+#!/bin/sh
+until redis-cli --no-auth-warning -a "$1" ping 2>/dev/null | grep -q PONG; do
+    :
+done
+SCRIPT
+    chmod 755 /usr/local/bin/redis-answers
     cat >"$etc/redis.service" <<UNIT
 [Unit]
 Before=stormlockd.service second.service
 [Service]
 ExecStart=/usr/bin/redis-server --bind 127.0.0.1 --requirepass $password \\
     --dir /var/lib/guest-redis --appendonly yes --appendfsync always
+ExecStartPost=redis-answers $password
 [Install]
 WantedBy=multi-user.target
 UNIT
-    systemctl daemon-reload && systemctl enable -q --now redis && within "$patience" redis_answers
-}
-
-redis_answers() {
-    [ "$(redis ping)" = PONG ]
+    systemctl daemon-reload && systemctl enable -q --now redis
 }
 
 # The host's agent with a store that many hosts share; its password is a credential.
@@ -151,8 +150,8 @@ holder() {
     systemd-escape --template=stormlock@.service -- "$1"
 }
 
-# taken_next RESOURCE: the second agent waits for it in the background, writes down when it got it, and
-# gives it back.
+# taken_next RESOURCE: the second agent waits for it in the background, writes down when it got it,
+# and gives it back.
 taken_next() {
     (
         second acquire -q --keep --timeout 3m -m 'waited for it' "$1" >/dev/null &&

@@ -37,7 +37,8 @@ ok() {
     said "$((status != 0))" "$what" "'$*' ended with $status: $told"
 }
 
-# fails DESCRIPTION STATUS COMMAND...: ends with just this status, or, where it is "any", not with 0.
+# fails DESCRIPTION STATUS COMMAND...: it ends with just this status, or, if that is "any", not
+# with 0.
 fails() {
     local what=$1 want=$2 told status=0
     shift 2
@@ -49,13 +50,19 @@ fails() {
     fi
 }
 
+# Between two questions: nothing is ever written to this pipe, and nothing forked for it.
+exec {silent}<> <(:)
+pause() {
+    read -r -t 0.05 -u "$silent" || true
+}
+
 # within SECONDS COMMAND...: asks again until it is so.
 within() {
     local end=$((SECONDS + $1))
     shift
     until "$@" >/dev/null 2>&1; do
         [ "$SECONDS" -lt "$end" ] || return 1
-        sleep 0.05
+        pause
     done
 }
 

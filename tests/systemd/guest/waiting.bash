@@ -43,6 +43,17 @@ check_waiting() {
     second release -q waits/job
 }
 
+# As at the boot of a host whose network is late.
+check_store_away() {
+    job hasty hasty/job
+    systemctl stop redis
+    fails 'the store is away: the job cannot be started' any systemctl start hasty
+    ok '... its holder ended with 69' logged "$(holder hasty/job)" 'status=69'
+    systemctl start redis
+    ok '... and it can be when the store is back' within "$patience" systemctl start hasty
+    systemctl stop hasty
+}
+
 waits_for() {
     [ "$(of_unit "$1" ActiveState)" = activating ] && of_unit "$1" StatusText | grep -q 'waits for'
 }
