@@ -12,7 +12,7 @@ readonly settled=120
 check_losses() {
     local name status=0 batch
     start_jobs
-    systemctl start batch 2>/dev/null &
+    timeout "$settled" systemctl start batch 2>/dev/null &
     batch=$!
     soon '... a oneshot too' is_act batch activating
     soon '... and a command of stormctl run' held wrapped/job
