@@ -24,7 +24,7 @@ check_agent() {
     ok 'a job runs under the lock of its holder' \
         grep -Eqx '[0-9a-f]{32} [1-9][0-9]* active [1-9][0-9]*' <<<"$before"
     pid=$(of_unit stormlockd MainPID)
-    kill -KILL "$pid"
+    systemctl kill --kill-who=main --signal=KILL stormlockd
     soon 'the agent comes back after kill -9' another_agent "$pid"
     is '... with the same lease, holder and job' "$(undisturbed)" "$before"
     ok 'restart of the agent' systemctl restart stormlockd
@@ -42,7 +42,7 @@ check_agent() {
     is 'seven restarts in a row are no crash loop' \
         "$(act stormlockd.socket) $(act stormlockd) $(undisturbed)" "active active $before"
     pid=$(of_unit stormlockd MainPID)
-    kill -STOP "$pid"
+    systemctl kill --kill-who=main --signal=STOP stormlockd
     soon 'an agent that stands still is ended by the watchdog and comes back' another_agent "$pid"
     is '... with the same lease, holder and job' "$(undisturbed)" "$before"
     systemctl stop steady

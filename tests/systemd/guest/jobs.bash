@@ -31,7 +31,7 @@ check_busy() {
     ok '... and started again, under the same lease' systemctl restart again
     is '... and holder' "$(of_unit "$(holder busy/job)" MainPID)" "$since"
     had=$(of_unit again MainPID)
-    kill -KILL "$had"
+    systemctl kill --kill-who=main --signal=KILL again
     soon 'a job that crashed begins again' is_another again "$had"
     is '... under the same lease still' "$(of_unit "$(holder busy/job)" MainPID)" "$since"
     systemctl stop again
