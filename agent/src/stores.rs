@@ -208,6 +208,23 @@ impl Stores {
         answer
     }
 
+    /// The same of a question whose answer takes as long as there is much in the store: that it is
+    /// not there in time says nothing of the store's health.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn reading<T>(
+        &self,
+        name: &BackendName,
+        patience: Duration,
+        question: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, AskError> {
+        match tokio::time::timeout(patience, question).await {
+            Ok(answer) => self.within(name, patience, std::future::ready(answer)).await,
+            Err(_) => Err(AskError::Mute(patience)),
+        }
+    }
+
     /// Waits for a store whose leases are to be read back, because a question showed that it
     /// answers again after it was down, or is not the one it was (law 11). For one listener.
     pub async fn doubted(&self) -> BackendName {

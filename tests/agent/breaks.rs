@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use stormlock_protocol::client::ClientError;
 use stormlock_protocol::message::{Break, Code, Hold, LostReason, Release, State, Target};
@@ -144,6 +145,39 @@ fn a_second_break_and_an_agent_that_starts_again_leave_nothing_in_the_way() {
     assert!(ran.stderr.contains("root@beta broke it: it "), "{ran:?}");
     let taken = beta.ctl(&["acquire", "prod/db", "--timeout", "20s"]);
     assert_eq!(taken.code, Some(0), "{taken:?}");
+}
+
+#[test]
+fn a_break_that_was_begun_is_done_and_written_down_though_nobody_waits_for_the_answer() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("it answers");
+    let mut done = 0;
+    for round in 0..20 {
+        let on = format!("prod/db{round}");
+        let lease = acquire(&mut client, wish(&on, Hold::Keep)).lease;
+        let mut breaker = agent.client().expect("it answers");
+        breaker.set_patience(Duration::from_micros(50 * round));
+        let reason = Reason::new("it is on fire").expect("a reason");
+        let ask = Break { resource: resource(&on), lease, reason, now: true };
+        let _ = breaker.break_lease(ask);
+        drop(breaker);
+        let told = |result: &str| {
+            let log = agent.ctl(&["log", &on, "-o", "jsonl"]).stdout;
+            let is_it = |line: &str| {
+                line.contains("\"event\":\"break\"")
+                    && line.contains(&format!("\"result\":\"{result}\""))
+            };
+            log.lines().any(is_it)
+        };
+        // What was sent is begun; before that nothing was.
+        let begun = told("begun") || agent.ctl(&["is-held", &on]).code == Some(1);
+        if begun {
+            until("it is written down", || told("ok").then_some(()));
+            assert_eq!(agent.ctl(&["is-held", &on]).code, Some(1));
+            done += 1;
+        }
+    }
+    assert!(done > 0, "nobody hung up on a break that was begun");
 }
 
 #[test]

@@ -147,6 +147,17 @@ fn a_configuration_that_another_user_could_change_or_that_is_no_file_is_refused(
         is_untouched(what, &file);
     }
 
+    // What is in somebody's directory they can swap for an older one.
+    fs::remove_file(&file).ok();
+    fs::remove_dir(&file).ok();
+    let theirs = agent.file("theirs");
+    fs::create_dir(&theirs).expect("a folder");
+    fs::write(theirs.join("stormlockd.toml"), &text).expect("a file");
+    symlink(theirs.join("stormlockd.toml"), &file).expect("a link");
+    lchown(&theirs, Some(EVE), None).expect("tests run as root");
+    refuses(&stormlockd(&agent, &[]), CONFIG, &["can replace it, run: chown root"]);
+    fs::remove_file(&file).expect("it is there");
+
     // As configuration managers have it; but not by anybody's hand.
     let managed = agent.file("managed.toml");
     fs::write(&managed, &text).expect("a file");

@@ -397,11 +397,16 @@ pub(crate) fn seen_in_calm(events: &Events) -> usize {
     stands.filter(|(until, often_us)| *until > calm.0 + often_us).count()
 }
 
+/// What its holder had let go of is another's business: an agent that was killed between its
+/// store's answer to a release and its journal finds the lease gone.
 fn lost_in_time(lease: LeaseId, told: &[&Told], outages: &[Outage]) -> Option<Wrong> {
     let (lost, reason) = told.iter().find_map(|it| match &it.what {
         What::EventLost(reason) => Some((*it, reason.clone())),
         _ => None,
     })?;
+    if told.iter().any(|it| it.what == What::Leaves && it.asked <= lost.asked) {
+        return None;
+    }
     if reason != LostReason::Expired {
         return Some(Wrong::GivenAway { lease, reason });
     }

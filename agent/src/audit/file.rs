@@ -206,6 +206,10 @@ fn check(fd: BorrowedFd<'_>, path: &Path) -> Result<Stat, FileError> {
 /// A directory that is not there is told with the file.
 fn check_above(path: &Path) -> Result<(), FileError> {
     let Some(Ok(above)) = path.parent().map(rustix::fs::stat) else { return Ok(()) };
+    if above.st_uid != rustix::process::geteuid().as_raw() && above.st_uid != 0 {
+        let what = format!("uid {}, whose directory it is in, can take it away", above.st_uid);
+        return Err(FileError::NotSafe { path: path.to_owned(), what });
+    }
     let is_open = Mode::from_raw_mode(above.st_mode).contains(Mode::WOTH);
     if is_open && above.st_mode & STICKY == 0 {
         return Err(not_safe(

@@ -105,7 +105,8 @@ pub(crate) fn prepare_state(dir: &Path) -> Result<(), Failure> {
     not_replaceable(dir)
 }
 
-/// Refuses what is in a directory where everyone could put something else in its place.
+/// Refuses what is in a directory where everyone, or its owner, could put something else in its
+/// place.
 pub(crate) fn not_replaceable(path: &Path) -> Result<(), Failure> {
     let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) else {
         return Ok(());
@@ -114,6 +115,15 @@ pub(crate) fn not_replaceable(path: &Path) -> Result<(), Failure> {
     let found = fs::metadata(above)
         .with_context(|| format!("looking at {shown}"))
         .map_err(Failure::unavailable)?;
+    let own = rustix::process::geteuid().as_raw();
+    if found.uid() != own && found.uid() != 0 {
+        return Err(Failure::unavailable(anyhow!(
+            "uid {}, whose directory {shown} is, could put something else in the place of {}: \
+             chown it, or name another",
+            found.uid(),
+            path.display()
+        )));
+    }
     if found.mode() & EVERYONE_WRITES != 0 && found.mode() & STICKY == 0 {
         return Err(Failure::unavailable(anyhow!(
             "everyone could put something else in the place of {}: chmod o-w {shown}",

@@ -52,7 +52,14 @@ pub(super) fn changed_by(path: &Path, opened: &Metadata, own: Uid) -> io::Result
     }
     let place = fs::canonicalize(path)?;
     for directory in [path.parent(), place.parent()].into_iter().flatten() {
-        let mode = fs::metadata(directory)?.mode();
+        let found = fs::metadata(directory)?;
+        let mode = found.mode();
+        if is_foreign(&found) {
+            let (uid, directory) = (found.uid(), directory.display());
+            return Ok(Some(format!(
+                "uid {uid}, whose directory it is in, can replace it, run: chown root {directory}"
+            )));
+        }
         if mode & EVERYONE_WRITES != 0 && mode & STICKY == 0 {
             let directory = directory.display();
             return Ok(Some(format!("everyone can replace it, run: chmod o-w {directory}")));

@@ -1,6 +1,6 @@
 //! The processes whose end ends a lease.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,12 +12,13 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open, test_kill_process, test_kill_
 use stormlock_protocol::name::Ttl;
 use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::clock;
 use crate::fd;
-use crate::lease::{Attach, No, ProcessId, State, View};
+use crate::lease::{Attach, Moment, No, ProcessId, State, View};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
@@ -28,6 +29,8 @@ const FILES_PART: usize = 4;
 /// kernel the dead are in it until somebody waits for them, which the first process of a container
 /// may never do.
 const DEAD_EVERY: u32 = 20;
+/// A look is good for so long, for whoever else asks: less than there is between two of one group.
+const LOOK_FRESH: Duration = Duration::from_secs(1);
 /// So many times in a row, for one that starts while the list is read can be missed in it.
 const DEAD_LOOKS: u32 = 2;
 
@@ -120,18 +123,36 @@ fn is_alive(process: ProcessId) -> bool {
 /// True when all of a group have ended, though nobody has waited for them. False where `/proc` may
 /// hide some.
 async fn is_dead(group: u32) -> bool {
-    let looks = tokio::task::spawn_blocking(move || {
-        // Whoever may not look at the first process may not look at others.
-        if Stat::of(1).is_err() {
-            return false;
-        }
-        let all = Stat::all();
-        let mut members = all.iter().filter(|one| one.group == group).peekable();
-        let is_dead = members.peek().is_some() && members.all(|one| one.is_dead);
-        // Nor when files ran out meanwhile.
-        is_dead && Stat::of(1).is_ok()
-    });
-    looks.await.unwrap_or(false)
+    groups().await.is_some_and(|groups| groups.get(&group) == Some(&false))
+}
+
+/// Whether anybody in a group is alive, of all groups that there are.
+type Groups = BTreeMap<u32, bool>;
+
+/// All groups, as they were not long ago: one look for all who ask, for a user may have as many as
+/// they like. `None` where `/proc` may hide some.
+async fn groups() -> Option<Arc<Groups>> {
+    static SEEN: Mutex<Option<(Moment, Option<Arc<Groups>>)>> = Mutex::const_new(None);
+    let mut seen = SEEN.lock().await;
+    if let Some((at, groups)) = &*seen
+        && clock::now() < *at + LOOK_FRESH
+    {
+        return groups.clone();
+    }
+    let groups = tokio::task::spawn_blocking(look_at_groups).await.ok().flatten().map(Arc::new);
+    *seen = Some((clock::now(), groups.clone()));
+    groups
+}
+
+fn look_at_groups() -> Option<Groups> {
+    // Whoever may not look at the first process may not look at others.
+    Stat::of(1).ok()?;
+    let mut groups = Groups::new();
+    for one in Stat::all() {
+        *groups.entry(one.group).or_default() |= !one.is_dead;
+    }
+    // Nor when files ran out meanwhile.
+    Stat::of(1).is_ok().then_some(groups)
 }
 
 /// The very process; `None` when it is gone, whoever has its number now.

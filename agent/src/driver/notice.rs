@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, major, makedev, minor, open};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, lstat, major, makedev, minor, open};
 use stormlock_protocol::name::LeaseId;
 
 use super::guard::is_there;
@@ -119,14 +119,20 @@ fn say(terminal: Terminal, owner: Uid, text: &str) -> io::Result<()> {
     if !is_there(terminal.session) {
         return Err(io::ErrorKind::NotFound.into());
     }
+    let is_fit = |stat: &Stat| {
+        let is_it = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == device;
+        let is_welcome = Mode::from_raw_mode(stat.st_mode).contains(Mode::WGRP);
+        is_it && stat.st_uid == owner.0 && is_welcome
+    };
+    // To some devices an open does something already: another's is not opened at all.
+    if !is_fit(&lstat(&path)?) {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     // One that was stopped (Ctrl-S) must not hold anybody up, nor become this process's own.
     let flags = OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = open(path, flags | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = fstat(&file)?;
-    let is_it = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == device;
-    let is_welcome = Mode::from_raw_mode(stat.st_mode).contains(Mode::WGRP);
-    if !is_it || stat.st_uid != owner.0 || !is_welcome {
+    if !is_fit(&fstat(&file)?) {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     // The bell, and lines of its own whatever stands there and however its lines end.

@@ -1,5 +1,7 @@
 //! Whose end ends a lease: of a connection, of a process, of the last of several.
 
+use std::os::unix::fs::MetadataExt;
+
 use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message::{self, Code, Refusal, Reply, Target};
 use stormlock_protocol::process::{self, Process};
@@ -9,6 +11,9 @@ use super::told;
 use crate::driver::is_there;
 use crate::lease::{Answer, Attach, ProcessId, Terminal, View};
 
+/// What starts all others of a host or a container; a signal to its group would be one to all.
+const FIRST_PROCESS: u32 = 1;
+
 impl Service {
     pub(super) async fn attach(
         &self,
@@ -16,8 +21,8 @@ impl Service {
         leases: Vec<Target>,
         to: message::Attach,
     ) -> Answered<Reply> {
-        let to = attach(caller, to)?;
         let found = self.owned(caller, leases).await?;
+        let to = attach(caller, to, &found)?;
         let mut attached = Vec::with_capacity(found.len());
         for view in found {
             let answer = self.driver.attach(view.claim.lease, to).await?;
@@ -32,8 +37,8 @@ impl Service {
         leases: Vec<Target>,
         with: Process,
     ) -> Answered<Reply> {
-        let with = process(with)?;
         let found = self.owned(caller, leases).await?;
+        let with = process(caller, with, &found)?;
         let mut shared = Vec::with_capacity(found.len());
         for view in found {
             let answer = self.driver.share(view.claim.lease, with).await?;
@@ -75,18 +80,26 @@ impl Service {
     }
 }
 
-/// Whose end a caller wants to end a lease.
-pub(super) fn attach(caller: &Caller, asked: message::Attach) -> Answered<Attach> {
+/// Whose end a caller wants to end these leases, or one that is not there yet.
+pub(super) fn attach(caller: &Caller, asked: message::Attach, of: &[View]) -> Answered<Attach> {
     Ok(match asked {
         message::Attach::Detached => Attach::Detached,
         message::Attach::Session => Attach::Session(caller.session),
-        message::Attach::Process(asked) => Attach::Process(process(asked)?),
+        message::Attach::Process(asked) => Attach::Process(process(caller, asked, of)?),
     })
 }
 
-/// A process that is there.
-fn process(asked: Process) -> Answered<ProcessId> {
+/// A process that is there. A group is one of the caller's own: while it goes on nobody else gets
+/// what the lease is on, and whoever may end the lease is told to end the group. (One that these
+/// leases have already was the caller's, and may have become another's by `sudo`.)
+fn process(caller: &Caller, asked: Process, of: &[View]) -> Answered<ProcessId> {
     let process = named(asked);
+    let has =
+        |view: &View| view.attach == Attach::Process(process) || view.sharers.contains(&process);
+    if asked.group && !of.iter().any(has) && is_of_another(caller, asked.pid) {
+        let why = format!("process group {} is none of yours", asked.pid);
+        return Err(Refusal::new(Code::BadRequest, why));
+    }
     if !is_there(process) {
         let why = format!(
             "there is no process {} that began when you say, or this agent cannot see it (another \
@@ -96,6 +109,14 @@ fn process(asked: Process) -> Answered<ProcessId> {
         return Err(Refusal::new(Code::BadRequest, why));
     }
     Ok(process)
+}
+
+/// True of what no command of anybody can be, and when `/proc` says that a process is another
+/// user's. Root's commands are whose root wants.
+fn is_of_another(caller: &Caller, pid: u32) -> bool {
+    let own = caller.who.uid.0;
+    let owner = std::fs::metadata(format!("/proc/{pid}")).map(|found| found.uid());
+    pid <= FIRST_PROCESS || own != 0 && owner.is_ok_and(|owner| owner != own)
 }
 
 fn named(Process { pid, started, group }: Process) -> ProcessId {

@@ -14,8 +14,8 @@ use crate::audit::{By, Deed, Event, Outcome};
 use crate::clock;
 use crate::driver::Wish;
 use crate::lease::{
-    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, Uid, View, broken_in,
-    covering, epitaph,
+    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, Uid, View,
+    broken_in, covering, epitaph,
 };
 use crate::policy::Act;
 
@@ -24,11 +24,20 @@ use crate::policy::Act;
 const BEYOND: Duration = Duration::from_secs(60);
 
 impl Service {
-    pub(super) async fn break_lease(
+    /// Whether anybody waits for the answer or not: what was begun is done, and written down.
+    pub(super) async fn break_to_its_end(
         &self,
         caller: &Caller,
         ask: message::Break,
     ) -> Answered<Reply> {
+        let (service, mut caller) = (self.clone(), caller.clone());
+        // The end of the connection is none of the break's.
+        caller.session = SessionId::NOBODY;
+        let done = tokio::spawn(async move { service.break_lease(&caller, ask).await });
+        done.await.unwrap_or_else(|_| Err(told::bug("a break")))
+    }
+
+    async fn break_lease(&self, caller: &Caller, ask: message::Break) -> Answered<Reply> {
         let on = &ask.resource;
         let config = self.config();
         self.permit(&config, caller, Act::Break, Some(on))?;

@@ -37,6 +37,7 @@ const PROBE: Duration = Duration::from_secs(2);
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
 const WRITABLE_BY_ALL: u32 = 0o002;
+const WRITABLE_BY_GROUP: u32 = 0o020;
 const STICKY: u32 = 0o1000;
 /// Permission bits of a mode.
 const PERMISSIONS: u32 = 0o7777;
@@ -310,9 +311,13 @@ fn check_directory(dir: &Path) -> Result<(), ListenError> {
     if found.uid() != own_uid() && found.uid() != 0 {
         return refuse(format!("it belongs to {}", owner(found.uid())));
     }
-    if found.mode() & WRITABLE_BY_ALL != 0 && found.mode() & STICKY == 0 {
-        let mode = found.mode() & PERMISSIONS;
+    let mode = found.mode() & PERMISSIONS;
+    if mode & STICKY == 0 && mode & WRITABLE_BY_ALL != 0 {
         return refuse(format!("everybody can write there (mode {mode:o}); try chmod o-w"));
+    }
+    if mode & STICKY == 0 && mode & WRITABLE_BY_GROUP != 0 && found.gid() != 0 {
+        let gid = found.gid();
+        return refuse(format!("group {gid} can write there (mode {mode:o}); try chmod g-w"));
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod service;
 mod session;
 mod terms;
 mod told;
+mod turns;
 mod wait;
 
 use std::collections::BTreeMap;

@@ -91,7 +91,7 @@ impl Asked {
             let page = match stores.get(&backend) {
                 Some(store) => {
                     let reading = store.list(after.as_ref(), PAGE);
-                    stores.within(&backend, QUESTION_PATIENCE, reading).await
+                    stores.reading(&backend, QUESTION_PATIENCE, reading).await
                 }
                 None => Err(AskError::NoSuch(backend.clone())),
             };
@@ -107,6 +107,7 @@ impl Service {
     pub(super) async fn list(&self, caller: &Caller, ask: List) -> Answered<Reply> {
         // To somebody who may see none, no locks would look like none held.
         self.permit(&self.config(), caller, Act::Read, None)?;
+        let _turn = self.turns.of(caller.who.uid).await;
         if ask.glob.as_ref().is_some_and(|glob| glob.len() > GLOB_MAX) {
             let why = format!("a pattern has at most {GLOB_MAX} bytes; no name needs a longer one");
             return Err(Refusal::new(Code::BadRequest, why));
@@ -166,6 +167,8 @@ impl Service {
         let config = self.config();
         let views = self.driver.owned(caller.who.uid, after, PAGE + 1).await?;
         let snapshot = self.driver.snapshot().await?;
+        // What the agent has is for those who may see any of it.
+        let may_read = config.policy.judge(&caller.who, Act::Read, None).is_ok();
         let next = (views.len() > PAGE).then(|| views[PAGE - 1].claim.lease);
         Ok(Reply::Status(Status {
             agent: Agent {
@@ -178,13 +181,18 @@ impl Service {
             },
             leases: views.iter().take(PAGE).map(|view| self.told(view)).collect(),
             next,
-            backends: self.stores.health(),
+            backends: if may_read { self.stores.health() } else { Vec::new() },
         }))
     }
 
     /// What is worth saying about the agent, the caller's rights and each store.
     pub(super) async fn doctor(&self, caller: &Caller) -> Answered<Reply> {
-        let mut findings = rights::findings(&self.config(), caller);
+        let config = self.config();
+        let mut findings = rights::findings(&config, caller);
+        if config.policy.judge(&caller.who, Act::Read, None).is_err() {
+            return Ok(Reply::Findings(findings));
+        }
+        let _turn = self.turns.of(caller.who.uid).await;
         let snapshot = self.driver.snapshot().await?;
         let names = self.stores.names();
         let elsewhere = snapshot.backends.iter().filter(|(name, _)| !names.contains(name));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::attach::{attach, terminal};
 use super::audited::Asked;
 use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
+use super::turns::Turns;
 use super::wait::{self, Tell};
 use super::{Guests, told};
 use crate::audit::{Audit, Facts};
@@ -33,7 +34,7 @@ use crate::{clock, fd};
 pub(super) const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything that an answer needs; one for all sessions.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Service {
     pub(super) config: watch::Receiver<Arc<Config>>,
     pub(super) stores: Arc<Stores>,
@@ -41,6 +42,8 @@ pub struct Service {
     pub(super) audit: Audit,
     pub(super) about: About,
     pub(super) guests: Arc<Guests>,
+    /// Who asks for what takes a store long.
+    pub(super) turns: Arc<Turns>,
 }
 
 /// About this agent.
@@ -79,7 +82,8 @@ impl Service {
         about: About,
     ) -> Service {
         let guests = Arc::new(Guests::new(fd::most()));
-        Service { config, stores, driver, audit, about, guests }
+        let turns = Arc::default();
+        Service { config, stores, driver, audit, about, guests, turns }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the
@@ -98,7 +102,7 @@ impl Service {
             Request::Wait { resource, wait } => self.wait(caller, &resource, wait, tell).await,
             Request::Attach { leases, attach } => self.attach(caller, leases, attach).await,
             Request::Share { leases, process } => self.share(caller, leases, process).await,
-            Request::Break(ask) => self.break_lease(caller, ask).await,
+            Request::Break(ask) => self.break_to_its_end(caller, ask).await,
             Request::Log(ask) => self.log(caller, ask).await,
             Request::Metrics => self.metrics(caller).await,
             Request::Subscribe => Err(Refusal::new(Code::Internal, "no stream begins here")),
@@ -118,6 +122,7 @@ impl Service {
         };
         match answer {
             Answer::Acquired(views) => {
+                self.is_still_allowed(&config, caller, &ask, &views).await?;
                 let in_order = |on: &Resource| views.iter().find(|view| view.claim.resource == *on);
                 let taken = ask.resources.iter().filter_map(in_order);
                 Ok(Reply::Acquired(taken.map(|view| self.told(view)).collect()))
@@ -126,6 +131,23 @@ impl Service {
             Answer::No(no) => Err(self.refusal(caller, no).await),
             Answer::Renewed(_) | Answer::Released => Err(told::bug("an acquire")),
         }
+    }
+
+    /// Who waited may be under other rules by the time that the wait is over.
+    async fn is_still_allowed(
+        &self,
+        before: &Arc<Config>,
+        caller: &Caller,
+        ask: &Acquire,
+        views: &[View],
+    ) -> Answered<()> {
+        let config = self.config();
+        if Arc::ptr_eq(before, &config) {
+            return Ok(());
+        }
+        let Err(refusal) = self.wish(&config, caller, ask) else { return Ok(()) };
+        self.driver.release_all(views.iter().map(|view| view.claim.lease).collect()).await?;
+        Err(refusal)
     }
 
     /// What the driver is asked for: every rule of policy and configuration applied.
@@ -177,7 +199,7 @@ impl Service {
             claims,
             owner: caller.who.uid,
             hold: held,
-            attach: attach(caller, ask.attach)?,
+            attach: attach(caller, ask.attach, &[])?,
             terminal: ask.terminal.map(terminal),
             leases_max,
             until,
@@ -321,6 +343,8 @@ impl Service {
     ) -> Answered<Option<message::Lock>> {
         let Some(holder) = holder else { return Ok(None) };
         let view = self.driver.view(holder.lease).await?;
+        // An id that somebody copied in the store to another resource is nobody's there.
+        let view = view.filter(|view| view.claim.resource == holder.resource);
         let mine = view.filter(|view| is_mine(caller, view));
         let process = mine.as_ref().and_then(told::process);
         let mine = mine.is_some();

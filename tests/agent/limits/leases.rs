@@ -1,8 +1,11 @@
 //! One user takes as many leases as one user may have, to be renewed as often as any can be.
 
 use std::net::Shutdown;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
-use stormlock_protocol::message::{Acquire, Code, Hold, Reply, Request};
+use stormlock_protocol::message::{Acquire, Attach, Code, Hold, Release, Reply, Request, Target};
+use stormlock_protocol::process::Process;
 
 use super::victim::Victim;
 use super::{EVE, MALLORY, ask, open_to_all, refusal, shared, welcomed};
@@ -68,4 +71,40 @@ fn a_limit_that_one_user_reached_is_free_again_with_each_lease_that_is_given_bac
     });
     let taken = ask(&mut eve, &take("free", LEASES_OF_ONE, AT_ONCE));
     assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+}
+
+/// While a command's group goes on nobody may end the lease under it, and whoever would is told to
+/// end the group first.
+#[test]
+fn a_group_that_is_another_users_or_everybodys_is_nobodys_command() {
+    let agent = Agent::start(&shared(RedisServer::start().port()));
+    open_to_all(&agent);
+    let mut eve = welcomed(&agent, EVE);
+    let mut sleep = Command::new("sleep").arg("1000").process_group(0).spawn().expect("a process");
+    for pid in [sleep.id(), 1] {
+        let group = Process::look(pid, true).expect("it is there");
+        let on = wish("free/db", Hold::Keep);
+        let with = Acquire { attach: Attach::Process(group), ..on.clone() };
+        let no = refusal(&mut eve, &Request::Acquire(with));
+        assert!(no.code == Code::BadRequest && no.message.contains("none of yours"), "{no:?}");
+        let taken = ask(&mut eve, &Request::Acquire(on));
+        let Reply::Acquired(taken) = taken else { panic!("{taken:?}") };
+        let leases = vec![Target { resource: resource("free/db"), lease: Some(taken[0].lease) }];
+        let attach = Attach::Process(group);
+        for request in [
+            Request::Attach { leases: leases.clone(), attach },
+            Request::Share { leases: leases.clone(), process: group },
+        ] {
+            assert_eq!(refusal(&mut eve, &request).code, Code::BadRequest);
+        }
+        // What it only ends with may be anybody's.
+        let process = Process { group: false, ..group };
+        let attach = Attach::Process(process);
+        let attached = ask(&mut eve, &Request::Attach { leases: leases.clone(), attach });
+        assert!(matches!(attached, Reply::Acquired(_)), "{attached:?}");
+        let released = ask(&mut eve, &Request::Release(Release::These(leases)));
+        assert!(matches!(released, Reply::Released(_)), "{released:?}");
+    }
+    sleep.kill().expect("our own child");
+    sleep.wait().expect("our own child");
 }

@@ -3,12 +3,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::access::{EVE, MARIA, open_folder, open_socket};
 use super::{NO_PERMISSION, ok, path, run_it, says};
 use crate::agent::Agent;
 use crate::program::Ran;
+use crate::until;
 
 const NO: i32 = 1;
 const TEMP_FAIL: i32 = 75;
@@ -68,6 +69,10 @@ fn start(before: &[&str]) -> Agent {
 
 /// `BEFORE stormctl ARGS` by a user with these groups besides their own.
 fn by(agent: &Agent, uid: u32, groups: &[u32], before: &[&str], args: &[&str]) -> Ran {
+    run_it(&mut command(agent, uid, groups, before, args))
+}
+
+fn command(agent: &Agent, uid: u32, groups: &[u32], before: &[&str], args: &[&str]) -> Command {
     let around = with_people(agent);
     let mut command = Command::new(&around[0]);
     command.args(&around[1..]).args([
@@ -83,7 +88,7 @@ fn by(agent: &Agent, uid: u32, groups: &[u32], before: &[&str], args: &[&str]) -
         }
     };
     command.args(before).arg(agent.file("ctl")).arg("--socket").arg(agent.socket()).args(args);
-    run_it(&mut command)
+    command
 }
 
 #[test]
@@ -129,7 +134,12 @@ fn doctor_says_what_you_may_do_on_what_and_by_which_rule() {
     assert!(maria.contains(limits) && !maria.contains("rule 2"), "{maria}");
     let ops = ok(by(&agent, EVE, &[OPS], &[], &["doctor"]));
     assert!(ops.contains("stage/*: read, acquire, break; rule 2"), "{ops}");
+    // Who may see nothing learns nothing of the agent's stores and files, and asks none of them.
+    assert!(ops.contains("backend here") && ops.contains("audit"), "{ops}");
+    let status = ok(by(&agent, EVE, &[], &[], &["status"]));
+    assert!(!status.contains("backend"), "{status}");
     let eve = ok(by(&agent, EVE, &[], &[], &["doctor"]));
+    assert!(!eve.contains("backend") && !eve.contains("audit"), "{eve}");
     assert!(eve.contains("eve@alpha may nothing") && !eve.contains("; rule"), "{eve}");
     assert!(eve.contains("ask an administrator for a rule"), "{eve}");
 }
@@ -178,4 +188,30 @@ fn an_agent_in_a_user_namespace_serves_nobody_whom_it_cannot_tell_from_others() 
         says(&ran, NO_PERMISSION, &["does not accept who you are"]);
     }
     assert!(agent.log().contains("uid 65534 stands for every user"), "{}", agent.log());
+}
+
+#[test]
+fn whoever_waited_under_other_rules_is_under_those_of_now() {
+    let agent = start(&[]);
+    ok(by(&agent, EVE, &[OPS], &[], &["acquire", "stage/db", "--keep"]));
+    let mut wait = command(&agent, EVE, &[OPS], &[], &["acquire", "stage/db", "-w", "--keep"]);
+    let waiting = wait.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    until("it waits", || {
+        let status = ok(by(&agent, EVE, &[OPS], &[], &["status", "-o", "json"]));
+        status.contains("\"waiters\": 1").then_some(())
+    });
+    agent.configure(&RULES.replace("[\"acquire\", \"break\"]", "[\"read\"]"));
+    agent.signal(rustix::process::Signal::HUP);
+    until("it is in force", || {
+        (by(&agent, EVE, &[OPS], &[], &["acquire", "stage/x"]).code == Some(NO_PERMISSION))
+            .then_some(())
+    });
+    ok(by(&agent, EVE, &[OPS], &[], &["release", "stage/db"]));
+    let ended = waiting.wait_with_output().expect("its end");
+    let told = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(NO_PERMISSION), "{told}");
+    assert!(told.contains("rule 2") && ended.stdout.is_empty(), "{told}");
+    until("it is free", || {
+        (by(&agent, EVE, &[OPS], &[], &["is-held", "stage/db"]).code == Some(NO)).then_some(())
+    });
 }

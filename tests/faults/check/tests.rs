@@ -203,6 +203,13 @@ fn a_lease_that_the_store_gave_away_is_seen() {
         [granted(1, (10, 11), 7, 60), told(1, (20, 20), What::EventLost(LostReason::StoreLostIt))];
     let reason = LostReason::StoreLostIt;
     check(&history, &[Wrong::GivenAway { lease: lease(1), reason }]);
+    // Not what its holder had let go of by then; later is too late for that.
+    let [granted, lost] = history;
+    let leaves = |at| told(1, (at, at), What::Leaves);
+    check(&[granted.clone(), leaves(15), lost.clone()], &[]);
+    let reason = LostReason::StoreLostIt;
+    let wrong = Wrong::GivenAway { lease: lease(1), reason };
+    check(&[granted, lost, leaves(25)], &[wrong]);
 }
 
 #[test]

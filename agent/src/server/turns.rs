@@ -1,0 +1,63 @@
+//! Questions that take a store long: one user asks a few of them at once, and no more, for the
+//! store has the leases of others to renew.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::clock;
+use crate::lease::Uid;
+
+/// So many at once, of one user.
+const AT_ONCE: usize = 2;
+/// How long one takes at least: whoever asks again and again waits for that.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whose questions are under way.
+#[derive(Debug, Default)]
+pub(super) struct Turns(Mutex<BTreeMap<Uid, Arc<Semaphore>>>);
+
+/// One of them; the next may begin when it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn(Option<OwnedSemaphorePermit>);
+
+impl Turns {
+    /// Waits until it is the user's turn.
+    pub(super) async fn of(&self, uid: Uid) -> Turn {
+        let turns = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody is in those that nobody else has.
+            all.retain(|_, turns| Arc::strong_count(turns) > 1);
+            Arc::clone(all.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
+        };
+        Turn(turns.acquire_owned().await.ok())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let turn = self.0.take();
+        tokio::spawn(async move {
+            let _ = clock::pause(PAUSE).await;
+            drop(turn);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_user_waits_for_their_own_turns_and_nobody_elses() {
+        let turns = Turns::default();
+        let mine = [turns.of(Uid(1)).await, turns.of(Uid(1)).await];
+        let third = tokio::time::timeout(PAUSE * 4, turns.of(Uid(1))).await;
+        assert!(third.is_err());
+        let _other = turns.of(Uid(2)).await;
+        drop(mine);
+        let _next = turns.of(Uid(1)).await;
+    }
+}
