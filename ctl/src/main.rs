@@ -101,6 +101,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
+        Command::Init(args) => command::init::run(args),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }

@@ -53,6 +53,11 @@ fn main() -> io::Result<()> {
     for verb in client.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         let page = command_page(verb, "1", "stormctl(1), stormlock(7)")?;
         fs::write(folder.join(format!("stormctl-{}.1", verb.get_name())), page)?;
+        for part in verb.get_subcommands().filter(|part| part.get_name() != "help") {
+            let page = command_page(part, "1", "stormctl(1), stormlock(7), systemd.unit(5)")?;
+            let name = format!("stormctl-{}-{}.1", verb.get_name(), part.get_name());
+            fs::write(folder.join(name), page)?;
+        }
     }
     let see = "stormlock(7), stormlockd(8), stormlock(1)";
     fs::write(folder.join("stormctl.1"), command_page(&client, "1", see)?)?;
@@ -73,7 +78,8 @@ fn command_page(command: &clap::Command, section: &str, see: &str) -> io::Result
     page += &rendered(|page| man.render_options_section(page))?;
     if command.has_subcommands() {
         page += &rendered(|page| man.render_subcommands_section(page))?;
-    } else {
+    }
+    if command.get_name() != "stormctl" {
         page += ".PP\nWhat every command takes stands in\n.BR stormctl (1).\n";
     }
     page += &after_help(command, ".SH");
@@ -116,7 +122,7 @@ fn man(command: &clap::Command) -> Man {
     let mut command = command.clone();
     let usage = command.render_usage().to_string();
     let usage = usage.trim_start_matches("Usage:").trim_start().to_owned();
-    let is_verb = !command.has_subcommands();
+    let is_verb = command.get_bin_name().is_some_and(|name| name.contains(' '));
     Man::new(command.override_usage(usage).mut_args(|arg| {
         let is_left_out = arg.get_id() == "help" || is_verb && arg.is_global_set();
         if is_left_out { arg.hide(true) } else { arg }

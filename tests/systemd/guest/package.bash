@@ -86,7 +86,7 @@ check_removal() {
     stormctl release -q long/desk
 
     ok 'purge' package -P stormlock
-    # Its account stays with its number, and what a site puts beside the configuration and the units.
+    # Its account stays with its number, and so does what a site puts beside its files.
     stays=$(find /etc /usr /var /run -xdev -name '*stormlock*' \
         ! -path "$PROJECT/*" ! -path '/var/tmp/*' ! -path '/var/log/journal/*' \
         ! -path "$etc/*.d" ! -path "$etc/*.d/*" ! -path /usr/local/bin/stormctl)
@@ -99,4 +99,26 @@ check_removal() {
     ok '... an operator acquires without any credential' \
         runuser -u maria -- stormctl acquire -q desk
     ok '... and gives it back' runuser -u maria -- stormctl release -q desk
+}
+
+# What `stormctl init systemd` writes binds a unit to its lock.
+check_init() {
+    local lock
+    printf '[Service]\nExecStart=/bin/sleep infinity\n' >"$etc/bound.service"
+    systemctl start bound
+    for lock in init/job init/a-b@c+d:e._f; do
+        ok "stormctl init systemd writes a drop-in for $lock" \
+            stormctl init systemd bound --lock "$lock" --force
+        systemctl daemon-reload
+        soon '... which stops a unit that runs without the lock' is_act bound inactive
+        ok '... and which systemd takes without a word' \
+            systemd-analyze verify --man=no --recursive-errors=no bound.service
+        ok '... then the unit starts' systemctl start bound
+        ok '... with the lock' held "$lock"
+        systemctl stop bound
+        soon '... and gives it back when it stops' free "$lock"
+    done
+    second_takes "$lock" >/dev/null
+    fails '... and does not start while another has the lock' any systemctl start bound
+    second release -q "$lock"
 }
