@@ -59,8 +59,15 @@ stop_asking() {
     wait
 }
 
-installed_version() {
-    dpkg-query -W -f '${Version}' stormlock
+# As the site's timer would, which is not due.
+check_rotation() {
+    local audit=/var/lib/stormlock/audit.jsonl
+    ok 'the audit file is put away by logrotate' \
+        logrotate -f -s /run/rotated /etc/logrotate.d/stormlock
+    is '... all of it' "$(test -s $audit.1 && ls $audit 2>/dev/null)" ''
+    stormctl acquire -q desk >/dev/null
+    stormctl release -q desk
+    is '... and the next lines are in a new one' "$(grep -c '"resource":"desk"' $audit)" 2
 }
 
 check_removal() {
