@@ -175,7 +175,8 @@ fn literals(roff: &str) -> String {
     roff.lines().map(line).collect()
 }
 
-/// What follows the options in `--help`: parts with a heading each, and lines that are set in.
+/// What follows the options in `--help`: parts, with a heading or without. Lines with commands or in
+/// columns stay as they are.
 fn after_help(command: &clap::Command, heading: &str) -> String {
     let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else {
         return String::new();
@@ -185,16 +186,13 @@ fn after_help(command: &clap::Command, heading: &str) -> String {
     for part in text.split("\n\n") {
         match part.split_once(":\n") {
             Some((title, body)) if !title.contains('\n') => {
-                let title = match title {
-                    "Exit codes" => "Exit status",
-                    other => other,
+                page += &match (heading, title) {
+                    (".SH", "Exit codes") => ".SH EXIT STATUS\n".to_owned(),
+                    (".SH", title) => format!(".SH {}\n", title.to_uppercase()),
+                    (other, title) => format!("{other}\n{title}:\n"),
                 };
-                let title = if heading == ".SH" { title.to_uppercase() } else { title.to_owned() };
-                page += &match heading {
-                    ".SH" => format!(".SH {title}\n"),
-                    other => format!("{other}\n{title}:\n"),
-                };
-                page += &example(body);
+                let is_prose = !body.contains("storm") && !body.trim().contains("   ");
+                page += &if is_prose { prose(body) } else { example(body) };
             }
             _ => page += &format!(".PP\n{}\n", escaped(part)),
         }
@@ -202,12 +200,17 @@ fn after_help(command: &clap::Command, heading: &str) -> String {
     page
 }
 
-/// Lines as they stand, set in.
+fn prose(text: &str) -> String {
+    let lines = text.lines().map(|line| escaped(line.trim()) + "\n");
+    format!(".PP\n{}", lines.collect::<String>())
+}
+
+/// Lines as they stand.
 fn example(text: &str) -> String {
     let lines = text.lines().filter(|line| !line.is_empty() && *line != "Exit codes:");
     let lines: String =
         lines.map(|line| escaped(line.strip_prefix("  ").unwrap_or(line)) + "\n").collect();
-    format!(".PP\n.RS 4\n.nf\n{lines}.fi\n.RE\n")
+    format!(".PP\n.nf\n{lines}.fi\n")
 }
 
 fn see_also(pages: &str) -> String {
@@ -223,13 +226,14 @@ fn see_also(pages: &str) -> String {
 fn config() -> String {
     let mut page = String::new();
     let mut in_keys = false;
-    for line in CONFIG.lines() {
+    // Its first lines are about the file.
+    for line in CONFIG.lines().skip_while(|line| !line.is_empty()) {
         let is_key = !line.is_empty() && !line.starts_with("# ");
         if in_keys && !is_key {
-            page += ".fi\n.RE\n";
+            page += ".fi\n";
         }
         if is_key && !in_keys {
-            page += ".PP\n.RS 4\n.nf\n";
+            page += ".PP\n.nf\n";
         }
         if line.is_empty() || (in_keys && !is_key) {
             page += ".PP\n";
@@ -237,10 +241,11 @@ fn config() -> String {
         in_keys = is_key;
         if !line.is_empty() {
             let text = line.strip_prefix("# ").or_else(|| line.strip_prefix('#'));
-            page += &literals(&escaped(text.unwrap_or(line)));
+            let indent = if is_key { "    " } else { "" };
+            page += &literals(&format!("{indent}{}", escaped(text.unwrap_or(line))));
         }
     }
-    page + if in_keys { ".fi\n.RE\n" } else { "" }
+    page + if in_keys { ".fi\n" } else { "" }
 }
 
 fn escaped(text: &str) -> String {
