@@ -2,6 +2,7 @@
 //!
 //! Values become their final types here; what they mean is each command's.
 
+mod init;
 mod told;
 mod values;
 
@@ -19,6 +20,7 @@ use stormlock_protocol::name::{LeaseId, Reason, Resource, Ttl, UnixMs};
 pub(crate) use values::ttl;
 use values::{glob, hold_secs, patience, reason, renew_secs, resource, until, wait_secs};
 
+pub(crate) use self::init::{Init, InitShell, InitSystemd, Initial, UNIT_MAX};
 pub(crate) use self::told::{Log, Metrics, Prompt, Surface};
 use crate::exit::Exit;
 use crate::render::{Colour, Format};
@@ -117,6 +119,7 @@ pub(crate) enum Command {
     Log(Log),
     Metrics(Metrics),
     Prompt(Prompt),
+    Init(Init),
     Completions(Completions),
 }
 
@@ -140,6 +143,7 @@ impl Command {
             | Command::Log(_)
             | Command::Metrics(_)
             | Command::Prompt(_)
+            | Command::Init(_)
             | Command::Completions(_) => 0,
         }
     }

@@ -30,6 +30,11 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::View;
 use crate::render::text::visible;
 
+/// In the place of musl's, which is slow. Elsewhere the C library's own will do.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let argv: Vec<OsString> = env::args_os().collect();
     if compat::is_called(argv.first()) {
@@ -105,6 +110,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
         Command::Prompt(args) => command::prompt::run(args, &Places::of_this_process(explicit)),
+        Command::Init(args) => command::init::run(args),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }
