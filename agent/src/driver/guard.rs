@@ -1,7 +1,6 @@
 //! The processes whose end ends a lease.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::clock;
 use crate::fd;
@@ -88,7 +86,7 @@ async fn end(process: ProcessId, files: &Semaphore) {
         // No end may be concluded from a want of files.
         Some(Err(_)) | None => {
             while is_alive(process) {
-                rest().await;
+                clock::rest(GROUP_EVERY).await;
             }
         }
     }
@@ -102,14 +100,8 @@ async fn end(process: ProcessId, files: &Semaphore) {
                 return;
             }
         }
-        rest().await;
+        clock::rest(GROUP_EVERY).await;
     }
-}
-
-/// Until the next look. Not by a timer of the kernel's: each is a file, and after a sleep of the
-/// host a look is late by no more than this.
-async fn rest() {
-    let _ = timeout(GROUP_EVERY, pending::<()>()).await;
 }
 
 /// True while a process is there and has not ended.
@@ -225,6 +217,8 @@ fn is_group(leader: Pid) -> bool {
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
+
+    use tokio::time::timeout;
 
     use super::*;
 
