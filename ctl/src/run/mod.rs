@@ -8,6 +8,7 @@ pub(crate) mod deadline;
 pub(crate) mod events;
 mod group;
 mod guard;
+mod leftover;
 pub(crate) mod shim;
 pub(crate) mod signals;
 pub(crate) mod take;

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::poll;
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::frame::Verdict;
-use stormlock_protocol::message::{
-    Acquire, Attach, Code, Lease, Refusal, Release, State, Target, Wait,
-};
+use stormlock_protocol::message::{Acquire, Attach, Code, Lease, Release, State, Target, Wait};
 use stormlock_protocol::name::Resource;
 use stormlock_protocol::process::Process;
 
+use super::leftover;
 use crate::clock::Moment;
 use crate::command::acquire::with_next;
 use crate::command::proven;
@@ -34,10 +31,6 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often an agent is asked again by somebody who waits, when its store is away: each time that
 /// it refuses is work that it has to undo.
 const RETRY_EVERY: Duration = Duration::from_secs(2);
-/// How long the lease of a command that is gone is waited for: the agent looks four times a second
-/// whether it is, and then tells the store.
-const LEFTOVER_SECS: u32 = 10;
-
 /// What is taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -117,10 +110,10 @@ impl Taking<'_> {
             if self.until.is_none()
                 && !is_leftover_waited_for
                 && let ClientError::Refused(refusal) = &error
-                && is_leftover(&mut client, refusal)
+                && let Some(secs) = leftover::wait_secs(&mut client, refusal)
             {
                 is_leftover_waited_for = true;
-                self.until = end(Wait::For(LEFTOVER_SECS));
+                self.until = end(Wait::For(secs));
             } else if may_pass(&error) || self.goes_on(&error) {
                 client = self.come_back(error, progress)?;
             } else {
@@ -164,7 +157,7 @@ impl Taking<'_> {
     ) -> Result<Client, ClientError> {
         // What an earlier try may have left is given back also when the wait is over.
         let at_least = match self.ask.attach {
-            Attach::Process(_) => RETURN_MAX.min(self.patience),
+            Attach::Process(_) | Attach::Holder { .. } => RETURN_MAX.min(self.patience),
             Attach::Detached | Attach::Session => LATE,
         };
         let left_at = *self.left_at.get_or_insert_with(Moment::now);
@@ -372,35 +365,6 @@ pub(super) fn as_they_are(
 /// A lease as what a request is about.
 pub(crate) fn target(lease: &Lease) -> Target {
     Target { resource: lease.resource.clone(), lease: Some(lease.lease) }
-}
-
-/// True for a refusal because of a lease of ours whose process is gone already: it is being given
-/// back, so the agent does not call it ours any more.
-fn is_leftover(client: &mut Client, refusal: &Refusal) -> bool {
-    let Some(holder) = &refusal.holder else { return false };
-    let Ok(status) = client.status(None) else { return false };
-    let Ok(leases) = leases(client) else { return false };
-    match leases.iter().find(|lease| lease.lease == holder.lease).map(|lease| lease.attach) {
-        Some(Attach::Process(process)) => has_ended(&process),
-        Some(Attach::Detached | Attach::Session) => false,
-        // Given back between the two questions, if it was this agent's at all.
-        None => {
-            holder.principal == status.agent.you
-                && holder.host.as_deref() == Some(status.agent.host.as_str())
-        }
-    }
-}
-
-fn has_ended(process: &Process) -> bool {
-    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
-    let exists = || pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
-    match process.is_there() {
-        Some(true) => false,
-        // The kernel gives a number to nobody else while a group has it.
-        Some(false) => true,
-        None => !exists() && (!process.group || !has_group()),
-    }
 }
 
 /// The agent went away in the midst of it, or is about to.
