@@ -286,11 +286,12 @@ pub(crate) enum OnLost {
 ///
 /// It says to systemd (Type=notify) when it holds them, and feeds its watchdog while they are
 /// proven. It ends with 0 by SIGTERM, SIGINT or the end of the hold, and with 79 when a lease is
-/// lost.
+/// lost. Whoever depends on it hears of that by its end; so it ends --grace before the lease does,
+/// and when it is killed nobody else has the resource for so long.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl hold prod/db -m 'the primary runs here' --wait
-  stormctl hold prod/db prod/cache --ttl 1m")]
+  stormctl hold prod/db prod/cache --ttl 1m --grace 15s")]
 pub(crate) struct Hold {
     /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1.., value_parser = resource)]
@@ -298,6 +299,10 @@ pub(crate) struct Hold {
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
     pub(crate) take: Take,
+    /// How long what depends on this may take to end; at most a third of the ttl [default: 30s, or
+    /// what a short ttl or hold leaves]
+    #[arg(long, value_name = "DUR", value_parser = patience, allow_hyphen_values = true)]
+    pub(crate) grace: Option<Duration>,
 }
 
 /// Print what happens to your leases, one JSON document per line

@@ -96,7 +96,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Doctor(_) => {
             command::doctor::run(&Places::of_this_process(explicit), open(), view)
         }
-        Command::Hold(args) => command::hold::run(args, open()?, view),
+        Command::Hold(args) => command::hold::run(args, open, view),
         Command::Log(args) => command::log::run(args, &mut open()?, view),
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),

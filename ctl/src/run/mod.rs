@@ -156,6 +156,15 @@ fn attach(shim: &Shim, under: &Under) -> Result<(), Failure> {
     .map_err(|error| crate::connect::explain_change(error, doing))
 }
 
+/// From here on these leases end with another end.
+pub(crate) fn attach_to(leases: &[Lease], socket: &Path, to: Attach) -> Result<(), Failure> {
+    let targets: Vec<_> = leases.iter().map(target).collect();
+    take::again(socket, PATIENCE, take::RETURN_MAX, |client| {
+        client.attach(targets.clone(), to).map(drop)
+    })
+    .map_err(|error| crate::connect::explain_change(error, "attaching the lease to this process"))
+}
+
 /// A lease as its deadline is kept: it answers a question that left then.
 pub(crate) fn kept(lease: &Lease, asked: Moment) -> Kept {
     Kept {

@@ -30,7 +30,7 @@ const LATE: Duration = Duration::from_secs(2);
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often an agent is asked again by somebody who waits, when its store is away: each time that
 /// it refuses is work that it has to undo.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
+pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// What is taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -63,7 +63,7 @@ pub(crate) fn never_began(over: Failure) -> Failure {
 }
 
 /// When a wait is over.
-fn end(wait: Wait) -> Option<Moment> {
+pub(crate) fn end(wait: Wait) -> Option<Moment> {
     match wait {
         Wait::No => None,
         Wait::For(secs) => Some(Moment::now() + Duration::from_secs(secs.into())),
@@ -78,14 +78,11 @@ struct Taking<'a> {
     until: Option<Moment>,
     /// When the agent went away first.
     left_at: Option<Moment>,
-    /// The agent said that it waits.
-    has_waited: bool,
 }
 
 impl Taking<'_> {
     fn new<'a>(ask: &'a Acquire, socket: &'a Path, patience: Duration) -> Taking<'a> {
-        let (until, left_at, has_waited) = (end(ask.wait), None, false);
-        Taking { ask, socket, patience, until, left_at, has_waited }
+        Taking { ask, socket, patience, until: end(ask.wait), left_at: None }
     }
 
     fn take(
@@ -122,10 +119,11 @@ impl Taking<'_> {
         }
     }
 
-    /// Somebody who has been waiting goes on waiting while the store is away.
+    /// Somebody who waits goes on waiting while the store is away, also when it was so from the
+    /// first.
     fn goes_on(&self, error: &ClientError) -> bool {
         let is_over = self.until.is_none_or(|until| until <= Moment::now());
-        self.has_waited && is_unavailable(error) && !is_over
+        is_unavailable(error) && !is_over
     }
 
     fn try_once(
@@ -136,9 +134,7 @@ impl Taking<'_> {
         let ask = Acquire { wait: rest(self.until), ..self.ask.clone() };
         // Nobody else is waited for while a leftover of our own is given back.
         let is_told = self.ask.wait != Wait::No;
-        let has_waited = &mut self.has_waited;
         let tell = |waiting| {
-            *has_waited = true;
             if is_told {
                 progress.show(waiting)
             }
@@ -257,16 +253,12 @@ pub(crate) fn wait_until_free(
     progress: &Progress,
 ) -> Result<(), ClientError> {
     let (until, asked) = (end(wait), Moment::now());
-    let mut has_waited = false;
     loop {
-        let waits = |waiting| {
-            has_waited = true;
-            progress.show(waiting);
-        };
+        let waits = |waiting| progress.show(waiting);
         let waited = link.client.wait(on.clone(), rest(until), waits);
         let is_over = until.is_none_or(|until| until <= Moment::now());
         match waited {
-            Err(error) if may_pass(&error) || has_waited && is_unavailable(&error) && !is_over => {
+            Err(error) if may_pass(&error) || is_unavailable(&error) && !is_over => {
                 if is_unavailable(&error) {
                     progress.away(&error.to_string());
                 }
@@ -280,7 +272,7 @@ pub(crate) fn wait_until_free(
 }
 
 /// What is left of a wait. One that is over is still tried once.
-fn rest(until: Option<Moment>) -> Wait {
+pub(crate) fn rest(until: Option<Moment>) -> Wait {
     match until {
         None => Wait::No,
         Some(Moment::NEVER) => Wait::Forever,
@@ -415,7 +407,7 @@ pub(super) fn again<T>(
     }
 }
 
-pub(super) fn pause(length: Duration) {
+pub(crate) fn pause(length: Duration) {
     if let Ok(length) = length.try_into() {
         let _ = poll(&mut [], Some(&length));
     }
@@ -423,8 +415,11 @@ pub(super) fn pause(length: Duration) {
 
 /// The attachment to this process.
 pub(crate) fn to_this_process() -> Result<Attach, Failure> {
-    let me = Process::look(std::process::id(), false);
-    me.map(Attach::Process).map_err(|error| {
+    this_process().map(Attach::Process)
+}
+
+pub(crate) fn this_process() -> Result<Process, Failure> {
+    Process::look(std::process::id(), false).map_err(|error| {
         let why = stormlock_protocol::cause::plain(&error.to_string());
         Failure::new(
             Exit::Software,
