@@ -38,6 +38,9 @@ fn main() -> ExitCode {
     if let Some(args) = run::shim::is_called(&argv) {
         return ExitCode::from(run::shim::run(args));
     }
+    if let Some(args) = run::guardian::is_called(&argv) {
+        return ExitCode::from(run::guardian::run(args));
+    }
     let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
         Err(error) => told(&mistyped::mended(error, &argv)).code(),

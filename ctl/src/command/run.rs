@@ -39,7 +39,9 @@ pub(crate) fn run(
     view: &View,
 ) -> Result<u8, Failure> {
     voice::of_its_own().map_err(|error| untold(&error))?;
-    match prepare(args, open, view).and_then(|(work, under)| run::run(&work, under)) {
+    match prepare(args, open, view).and_then(|(work, under)| {
+        if args.exec { run::guardian::exec(&work, &under) } else { run::run(&work, under) }
+    }) {
         Ok(code) => Ok(code),
         Err(failed) => match args.conflict_exit_code {
             Some(code) if failed.exit == Exit::TempFail => {
