@@ -17,6 +17,7 @@ use rustix::process::{
 
 use stormlock_protocol::process::Stat;
 
+use super::guardian;
 use super::outside::Outside;
 use crate::clock::Moment;
 
@@ -214,7 +215,9 @@ impl Group {
         if !self.is_child() {
             return Vec::new();
         }
-        children_of_children(&self.others).into_iter().map(|(pid, _)| pid).collect()
+        let found = children_of_children(&self.others).into_iter().map(|(pid, _)| pid);
+        // A guardian of a run within this one ends by itself.
+        found.filter(|pid| !guardian::is_one(*pid)).collect()
     }
 
     /// Kills the group and every descendant, wherever it went, until none is left. Those that

@@ -137,6 +137,12 @@ pub(crate) fn is_called(argv: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
+/// True for a process that is a guardian.
+pub(super) fn is_one(pid: u32) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(NAME.as_bytes())
+}
+
 /// Guards the command to its end.
 pub(crate) fn run(args: &[OsString]) -> u8 {
     let done = match args {

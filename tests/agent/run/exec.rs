@@ -206,6 +206,20 @@ fn what_cannot_be_run_or_taken_is_told_by_the_usual_codes() {
 }
 
 #[test]
+fn within_another_run_it_shares_its_lease_and_nothing_is_left_to_name() {
+    let agent = Agent::start(&local());
+    let stormctl = crate::agent::program("stormctl");
+    let stormctl = stormctl.to_str().expect("a path in UTF-8");
+    for inner in ["prod/db", "prod/other"] {
+        let args = ["run", "prod/db", "--", stormctl, "run", "--exec", inner, "-c", "exit 3"];
+        let ran = Job::start(&agent, &args).ends();
+        assert_eq!(ran.code, Some(3), "{ran:?}");
+        assert!(!ran.stderr.contains("goes on"), "{ran:?}");
+        all_is_free(&agent);
+    }
+}
+
+#[test]
 fn the_agent_may_restart_under_it() {
     let mut agent = Agent::start(&local());
     let end = path(&agent, "end");
