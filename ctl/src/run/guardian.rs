@@ -137,10 +137,10 @@ pub(crate) fn is_called(argv: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
-/// True for a process that is a guardian.
+/// True for a process that is a guardian, and for one that has just ended.
 pub(super) fn is_one(pid: u32) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).nth(1) == Some(NAME.as_bytes())
+    line.is_empty() || line.split(|byte| *byte == 0).nth(1) == Some(NAME.as_bytes())
 }
 
 /// Guards the command to its end.

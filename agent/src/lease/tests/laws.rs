@@ -250,6 +250,23 @@ fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
     play.settle(CallResult::Done);
     assert!(play.table.is_empty());
 
+    // One that stands still does not end before its hold does, as it should.
+    let mut play = Play::holding(Hold::Until(T0 + secs(30)));
+    let attach = Attach::Holder(ProcessId { pid: 7, started: 1, group: false }, 15);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.synced(true);
+    while play.now < T0 + secs(45) {
+        assert!(!play.calls.iter().any(|(_, call)| matches!(call, Call::Release(_))));
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+        play.synced(true);
+        while matches!(play.calls.first(), Some((_, Call::Renew { .. } | Call::Verify(_)))) {
+            play.settle(ours(60));
+            play.synced(true);
+        }
+    }
+    assert!(matches!(play.call(), Call::Release(_)));
+
     // Whoever says that nobody counts on it any more is believed.
     let mut play = killed_holder();
     play.input(Input::Release { ticket: Ticket(3), lease: lease(1) });
