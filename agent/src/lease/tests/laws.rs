@@ -186,6 +186,31 @@ fn law_8_each_grant_carries_a_greater_fence() {
 }
 
 #[test]
+fn law_8_fences_that_nobody_saw_for_the_longest_are_forgotten_first() {
+    let mut play = Play::new();
+    let mut take = |number: u64, name: &str, fence| {
+        play.input(ask(number, 1, vec![claim(number, name, 60)], Hold::No));
+        play.synced(true);
+        play.settle(granted(fence, 60));
+        play.synced(true);
+        let taken = matches!(play.answers.last(), Some(Answer::Acquired(_)));
+        play.input(Input::Release { ticket: Ticket(0), lease: lease(number) });
+        play.settle(CallResult::Done);
+        play.synced(true);
+        taken
+    };
+    let most = u64::try_from(fences::FENCES_MAX).unwrap();
+    // By name it is the first of all.
+    assert!(take(1, "a", 10));
+    assert!((2..=most).all(|number| take(number, &format!("res{number}"), 10)));
+    assert!(take(most + 1, "a", 11));
+    assert!(take(most + 2, "another", 10));
+    assert!(!take(most + 3, "a", 11), "it is remembered");
+    assert!(!take(most + 4, "res3", 10), "it is remembered");
+    assert!(take(most + 5, "res2", 10), "it is forgotten");
+}
+
+#[test]
 fn law_8_a_greater_fence_of_our_own_ends_the_older_lease() {
     let mut play = Play::holding(Hold::No);
     play.input(ask(2, 1, vec![claim(2, "infra", 60)], Hold::No));
