@@ -43,6 +43,10 @@ pub(crate) fn run(
     match prepare(args, open, view).and_then(|(work, under)| {
         if args.exec { run::guardian::exec(&work, &under) } else { run::run(&work, under) }
     }) {
+        // Not begun, and its guardian has said why.
+        Ok(code) if args.exec && code == Exit::TempFail.code() => {
+            Ok(args.conflict_exit_code.unwrap_or(code))
+        }
         Ok(code) => Ok(code),
         Err(failed) => match args.conflict_exit_code {
             Some(code) if failed.exit == Exit::TempFail => {

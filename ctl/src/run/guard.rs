@@ -106,6 +106,11 @@ impl<'a> Guard<'a> {
         self.group.is_let_go();
     }
 
+    /// Asks the command to end for whose deadline nothing can be done any more.
+    pub(super) fn gives_up(&mut self) {
+        self.group.signal_all(Signal::TERM);
+    }
+
     /// Until nothing of the group is left.
     pub(super) fn watch(&mut self) -> io::Result<()> {
         while !self.look()? {

@@ -225,8 +225,12 @@ fn guard(charge: &OsStr, socket: &OsStr) -> Result<u8, Failure> {
         }
     }
     rustix::io::write(io::stdin(), &[GO]).map_err(|error| failed(error.into()))?;
-    let_go_of_files().map_err(failed)?;
-    guard.watch().map_err(failed)?;
+    // From here on nothing but the command's end may end this: nobody else keeps its deadline.
+    let _ = let_go_of_files();
+    if let Err(error) = guard.watch() {
+        guard.gives_up();
+        return Err(failed(error));
+    }
     guard.end(&under)
 }
 
