@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# A fresh installation: what is active, who may do what, without any configuration.
+
+check_install() {
+    ok 'programs and units are installed by copies' install_stormlock
+    ok 'systemd takes each unit without a word' systemd-analyze verify --recursive-errors=no \
+        stormlockd.service stormlockd.socket stormlock@x.service
+    ok 'the configuration that is shipped is right' \
+        stormlockd check /etc/stormlock/stormlock.toml
+    ok "the agent's exposure is 1.5 at most" \
+        systemd-analyze security --no-pager --threshold=15 stormlockd.service
+    ok "the holder's exposure is 0.7 at most" \
+        systemd-analyze security --no-pager --threshold=7 stormlock@x.service
+    useradd -m -G stormlock maria
+    useradd -m eve
+
+    systemctl enable -q --now stormlockd.socket
+    is 'before the first client the socket alone is active' \
+        "$(act stormlockd.socket) $(act stormlockd.service)" 'active inactive'
+    fails 'who is not in group stormlock is refused, and starts nothing' 77 \
+        runuser -u eve -- stormctl acquire -q desk
+    is '... not even the agent' "$(act stormlockd.service)" inactive
+    ok 'an operator in group stormlock acquires without any credential' \
+        runuser -u maria -- stormctl acquire -q desk
+    is 'which started the agent' "$(act stormlockd.service)" active
+    is 'the holder is the user that the kernel names' \
+        "$(stormctl current desk --json | sed -nE 's/.*"principal": ?"([^"]*)".*/\1/p')" \
+        "maria@$(uname -n)"
+    fails 'another cannot release it' 1 stormctl release -q desk
+    ok 'she gives it back' runuser -u maria -- stormctl release -q desk
+    is 'the agent runs as a user of its own' \
+        "$(sed -nE 's/^Uid:\t([0-9]+)\t.*/\1/p' "/proc/$(of_unit stormlockd MainPID)/status")" \
+        "$(id -u stormlock)"
+    ok 'doctor finds nothing wrong' runuser -u maria -- stormctl doctor
+    systemctl enable -q --now stormlockd.service
+}
