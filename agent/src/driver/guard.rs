@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::fd;
-use crate::lease::{Attach, Moment, No, ProcessId, State, View};
+use crate::lease::{Moment, No, ProcessId, State, View};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
@@ -183,12 +183,8 @@ pub fn is_there(process: ProcessId) -> bool {
 /// lease could be another's before that has ended: its own end gives it back. (What `--bind` names
 /// is no group.)
 pub fn at_work(view: &View) -> Option<u32> {
-    let attached = match view.attach {
-        Attach::Process(process) => Some(process),
-        Attach::Detached | Attach::Session(_) => None,
-    };
     let is_open = matches!(view.state, State::Held | State::AtRisk | State::Unknown);
-    let mut all = attached.into_iter().chain(view.sharers.iter().copied());
+    let mut all = view.attach.process().into_iter().chain(view.sharers.iter().copied());
     all.find(|process| is_open && process.group && goes_on(*process)).map(|process| process.pid)
 }
 
