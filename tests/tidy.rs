@@ -23,23 +23,27 @@ const AGENT: &Arrows = &[
     ("lib", &["*"]),
     (
         "server",
-        &["driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "protocol"],
+        &[
+            "driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "others",
+            "protocol",
+        ],
     ),
     (
         "driver",
         &["stores", "backend", "lease", "journal", "clock", "fd", "audit", "systemd", "protocol"],
     ),
     ("stores", &["backend", "lease", "clock", "protocol"]),
-    ("config", &["backend", "policy", "lease", "protocol"]),
+    ("config", &["backend", "policy", "lease", "others", "protocol"]),
     ("place", &["journal", "clock", "protocol::name"]),
     ("journal", &["lease", "clock", "fd", "protocol::name"]),
-    ("audit", &["lease", "clock", "fd", "protocol"]),
-    ("backend", &["lease", "clock", "fd", "protocol"]),
+    ("audit", &["lease", "clock", "fd", "others", "protocol"]),
+    ("backend", &["lease", "clock", "fd", "others", "protocol"]),
     ("policy", &["lease", "protocol::name"]),
     ("clock", &["lease", "fd", "protocol::name"]),
     ("reload", &["config", "clock", "systemd"]),
     ("systemd", &[]),
     ("fd", &[]),
+    ("others", &["lease"]),
     ("lease", &["protocol::name"]),
 ];
 

@@ -18,6 +18,7 @@ pub mod driver;
 pub mod fd;
 pub mod journal;
 pub mod lease;
+pub mod others;
 pub mod place;
 pub mod policy;
 pub mod reload;

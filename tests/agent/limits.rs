@@ -9,6 +9,7 @@ mod descriptors;
 mod disk;
 mod flood;
 mod leases;
+mod much;
 mod victim;
 mod wire;
 

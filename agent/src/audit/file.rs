@@ -10,12 +10,12 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::fd;
+use crate::lease::Uid;
+use crate::others::{Other, replaced_by};
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// Who may write there could forge what happened.
 const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
-/// Where everyone may write, everyone may take the file away, unless the directory is sticky.
-const STICKY: u32 = 0o1000;
 
 /// Why a line is not written.
 #[derive(Debug, thiserror::Error)]
@@ -88,14 +88,14 @@ impl AuditFile {
     /// Opens it, if it is not open, or another file has its name now.
     pub(super) fn look(&mut self) -> Result<(), FileError> {
         let named = rustix::fs::statat(CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
-        let is_same = match (&self.open, &named) {
-            (Some(open), Ok(named)) => open.id == id(named),
-            _ => false,
-        };
-        if !is_same {
-            self.open = None;
-            self.open = Some(open(&self.path)?);
+        if let (Some(open), Ok(named)) = (&self.open, &named)
+            && open.id == id(named)
+        {
+            // What was safe may have been opened to others since.
+            return check(named, &self.path);
         }
+        self.open = None;
+        self.open = Some(open(&self.path)?);
         Ok(())
     }
 
@@ -163,7 +163,8 @@ fn open(path: &Path) -> Result<Open, FileError> {
         Err(Errno::LOOP) => return Err(not_safe(path, "it is a symbolic link")),
         Err(errno) => return Err(io_error("opening", path)(errno.into())),
     };
-    let found = check(fd.as_fd(), path)?;
+    let found = look_at(fd.as_fd(), path)?;
+    check(&found, path)?;
     let file = File::from(fd);
     let is_torn = is_torn(&file, &found).map_err(io_error("reading the end of", path))?;
     Ok(Open { file, id: id(&found), is_torn, is_new })
@@ -174,7 +175,8 @@ pub(super) fn open_to_read(path: &Path) -> Result<Option<(File, Stat)>, FileErro
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags | OFlags::NOCTTY, Mode::empty()) {
         Ok(fd) => {
-            let found = check(fd.as_fd(), path)?;
+            let found = look_at(fd.as_fd(), path)?;
+            check(&found, path)?;
             Ok(Some((File::from(fd), found)))
         }
         Err(Errno::NOENT) => Ok(None),
@@ -183,9 +185,11 @@ pub(super) fn open_to_read(path: &Path) -> Result<Option<(File, Stat)>, FileErro
     }
 }
 
-fn check(fd: BorrowedFd<'_>, path: &Path) -> Result<Stat, FileError> {
-    let found =
-        rustix::fs::fstat(fd).map_err(|errno| io_error("looking at", path)(errno.into()))?;
+fn look_at(fd: BorrowedFd<'_>, path: &Path) -> Result<Stat, FileError> {
+    rustix::fs::fstat(fd).map_err(|errno| io_error("looking at", path)(errno.into()))
+}
+
+fn check(found: &Stat, path: &Path) -> Result<(), FileError> {
     if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
         return Err(not_safe(path, "it is no plain file"));
     }
@@ -200,24 +204,23 @@ fn check(fd: BorrowedFd<'_>, path: &Path) -> Result<Stat, FileError> {
     if Mode::from_raw_mode(found.st_mode).intersects(OTHERS_WRITE) {
         return Err(not_safe(path, "others can write to it (try chmod go-w)"));
     }
-    Ok(found)
+    Ok(())
 }
 
 /// A directory that is not there is told with the file.
 fn check_above(path: &Path) -> Result<(), FileError> {
-    let Some(Ok(above)) = path.parent().map(rustix::fs::stat) else { return Ok(()) };
-    if above.st_uid != rustix::process::geteuid().as_raw() && above.st_uid != 0 {
-        let what = format!("uid {}, whose directory it is in, can take it away", above.st_uid);
-        return Err(FileError::NotSafe { path: path.to_owned(), what });
+    let Some(Ok(above)) = path.parent().map(std::fs::metadata) else { return Ok(()) };
+    match replaced_by(&above) {
+        Some(Other::Owner(Uid(uid))) => {
+            let what = format!("uid {uid}, whose directory it is in, can take it away");
+            Err(FileError::NotSafe { path: path.to_owned(), what })
+        }
+        Some(Other::Everyone) => {
+            Err(not_safe(path, "everyone can take it away there (try chmod o-w on the directory)"))
+        }
+        // The group of the site's logs may be one (adm, syslog).
+        Some(Other::Group(_)) | None => Ok(()),
     }
-    let is_open = Mode::from_raw_mode(above.st_mode).contains(Mode::WOTH);
-    if is_open && above.st_mode & STICKY == 0 {
-        return Err(not_safe(
-            path,
-            "everyone can take it away there (try chmod o-w on the directory)",
-        ));
-    }
-    Ok(())
 }
 
 fn not_safe(path: &Path, what: &str) -> FileError {

@@ -11,6 +11,7 @@ mod flood;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod line;
+mod pace;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use tail::Search;
 use crate::clock;
 use crate::lease::{State, Uid, View};
 use line::Line;
+use pace::Pace;
 use writer::{Health, Message, Writer};
 
 /// The file's usual name, in the state directory.
@@ -62,6 +64,7 @@ struct Shared {
     names: Mutex<Names>,
     known: Mutex<BTreeMap<LeaseId, Known>>,
     refused: Mutex<Flood>,
+    pace: Pace,
     health: Arc<Health>,
     readers: Semaphore,
 }
@@ -121,9 +124,10 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || thread.run(&messages))?;
         let names = Mutex::new(Names { path, writer });
-        let (known, refused) = (Mutex::default(), Mutex::default());
+        let (known, refused, pace) = (Mutex::default(), Mutex::default(), Pace::default());
         let readers = Semaphore::new(READERS_MAX);
-        Ok(Audit { shared: Arc::new(Shared { queue, names, known, refused, health, readers }) })
+        let shared = Shared { queue, names, known, refused, pace, health, readers };
+        Ok(Audit { shared: Arc::new(shared) })
     }
 
     /// Takes another file, and another name of this host, for what comes from now on.
@@ -290,7 +294,16 @@ impl Audit {
         locked(&self.shared.names).path.clone()
     }
 
+    /// Waits until it is a user's turn to do what is written down. What gives something back does
+    /// not wait for it.
+    pub async fn turn(&self, uid: Uid) {
+        self.shared.pace.of(uid).await;
+    }
+
     fn line(&self, event: &Event) -> String {
+        if let By::Caller(facts) = &event.by {
+            self.shared.pace.count(facts.uid);
+        }
         Line::new(event, clock::wall(), &locked(&self.shared.names).writer).encode()
     }
 }

@@ -355,8 +355,9 @@ fn a_thread_that_stands_still_holds_up_nobody() {
     let names = Mutex::new(Names { path: FILE.into(), writer: names });
     let (known, refused, health) = (Mutex::default(), Mutex::default(), Arc::default());
     let readers = Semaphore::new(READERS_MAX);
-    let audit =
-        Audit { shared: Arc::new(Shared { queue, names, known, refused, health, readers }) };
+    let pace = Pace::default();
+    let shared = Shared { queue, names, known, refused, pace, health, readers };
+    let audit = Audit { shared: Arc::new(shared) };
     for _ in 0..10 {
         audit.record(&refusal(0));
     }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use stormlock_agent::config::{Config, Mode};
+use stormlock_agent::lease::Uid;
+use stormlock_agent::others::{Other, replaced_by};
 use stormlock_protocol::{SYSTEM_SOCKET, USER_SOCKET};
 
 use super::exit::Failure;
@@ -16,11 +18,8 @@ const SYSTEM_STATE: &str = "/var/lib/stormlock";
 /// Below `$XDG_STATE_HOME`.
 const USER_STATE: &str = "stormlock";
 const STATE_MODE: u32 = 0o700;
-/// Permission bits that let others than the owner write, and that let everyone.
+/// Permission bits that let others than the owner write.
 const OTHERS_WRITE: u32 = 0o022;
-const EVERYONE_WRITES: u32 = 0o002;
-/// In a directory with this bit, only the owner of a file takes it away.
-const STICKY: u32 = 0o1000;
 
 /// The environment, as a function so that tests have their own.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -115,22 +114,18 @@ pub(crate) fn not_replaceable(path: &Path) -> Result<(), Failure> {
     let found = fs::metadata(above)
         .with_context(|| format!("looking at {shown}"))
         .map_err(Failure::unavailable)?;
-    let own = rustix::process::geteuid().as_raw();
-    if found.uid() != own && found.uid() != 0 {
-        return Err(Failure::unavailable(anyhow!(
-            "uid {}, whose directory {shown} is, could put something else in the place of {}: \
-             chown it, or name another",
-            found.uid(),
-            path.display()
-        )));
+    let path = path.display();
+    match replaced_by(&found) {
+        Some(Other::Owner(Uid(uid))) => Err(Failure::unavailable(anyhow!(
+            "uid {uid}, whose directory {shown} is, could put something else in the place of \
+             {path}: chown it, or name another"
+        ))),
+        Some(Other::Everyone) => Err(Failure::unavailable(anyhow!(
+            "everyone could put something else in the place of {path}: chmod o-w {shown}"
+        ))),
+        // A group of the site's own choice.
+        Some(Other::Group(_)) | None => Ok(()),
     }
-    if found.mode() & EVERYONE_WRITES != 0 && found.mode() & STICKY == 0 {
-        return Err(Failure::unavailable(anyhow!(
-            "everyone could put something else in the place of {}: chmod o-w {shown}",
-            path.display()
-        )));
-    }
-    Ok(())
 }
 
 pub(crate) fn is_denied(error: &io::Error) -> bool {

@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::file::{SecretKeys, Texts};
 use super::reader::{Placed, Spot, Table, Wrong};
 use super::secret;
 use super::{Outside, Purpose};
 use crate::backend::exec::Options;
+use crate::others::changed_by;
 
 /// An example, said where there is no command.
 const EXAMPLE: &str = "[\"/usr/local/lib/stormlock/own-backend\", \"argument\"]";
@@ -76,9 +78,8 @@ fn check_command(table: &ExecTable) -> Result<Vec<String>, Wrong> {
     value.iter().map(|word| check_word(word).map(|()| word.value.clone())).collect()
 }
 
-/// Permission bits: somebody may run it; everyone may write it.
+/// Permission bits: somebody may run it.
 const MAY_RUN: u32 = 0o111;
-const EVERYONE_WRITES: u32 = 0o002;
 
 fn check_program(program: &Placed<String>) -> Result<(), Wrong> {
     let Placed { value: path, spot } = program;
@@ -93,10 +94,15 @@ fn check_program(program: &Placed<String>) -> Result<(), Wrong> {
     if found.mode() & MAY_RUN == 0 {
         return Err(spot.wrong(format!("{path} is not executable, run: chmod +x {path}")));
     }
-    if found.mode() & EVERYONE_WRITES != 0 {
-        return Err(spot.wrong(format!("everyone can change {path}, run: chmod o-w {path}")));
+    match changed_by(Path::new(path), &found) {
+        Ok(Some(why)) => Err(spot.wrong(format!("{path}: {why}"))),
+        Ok(None) => Ok(()),
+        Err(error) => Err(Wrong {
+            spot: spot.clone(),
+            what: format!("looking where {path} is"),
+            source: Some(error),
+        }),
     }
-    Ok(())
 }
 
 /// Complains without quoting: somebody may have put a password there.

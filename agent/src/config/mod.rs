@@ -34,6 +34,7 @@ use self::principal::Template;
 use self::reader::{Wrong, line_at};
 use crate::backend::Options;
 use crate::lease::{BackendName, Uid};
+use crate::others::{changed_by, is_open};
 use crate::policy::{Glob, Policy, Who};
 
 /// The configuration of the host's agent.
@@ -209,12 +210,12 @@ impl Config {
         let cannot_read = |source| ConfigError::Read { path: path.to_owned(), source };
         let (file, found) = opened::open(path).map_err(cannot_read)?;
         let permissions = found.mode();
-        if permissions & opened::EVERYONE_WRITES != 0 {
+        if is_open(&found) {
             return Err(ConfigError::OpenToAll { path: path.to_owned() });
         }
         // One that is only checked may yet be on its way to its place.
         if outside.purpose == Purpose::Run
-            && let Some(why) = opened::changed_by(path, &found, outside.uid).map_err(cannot_read)?
+            && let Some(why) = changed_by(path, &found).map_err(cannot_read)?
         {
             return Err(ConfigError::OpenToOne { path: path.to_owned(), why });
         }

@@ -2,19 +2,12 @@
 //!
 //! Not here: what stands in them.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
-
-use crate::lease::Uid;
-
-/// Permission bit that lets everyone write.
-pub(super) const EVERYONE_WRITES: u32 = 0o002;
-/// In a directory with this bit, only the owner of a file takes it away.
-const STICKY: u32 = 0o1000;
 
 /// Opens a file to be read; nothing else than a file is.
 pub(super) fn open(path: &Path) -> io::Result<(File, Metadata)> {
@@ -34,36 +27,4 @@ pub(super) fn open(path: &Path) -> io::Result<(File, Metadata)> {
         return Ok((file, found));
     };
     Err(io::Error::other(what))
-}
-
-/// Why somebody else than root and the agent's own user `own` could put another file in the place
-/// of one that was opened, or change it; `None` when nobody could.
-pub(super) fn changed_by(path: &Path, opened: &Metadata, own: Uid) -> io::Result<Option<String>> {
-    let is_foreign = |found: &Metadata| found.uid() != own.0 && found.uid() != 0;
-    let named = path.symlink_metadata()?;
-    let shown = path.display();
-    if named.is_symlink() && is_foreign(&named) {
-        let uid = named.uid();
-        return Ok(Some(format!("is a symbolic link of uid {uid}, run: chown -h root {shown}")));
-    }
-    if is_foreign(opened) {
-        let uid = opened.uid();
-        return Ok(Some(format!("belongs to uid {uid}, run: chown root {shown}")));
-    }
-    let place = fs::canonicalize(path)?;
-    for directory in [path.parent(), place.parent()].into_iter().flatten() {
-        let found = fs::metadata(directory)?;
-        let mode = found.mode();
-        if is_foreign(&found) {
-            let (uid, directory) = (found.uid(), directory.display());
-            return Ok(Some(format!(
-                "uid {uid}, whose directory it is in, can replace it, run: chown root {directory}"
-            )));
-        }
-        if mode & EVERYONE_WRITES != 0 && mode & STICKY == 0 {
-            let directory = directory.display();
-            return Ok(Some(format!("everyone can replace it, run: chmod o-w {directory}")));
-        }
-    }
-    Ok(None)
 }

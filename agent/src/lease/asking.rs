@@ -12,8 +12,8 @@ use super::port::{After, Answer, Ask, Call, CallResult, No, Ticket};
 use super::queue::{On, Patience};
 use super::schedule::{self, length};
 use super::{
-    Attach, Attempt, Awaiting, BackendName, Claim, Ending, FENCES_MAX, Grant, Hold, Holder, Intent,
-    LeaseTable, Moment, Record, SessionId,
+    Attach, Attempt, Awaiting, BackendName, Claim, Ending, Grant, Hold, Holder, Intent, LeaseTable,
+    Moment, Record, SessionId,
 };
 
 /// Most attempts of one acquire whose outcome is unknown; then it is cancelled.
@@ -259,14 +259,14 @@ impl LeaseTable {
         entry.prove(sent, grant.remaining);
         entry.kept_until = now + length(entry.claim.ttl);
         let key = (entry.claim.backend.clone(), entry.claim.resource.clone());
-        if let Some(before) = self.fences.get(&key).copied()
+        if let Some(before) = self.fences.of(&key)
             && grant.fence <= before
             && self.obeys(Law::FencesRise)
         {
             return self.fail(now, group, No::Fence(key.1, grant.fence));
         }
         self.end_older(now, lease, &key, grant.fence);
-        self.remember_fence(key, grant.fence);
+        self.fences.remember(key, grant.fence);
         if let Some(entry) = self.entries.get_mut(&lease)
             && let Phase::Asking(asking) = &mut entry.phase
         {
@@ -409,15 +409,6 @@ impl LeaseTable {
         if let Some(entry) = self.entries.get_mut(&lease) {
             entry.retry_at = now + schedule::retry(entry.tries, length(entry.claim.ttl), roll);
         }
-    }
-
-    /// Law 8: what came before on this resource, as far as this agent saw it.
-    pub(super) fn remember_fence(&mut self, key: (BackendName, Resource), fence: Fence) {
-        if self.fences.len() >= FENCES_MAX && !self.fences.contains_key(&key) {
-            self.fences.pop_first();
-        }
-        let known = self.fences.entry(key).or_insert(fence);
-        *known = (*known).max(fence);
     }
 
     /// A new lease on a resource says that its holder knows of the lost ones before it.

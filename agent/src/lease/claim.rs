@@ -275,6 +275,9 @@ impl Attach {
 
 /// Most processes that may share a lease with the one it is attached to.
 pub const SHARERS_MAX: usize = 64;
+/// Most of them on all leases of one user: as many as there may be leases. Each of their groups is
+/// looked at again and again.
+pub const SHARERS_OF_ONE_MAX: usize = 256;
 
 /// Why a lease was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]

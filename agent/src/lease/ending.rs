@@ -84,9 +84,10 @@ impl LeaseTable {
         }
     }
 
-    /// Begins to end a lease whose holder has ended without giving it back. Those who count on it
-    /// hear of that only now: they have their time to end, while nobody else can have it.
-    fn linger(&mut self, now: Moment, lease: LeaseId) {
+    /// Begins to end a lease whose holder has ended without giving it back, or stands still at the
+    /// end of its hold. Those who count on it hear of that only now: they have their time to end,
+    /// while nobody else can have it.
+    pub(super) fn linger(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let grace = entry.lingers_for();
         if grace.is_zero() || !self.obeys(Law::HolderLingers) {

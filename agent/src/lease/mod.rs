@@ -10,6 +10,7 @@ mod breaking;
 mod claim;
 mod ending;
 mod entry;
+mod fences;
 mod keeping;
 mod law;
 mod moment;
@@ -26,12 +27,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use stormlock_protocol::name::{Fence, LeaseId, Resource};
+use stormlock_protocol::name::{LeaseId, Resource};
 
 pub use breaking::{broken_in, epitaph};
 pub use claim::{
     Attach, Attempt, BackendName, Claim, Grant, Hold, Holder, Loss, Nonce, ProcessId, Proof,
-    RefusedKind, Released, SHARERS_MAX, SessionId, Standing, Terminal, Uid, Unfit, covering, mint,
+    RefusedKind, Released, SHARERS_MAX, SHARERS_OF_ONE_MAX, SessionId, Standing, Terminal, Uid,
+    Unfit, covering, mint,
 };
 pub use moment::Moment;
 pub use port::{
@@ -44,6 +46,7 @@ pub use schedule::{look_alone, patience};
 use asking::Group;
 use breaking::Grave;
 use entry::{Busy, Entry, Phase, Purpose, Told};
+use fences::Fences;
 use keeping::Landing;
 use law::Law;
 use queue::{On, Queue};
@@ -53,8 +56,6 @@ use schedule::Pace;
 const ORPHAN_AFTER: Duration = Duration::from_secs(30);
 /// Lost leases that one user has not acknowledged; the oldest beyond that are forgotten.
 const LOST_MAX: usize = 64;
-/// Fences of resources that were seen, kept to notice one that falls (law 8).
-const FENCES_MAX: usize = 4096;
 
 /// All leases of this agent. Its one owner hands it every [`Input`] with the time, then does the
 /// [`Effect`]s in order, and comes back at [`LeaseTable::next_wakeup`] at the latest.
@@ -69,7 +70,7 @@ pub struct LeaseTable {
     owners: BTreeMap<Uid, BTreeSet<LeaseId>>,
     wakeups: BTreeSet<(Moment, LeaseId)>,
     effects: VecDeque<Effect>,
-    fences: BTreeMap<(BackendName, Resource), Fence>,
+    fences: Fences,
     queues: BTreeMap<On, Queue>,
     /// When which of those who wait have waited long enough.
     patience: BTreeSet<(Moment, Ticket)>,
@@ -117,7 +118,7 @@ impl LeaseTable {
             owners: BTreeMap::new(),
             wakeups: BTreeSet::new(),
             effects: VecDeque::new(),
-            fences: BTreeMap::new(),
+            fences: Fences::default(),
             queues: BTreeMap::new(),
             patience: BTreeSet::new(),
             in_journal,

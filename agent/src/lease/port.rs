@@ -272,6 +272,8 @@ pub enum No {
     TooShort(Resource, u32, Ttl),
     /// As many commands share the lease as may: [`super::SHARERS_MAX`].
     TooManySharers(Resource),
+    /// As many commands share the owner's leases as may: [`super::SHARERS_OF_ONE_MAX`].
+    TooManyShared,
     /// Another has the resource; who, where the store could say.
     Held(Resource, Option<Box<Holder>>),
     /// Another has it still, and the time to wait for it is over.

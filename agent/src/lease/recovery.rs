@@ -11,7 +11,7 @@ use super::port::{Answer, Effect, No, Ticket};
 use super::schedule::{self, Pace, length};
 use super::{
     Attach, Awaiting, Ending, Hold, LeaseTable, Memory, Moment, ORPHAN_AFTER, ProcessId, Record,
-    SHARERS_MAX,
+    SHARERS_MAX, SHARERS_OF_ONE_MAX,
 };
 
 impl LeaseTable {
@@ -41,7 +41,7 @@ impl LeaseTable {
             }
             if let Some(fence) = entry.fence {
                 let claim = &entry.claim;
-                self.remember_fence((claim.backend.clone(), claim.resource.clone()), fence);
+                self.fences.remember((claim.backend.clone(), claim.resource.clone()), fence);
             }
             let attach = entry.attach;
             for process in &entry.sharers {
@@ -73,12 +73,16 @@ impl LeaseTable {
         process: ProcessId,
     ) {
         let known = self.entries.get(&lease);
-        let is_full = known.is_some_and(|entry| {
-            entry.sharers.len() >= SHARERS_MAX && !entry.sharers.contains(&process)
-        });
-        if let Some(entry) = known.filter(|_| is_full) {
-            let on = entry.claim.resource.clone();
-            return self.refuse(ticket, No::TooManySharers(on));
+        if let Some(entry) = known.filter(|entry| !entry.sharers.contains(&process)) {
+            let of = |lease: &LeaseId| self.entries.get(lease).map_or(0, |it| it.sharers.len());
+            let owned = self.owners.get(&entry.owner).into_iter().flatten();
+            if entry.sharers.len() >= SHARERS_MAX {
+                let on = entry.claim.resource.clone();
+                return self.refuse(ticket, No::TooManySharers(on));
+            }
+            if owned.map(of).sum::<usize>() >= SHARERS_OF_ONE_MAX {
+                return self.refuse(ticket, No::TooManyShared);
+            }
         }
         self.change_end(now, ticket, lease, Attach::Process(process), |entry| {
             if !entry.sharers.contains(&process) {

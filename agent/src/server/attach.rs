@@ -100,7 +100,11 @@ fn process(caller: &Caller, asked: Process, of: &[View]) -> Answered<ProcessId> 
     let has =
         |view: &View| view.attach.process() == Some(process) || view.sharers.contains(&process);
     if asked.group && !of.iter().any(has) && is_of_another(caller, asked.pid) {
-        let why = format!("process group {} is none of yours", asked.pid);
+        let why = format!(
+            "process group {} is none of yours: name one that your own process leads, or the \
+             process alone, whose end ends the lease too",
+            asked.pid
+        );
         return Err(Refusal::new(Code::BadRequest, why));
     }
     if !is_there(process) {

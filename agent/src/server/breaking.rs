@@ -39,6 +39,7 @@ impl Service {
 
     async fn break_lease(&self, caller: &Caller, ask: message::Break) -> Answered<Reply> {
         let on = &ask.resource;
+        self.audit.turn(caller.who.uid).await;
         let config = self.config();
         self.permit(&config, caller, Act::Break, Some(on))?;
         let (backend, holder) = self.seen_by(&ask).await?;

@@ -19,6 +19,7 @@ impl Service {
         holder: Holder,
         ttl: Ttl,
     ) -> Answered<Reply> {
+        self.audit.turn(caller.who.uid).await;
         let proof = foreign(&holder);
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let renewing = store.renew(&proof, ttl, Nonce(random()?));

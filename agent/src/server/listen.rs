@@ -23,6 +23,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
 use crate::fd;
+use crate::lease::Uid;
+use crate::others::{Other, replaced_by};
 
 /// One connection.
 pub type Stream = LocalStream;
@@ -36,9 +38,6 @@ const PATH_MAX: usize = stormlock_protocol::SOCKET_PATH_MAX;
 const PROBE: Duration = Duration::from_secs(2);
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
-const WRITABLE_BY_ALL: u32 = 0o002;
-const WRITABLE_BY_GROUP: u32 = 0o020;
-const STICKY: u32 = 0o1000;
 /// Permission bits of a mode.
 const PERMISSIONS: u32 = 0o7777;
 
@@ -308,18 +307,17 @@ fn check_directory(dir: &Path) -> Result<(), ListenError> {
     if !found.is_dir() {
         return refuse("it is no directory".to_owned());
     }
-    if found.uid() != own_uid() && found.uid() != 0 {
-        return refuse(format!("it belongs to {}", owner(found.uid())));
-    }
     let mode = found.mode() & PERMISSIONS;
-    if mode & STICKY == 0 && mode & WRITABLE_BY_ALL != 0 {
-        return refuse(format!("everybody can write there (mode {mode:o}); try chmod o-w"));
+    match replaced_by(&found) {
+        Some(Other::Owner(Uid(uid))) => refuse(format!("it belongs to {}", owner(uid))),
+        Some(Other::Everyone) => {
+            refuse(format!("everybody can write there (mode {mode:o}); try chmod o-w"))
+        }
+        Some(Other::Group(gid)) => {
+            refuse(format!("group {gid} can write there (mode {mode:o}); try chmod g-w"))
+        }
+        None => Ok(()),
     }
-    if mode & STICKY == 0 && mode & WRITABLE_BY_GROUP != 0 && found.gid() != 0 {
-        let gid = found.gid();
-        return refuse(format!("group {gid} can write there (mode {mode:o}); try chmod g-w"));
-    }
-    Ok(())
 }
 
 /// Held by a live agent for as long as it lives, so that of two that start together one waits for

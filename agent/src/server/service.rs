@@ -10,7 +10,7 @@ use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message::{
     self, Acquire, Code, IsHeld, Refusal, Renew, Reply, Request, Target,
 };
-use stormlock_protocol::name::{Resource, Ttl, UnixMs};
+use stormlock_protocol::name::{Reason, Resource, Ttl, UnixMs};
 use tokio::sync::watch;
 
 use super::attach::{attach, terminal};
@@ -113,6 +113,7 @@ impl Service {
     }
 
     async fn acquire(&self, caller: &Caller, ask: Acquire, tell: &Tell) -> Answered<Reply> {
+        self.audit.turn(caller.who.uid).await;
         let config = self.config();
         let wish = self.wish(&config, caller, &ask)?;
         let (waits, told) = watch::channel(None);
@@ -171,7 +172,7 @@ impl Service {
         for on in sorted {
             let permit = self.permit(config, caller, Act::Acquire, Some(on))?;
             leases_max = leases_max.min(permit.max_leases);
-            if permit.require_reason && ask.reason.is_none() {
+            if permit.require_reason && !ask.reason.as_ref().is_some_and(says_something) {
                 let by = permit.by;
                 let why =
                     format!("{on} is taken with a reason only, says {by}; say why with --reason");
@@ -258,6 +259,9 @@ impl Service {
                 return self.renew_elsewhere(caller, &backend, *holder, ttl).await;
             }
         };
+        if view.owner != caller.who.uid {
+            self.audit.turn(caller.who.uid).await;
+        }
         match self.driver.renew(view.claim.lease, ask.ttl, hold).await? {
             Answer::Renewed(view) => {
                 self.note_renewal(caller, &view);
@@ -432,6 +436,11 @@ impl From<Stopping> for Refusal {
 pub(super) fn is_mine(caller: &Caller, view: &View) -> bool {
     use crate::lease::State;
     view.owner == caller.who.uid && matches!(view.state, State::Held | State::AtRisk)
+}
+
+/// What looks empty on a screen gives no reason, whatever it is made of.
+fn says_something(reason: &Reason) -> bool {
+    reason.as_str().chars().any(char::is_alphanumeric)
 }
 
 /// One of these resources lets its taker have no more leases than that at once.

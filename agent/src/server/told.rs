@@ -9,7 +9,7 @@ use stormlock_protocol::process::Process;
 use crate::clock;
 use crate::lease::{
     After, Attach, BackendName, Hold, Holder, Loss, Moment, No, ProcessId, RefusedKind,
-    SHARERS_MAX, State, Unfit, View,
+    SHARERS_MAX, SHARERS_OF_ONE_MAX, State, Unfit, View,
 };
 use crate::stores::AskError;
 
@@ -190,6 +190,12 @@ pub(super) fn refusal(no: No) -> Refusal {
                 "{SHARERS_MAX} commands share the lease on {on} already: wait for one to end"
             );
             Refusal::new(Code::TooMany, why).about(&on)
+        }
+        No::TooManyShared => {
+            let why = format!(
+                "{SHARERS_OF_ONE_MAX} commands share your leases already: wait for one to end"
+            );
+            Refusal::new(Code::TooMany, why)
         }
         No::Stopping => Refusal::from(crate::driver::Stopping),
     }

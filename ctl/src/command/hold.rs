@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -21,7 +20,7 @@ use crate::render::{View, say, voice};
 use crate::run::around;
 use crate::run::deadline::{Deadline, Due, TTL_MIN, Why, fits_hold, grace_of_hold, usual_grace};
 use crate::run::events::{Events, Ready};
-use crate::run::signals::{Came, Signals, stand_still, thread_without};
+use crate::run::signals::{Came, Signals, stand_still};
 use crate::run::take::{
     RETRY_EVERY, Taken, end, pause, rest, take, this_process, to_this_process, wait_for,
 };
@@ -36,9 +35,6 @@ const TTL_MIN_SECS: u32 = 3;
 /// Who finds its deadline so long past stood still, or the host slept, and the agent may have
 /// renewed meanwhile.
 const STOOD_STILL: Duration = Duration::from_millis(500);
-/// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
-const EXTEND_EVERY: Duration = Duration::from_secs(10);
-const EXTEND_BY: Duration = Duration::from_secs(60);
 
 /// Runs the command.
 pub(crate) fn run(
@@ -52,7 +48,7 @@ pub(crate) fn run(
     voice::of_its_own().map_err(|error| untold(&error))?;
     let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
     let names = names.join(", ");
-    let extends = extend_while_waiting(&names);
+    let extends = notify::extend_while_waiting(&names);
     let taken = acquire(args, open, view);
     drop(extends);
     let Taken { leases, asked, socket } = taken?;
@@ -60,18 +56,20 @@ pub(crate) fn run(
     let view = &view.renewed();
     // What the agent's configuration says may be too short, too; it ends with this process.
     leases.iter().try_for_each(|lease| check(args, lease.ttl))?;
+    let failed = |error: io::Error| {
+        let told = stormlock_protocol::cause::plain(&format!("holding {names}: {error}"));
+        Failure::new(Exit::Software, Code::Internal.as_str(), told)
+    };
+    // Whoever is stopped from here on gives it back.
+    let signals = Signals::block().map_err(failed)?;
     let grace = grace(args, &leases, asked);
     if !grace.is_zero() {
         let (process, grace_secs) = (this_process()?, u32::try_from(grace.as_secs()).unwrap_or(0));
         attach_to(&leases, &socket, Attach::Holder { process, grace_secs })?;
     }
-    let failed = |error: io::Error| {
-        let told = stormlock_protocol::cause::plain(&format!("holding {names}: {error}"));
-        Failure::new(Exit::Software, Code::Internal.as_str(), told)
-    };
     let ids: BTreeSet<_> = leases.iter().map(|lease| lease.lease).collect();
     let mut holding = Holding {
-        signals: Signals::block().map_err(failed)?,
+        signals,
         alarm: Alarm::new().map_err(failed)?,
         events: Events::listen(socket.clone(), ids).map_err(failed)?,
         deadline: Deadline::of_holder(leases.iter().map(|it| kept(it, asked)).collect(), grace),
@@ -180,23 +178,6 @@ fn grace(args: &args::Hold, leases: &[Lease], asked: Moment) -> Duration {
         of_ttl.min(grace_of_hold(left))
     });
     Duration::from_secs(grace.min().unwrap_or_default().as_secs())
-}
-
-/// Keeps systemd from giving up the start while it waits; until it is dropped.
-fn extend_while_waiting(names: &str) -> Sender<()> {
-    let (until, ends) = channel();
-    notify::status(&format!("waits for {names}"));
-    let extend = move || {
-        loop {
-            notify::extend(EXTEND_BY);
-            if ends.recv_timeout(EXTEND_EVERY) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
-    };
-    // Without it a wait may be too long for systemd, which says so.
-    let _ = thread_without("extend", extend);
-    until
 }
 
 /// Why it ended.

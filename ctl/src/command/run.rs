@@ -16,6 +16,7 @@ use crate::args::{self, OnLost};
 use crate::clock::Moment;
 use crate::connect::Link;
 use crate::exit::{Exit, Failure};
+use crate::notify;
 use crate::render::{View, failure, say, voice};
 use crate::run::around::{inherited, still};
 use crate::run::deadline::{TTL_MIN, fits_hold, grace_max, grace_of_hold, usual_grace};
@@ -90,7 +91,10 @@ fn prepare(
         // It says itself what happens.
         let terminal = None;
         let ask = message::Acquire { resources, ttl, hold, reason, attach, wait, terminal };
+        // Systemd waits for the command, which this becomes.
+        let extends = args.exec.then(|| notify::extend_while_waiting(&names(args)));
         let taken = take(&ask, link, view)?;
+        drop(extends);
         if !known.leases.is_empty() {
             // It may have waited for longer than these were proven for.
             known = still(&known, &socket, patience)?;
@@ -108,10 +112,14 @@ fn prepare(
     let grace = within_hold(args, grace, &under)?;
     let argv = argv(args);
     if args.command.is_empty() && args.line.is_none() && !view.is_quiet {
-        let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
-        say(&format!("{} is yours until you leave this shell", names.join(", ")));
+        say(&format!("{} is yours until you leave this shell", names(args)));
     }
     Ok((Work { argv, grace, on_lost: args.on_lost.signal() }, under))
+}
+
+fn names(args: &args::Run) -> String {
+    let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
+    names.join(", ")
 }
 
 /// A command without the dashes before it would be taken for resources, and a shell run under them.

@@ -11,7 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -43,6 +43,8 @@ use crate::time;
 
 /// What its first argument is; nobody types that by accident.
 const NAME: &str = "--stormlock-guard-the-command";
+/// Room for its name and that.
+const OWN_WORDS_MAX: usize = 64;
 /// The two lives of a guardian: in the first it leaves the session, in the second the family.
 const LEAVE: &str = "leave";
 const GUARD: &str = "guard";
@@ -137,10 +139,13 @@ pub(crate) fn is_called(argv: &[OsString]) -> Option<&[OsString]> {
     }
 }
 
-/// True for a process that is a guardian.
+/// True for a process that is a guardian, and for one that has just ended.
 pub(super) fn is_one(pid: u32) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|byte| *byte == 0).nth(1) == Some(NAME.as_bytes())
+    // In one read: a process that ends between two has no more words.
+    let mut line = [0; OWN_WORDS_MAX];
+    let Ok(mut file) = fs::File::open(format!("/proc/{pid}/cmdline")) else { return true };
+    let length = file.read(&mut line).unwrap_or(0);
+    length == 0 || line.split(|byte| *byte == 0).nth(1) == Some(NAME.as_bytes())
 }
 
 /// Guards the command to its end.

@@ -22,7 +22,7 @@ use crate::{locks, resource, until, wish};
 const OF_ONE_THREAD: usize = 16;
 
 /// Changes that streams are told of which nobody reads: more than wait for any of them.
-const UNREAD: usize = 1500;
+const UNREAD: usize = 3000;
 
 /// What the session of this number asks in one go.
 type Asks = Box<dyn Fn(usize) -> Vec<Request> + Sync>;
@@ -249,14 +249,13 @@ fn streams_that_are_never_read_cost_nobody_else_anything() {
     for session in &mut sessions {
         send(session, &Request::Subscribe);
     }
-    let take = Request::Acquire(wish("free/0", Hold::Keep));
-    let give_back = Request::Release(Release::These(vec![target("free/0")]));
+    super::ask(&mut busy, &Request::Acquire(wish("free/0", Hold::Keep)));
     let mut changes = 0;
     let mut change = || {
-        for request in [&take, &give_back] {
-            super::ask(&mut busy, request);
-            changes += 1;
-        }
+        let ttl = Some(crate::ttl(60 + changes % 2));
+        let renew = Renew { target: target("free/0"), ttl, hold: None };
+        super::ask(&mut busy, &Request::Renew(renew));
+        changes += 1;
     };
     victim.during("streams that nobody reads", &mut change).is_undisturbed();
     (0..UNREAD).for_each(|_| change());

@@ -8,6 +8,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use rustix::process::{Pid, Signal, kill_process};
 use stormlock_protocol::process::Stat;
 
+use super::hold::Supervisor;
 use super::{Job, all_is_free, wait_for_file};
 use crate::agent::Agent;
 use crate::dice::now_ms;
@@ -217,6 +218,22 @@ fn within_another_run_it_shares_its_lease_and_nothing_is_left_to_name() {
         assert!(!ran.stderr.contains("goes on"), "{ran:?}");
         all_is_free(&agent);
     }
+}
+
+#[test]
+fn a_unit_whose_command_waits_for_its_lock_asks_for_time() {
+    let agent = Agent::start(&local());
+    assert_eq!(agent.ctl(&["acquire", "prod/db", "--keep"]).code, Some(0));
+    let systemd = Supervisor::start(&agent);
+    let args = ["run", "--exec", "prod/db", "--wait", "-c", "echo $NOTIFY_SOCKET; exit 6"];
+    let job = Job::start_with(&agent, &args, |command| {
+        command.env("NOTIFY_SOCKET", agent.file("notify"));
+    });
+    systemd.hears("EXTEND_TIMEOUT_USEC=");
+    assert_eq!(agent.ctl(&["release", "prod/db"]).code, Some(0));
+    let ran = job.ends();
+    assert_eq!(ran.code, Some(6), "{ran:?}");
+    assert!(ran.stdout.contains(&path(&agent, "notify")), "it is the command's: {ran:?}");
 }
 
 #[test]

@@ -13,10 +13,10 @@ use crate::redis_server::RedisServer;
 use crate::{acquire, leases, local, until, wish};
 
 /// What systemd hears.
-struct Supervisor(UnixDatagram);
+pub(super) struct Supervisor(UnixDatagram);
 
 impl Supervisor {
-    fn start(agent: &Agent) -> Supervisor {
+    pub(super) fn start(agent: &Agent) -> Supervisor {
         let socket = UnixDatagram::bind(agent.file("notify")).expect("a socket");
         socket.set_read_timeout(Some(super::GIVE_UP)).expect("a limit");
         Supervisor(socket)
@@ -31,7 +31,7 @@ impl Supervisor {
     }
 
     /// The next message that has this in it.
-    fn hears(&self, what: &str) -> String {
+    pub(super) fn hears(&self, what: &str) -> String {
         let mut bytes = [0; 4096];
         loop {
             let length = self.0.recv(&mut bytes).unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -98,6 +98,8 @@ fn each_limit_of_a_rule_is_met_and_its_refusal_names_the_rule() {
     let rule = "rule 1 (line 5 of the configuration)";
     let no = |args: &[&str], words: &[&str]| says(&maria(args), NO_PERMISSION, words);
     no(&["acquire", "prod/db"], &["with a reason only", rule, "--reason"]);
+    // What looks empty says nothing.
+    no(&["acquire", "prod/db", "-m", "\u{2800}-"], &["with a reason only", rule, "--reason"]);
     no(&["acquire", "prod/db", "-m", "x", "--ttl", "2m"], &["ttl of 2m", "1m", rule]);
     no(&["acquire", "prod/db", "-m", "x", "--keep"], &["at most 1h", rule, "--for 1h"]);
     no(&["acquire", "prod/db", "-m", "x", "--for", "2h"], &["at most 1h", rule]);

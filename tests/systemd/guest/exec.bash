@@ -20,7 +20,11 @@ check_exec_notify() {
     local pid since
     printf 'host = "third"\n' >/etc/stormlock/third.toml
     exec_job third '/usr/sbin/stormlockd --config /etc/stormlock/third.toml' \
-        'Type=notify\nNotifyAccess=main\nWatchdogSec=2s\nStateDirectory=third\nStateDirectoryMode=0700'
+        'Type=notify
+NotifyAccess=main
+WatchdogSec=2s
+StateDirectory=third
+StateDirectoryMode=0700'
     printf '[Socket]\nListenStream=/run/third.sock\n' >"$etc/third.socket"
     systemctl daemon-reload
     systemctl start third.socket
@@ -86,9 +90,9 @@ check_exec_end() {
     ok '... as does one by KillMode=mixed' systemctl stop mixed
     ok '... that lets it end by itself' test -s /run/ended.mixed
     soon '... and gives the lock back' free mixed/job
-    pkill -KILL -f 'stormlock-guard-the-command.*"name":"ends-in".*"pid":'"$(of_unit orphan MainPID)," ||
-        printf '# no guardian of orphan was found\n'
-    is 'without its guardian a command goes on' "$(act orphan)" active
+    name='stormlock-guard-the-command.*"pid":'"$(of_unit orphan MainPID),"
+    ok 'a guardian is killed' pkill -KILL -f "$name"
+    is '... without it the command goes on' "$(act orphan)" active
     ok '... and so does its lock' held orphan/job
     systemctl stop orphan
     soon '... which is given back when it has ended' free orphan/job

@@ -135,3 +135,23 @@ fn a_missing_directory_and_a_directory_are_told_with_the_file() {
     assert_eq!(error, format!("making {}", below.display()));
     assert!(AuditFile::new(dir.path().to_owned()).append(LINE, Weight::Usual).is_err());
 }
+
+#[test]
+fn a_file_that_is_opened_to_others_while_it_is_written_is_written_no_more_until_that_is_mended() {
+    let (dir, path) = place();
+    let mut file = AuditFile::new(path.clone());
+    append(&mut file, "1\n");
+    let refused = |file: &mut AuditFile| match file.append("2\n", Weight::Usual) {
+        Err(FileError::NotSafe { what, .. }) => what,
+        other => panic!("{other:?}"),
+    };
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    assert!(refused(&mut file).contains("chmod go-w"));
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let second = dir.path().join("second");
+    fs::hard_link(&path, &second).unwrap();
+    assert!(refused(&mut file).contains("hard link"));
+    fs::remove_file(&second).unwrap();
+    append(&mut file, "3\n");
+    assert_eq!(text(&path), "1\n3\n");
+}

@@ -7,8 +7,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
@@ -18,9 +18,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use super::Options;
 use super::trouble::Trouble;
 use crate::fd;
-
-/// Permission bit that lets everyone write: then everyone could be the program.
-const EVERYONE_WRITES: u32 = 0o002;
+use crate::others::changed_by;
 
 /// A running program and what it may have started.
 pub(super) struct Life {
@@ -44,8 +42,9 @@ impl Life {
             return Err(Trouble::unreachable("there is no program to start"));
         };
         let cannot = |error: io::Error| Trouble::unreachable(error.to_string());
-        if std::fs::metadata(path).map_err(cannot)?.mode() & EVERYONE_WRITES != 0 {
-            let why = format!("everyone can change it, run: chmod o-w {path}");
+        let found = std::fs::metadata(path).map_err(cannot)?;
+        // Then somebody else could be the program.
+        if let Some(why) = changed_by(Path::new(path), &found).map_err(cannot)? {
             return Err(Trouble::unreachable(why));
         }
         let mut command = Command::new(path);

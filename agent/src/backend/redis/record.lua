@@ -24,8 +24,17 @@ local function read()
   return 'LOCK', found, redis.call('PTTL', lock)
 end
 
+-- As much of a field as can matter; another writer's may be as long as the server lets it.
+local function short(field)
+  return field and string.sub(field, 1, 1024)
+end
+
 local function held(found, left)
-  return {'HELD', left, found[1], found[2], found[3], found[4], found[5], found[6]}
+  local answer = {'HELD', left}
+  for at = 1, 6 do
+    answer[at + 2] = short(found[at])
+  end
+  return answer
 end
 
 -- The lock's counter as text, '' for none; nil if it cannot be one of ours.

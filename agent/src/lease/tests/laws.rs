@@ -186,6 +186,31 @@ fn law_8_each_grant_carries_a_greater_fence() {
 }
 
 #[test]
+fn law_8_fences_that_nobody_saw_for_the_longest_are_forgotten_first() {
+    let mut play = Play::new();
+    let mut take = |number: u64, name: &str, fence| {
+        play.input(ask(number, 1, vec![claim(number, name, 60)], Hold::No));
+        play.synced(true);
+        play.settle(granted(fence, 60));
+        play.synced(true);
+        let taken = matches!(play.answers.last(), Some(Answer::Acquired(_)));
+        play.input(Input::Release { ticket: Ticket(0), lease: lease(number) });
+        play.settle(CallResult::Done);
+        play.synced(true);
+        taken
+    };
+    let most = u64::try_from(fences::FENCES_MAX).unwrap();
+    // By name it is the first of all.
+    assert!(take(1, "a", 10));
+    assert!((2..=most).all(|number| take(number, &format!("res{number}"), 10)));
+    assert!(take(most + 1, "a", 11));
+    assert!(take(most + 2, "another", 10));
+    assert!(!take(most + 3, "a", 11), "it is remembered");
+    assert!(!take(most + 4, "res3", 10), "it is remembered");
+    assert!(take(most + 5, "res2", 10), "it is forgotten");
+}
+
+#[test]
 fn law_8_a_greater_fence_of_our_own_ends_the_older_lease() {
     let mut play = Play::holding(Hold::No);
     play.input(ask(2, 1, vec![claim(2, "infra", 60)], Hold::No));
@@ -249,6 +274,23 @@ fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
     assert!(matches!(play.call(), Call::Release(_)));
     play.settle(CallResult::Done);
     assert!(play.table.is_empty());
+
+    // One that stands still does not end before its hold does, as it should.
+    let mut play = Play::holding(Hold::Until(T0 + secs(30)));
+    let attach = Attach::Holder(ProcessId { pid: 7, started: 1, group: false }, 15);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.synced(true);
+    while play.now < T0 + secs(45) {
+        assert!(!play.calls.iter().any(|(_, call)| matches!(call, Call::Release(_))));
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+        play.synced(true);
+        while matches!(play.calls.first(), Some((_, Call::Renew { .. } | Call::Verify(_)))) {
+            play.settle(ours(60));
+            play.synced(true);
+        }
+    }
+    assert!(matches!(play.call(), Call::Release(_)));
 
     // Whoever says that nobody counts on it any more is believed.
     let mut play = killed_holder();

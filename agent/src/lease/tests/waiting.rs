@@ -537,3 +537,34 @@ fn so_many_share_a_lease_and_no_more() {
     play.input(shared);
     assert!(matches!(play.answers.last(), Some(Answer::Renewed(_))), "there is room again");
 }
+
+#[test]
+fn so_many_share_the_leases_of_one_user_and_no_more() {
+    let process = |pid| ProcessId { pid, started: 9, group: true };
+    let mut play = Play::new();
+    let share = |play: &mut Play, on, pid| {
+        let ticket = Ticket(u64::from(pid));
+        play.input(Input::Share { ticket, lease: lease(on), process: process(pid) });
+        play.answers.last().cloned()
+    };
+    let fills = SHARERS_OF_ONE_MAX / SHARERS_MAX;
+    for number in 1..=u64::try_from(fills).unwrap() + 2 {
+        let owner = if number == 1 { Uid(7) } else { Uid(8) };
+        let claims = vec![claim(number, &format!("res{number}"), 60)];
+        let Input::Acquire(mut ask) = ask(number, 1, claims, Hold::Keep) else { unreachable!() };
+        ask.owner = owner;
+        play.input(Input::Acquire(ask));
+        play.synced(true);
+        play.settle(granted(10, 60));
+        play.synced(true);
+    }
+    for pid in 0..u32::try_from(SHARERS_OF_ONE_MAX).unwrap() {
+        let on = 2 + u64::from(pid) / u64::try_from(SHARERS_MAX).unwrap();
+        assert!(matches!(share(&mut play, on, 100 + pid), Some(Answer::Renewed(_))), "{pid}");
+    }
+    let last = u64::try_from(fills).unwrap() + 2;
+    assert_eq!(share(&mut play, last, 99), Some(Answer::No(No::TooManyShared)));
+    assert!(matches!(share(&mut play, 1, 99), Some(Answer::Renewed(_))), "another user's");
+    play.input(Input::Ended(process(100)));
+    assert!(matches!(share(&mut play, last, 98), Some(Answer::Renewed(_))), "there is room again");
+}

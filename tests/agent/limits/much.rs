@@ -1,0 +1,211 @@
+//! A lot of what is nothing by itself: locks in a store that others list, process groups under
+//! leases, lines in the audit file.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use stormlock_protocol::message::{
+    Acquire, Attach, Code, Hold, List, Release, Reply, Request, Target,
+};
+use stormlock_protocol::process::Process;
+
+use super::victim::Victim;
+use super::{EVE, MALLORY, SESSIONS_OF_ONE, ask, open_to_all, refusal, shared, welcomed};
+use crate::agent::Agent;
+use crate::dice::now_ms;
+use crate::redis_server::RedisServer;
+use crate::{locks, resource, wish};
+
+/// Locks in a Redis, far more than any site has, that others put there.
+const LOCKS: usize = 100_000;
+/// Commands that may share all leases of one user, and those that may share one.
+const SHARERS_OF_ONE: usize = 256;
+const SHARERS: usize = 64;
+/// Lines of one user that are written as fast as they come, and how far apart later ones are.
+const LINES_AT_ONCE: usize = 2048;
+const LINE_EVERY_MS: u64 = 50;
+/// Lines that come after those.
+const LINES_LATER: usize = 60;
+
+fn these(names: &[&str]) -> Vec<Target> {
+    let target = |name: &&str| Target { resource: resource(name), lease: None };
+    names.iter().map(target).collect()
+}
+
+#[test]
+fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let fill = "for i = 1, tonumber(ARGV[1]) do local key = 'store/foreign/' .. i \
+                redis.call('HSET', key, 'id', string.rep('x', 16), 'p', 'someone@else', \
+                'c', '1795703092.504') redis.call('PEXPIRE', key, 7200000) end";
+    store.command(&["EVAL", fill, "0", &LOCKS.to_string()]);
+    let victim = Victim::in_store(&agent);
+    victim.during("nobody lists anything", || {}).is_undisturbed();
+    let (ends, lists) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut sessions: Vec<UnixStream> =
+        (0..SESSIONS_OF_ONE).map(|_| welcomed(&agent, EVE)).collect();
+    std::thread::scope(|scope| {
+        for session in &mut sessions {
+            scope.spawn(|| {
+                let glob = Some("nothing*".to_owned());
+                let list = Request::List(List { glob, mine: false, after: None });
+                while !ends.load(Ordering::Relaxed) {
+                    // In time or not: what counts is what others notice.
+                    super::send(session, &list);
+                    lists.fetch_add(1, Ordering::Relaxed);
+                    if super::try_receive(session).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let mut mallory = welcomed(&agent, MALLORY);
+        let mut slowest = 0;
+        let measure = victim.during("64 sessions that list 100,000 locks", || {
+            let asked = now_ms();
+            let answer = ask(&mut mallory, &Request::Current(resource("store/foreign/7")));
+            assert!(matches!(&answer, Reply::Current(Some(_))), "{answer:?}");
+            slowest = slowest.max(now_ms() - asked);
+        });
+        ends.store(true, Ordering::Relaxed);
+        // Nobody waits for the answers of those that are queued.
+        drop(agent.ctl(&["status"]));
+        let count = lists.load(Ordering::Relaxed);
+        println!("limits: {count} lists; another's question took {slowest} ms at most");
+        measure.is_undisturbed();
+    });
+    assert!(lists.into_inner() >= SESSIONS_OF_ONE, "that was no flood");
+}
+
+/// A group whose leader ends when it is told to, while another process of it goes on.
+struct Headless {
+    leader: Child,
+    _out: ChildStdout,
+}
+
+impl Headless {
+    fn start(uid: u32) -> Headless {
+        let mut leader = Command::new("sh");
+        leader.args(["-c", "sleep 1000 </dev/null & echo; read x; exit 0"]);
+        leader.stdin(Stdio::piped()).stdout(Stdio::piped()).uid(uid).gid(uid).process_group(0);
+        let mut leader = leader.spawn().expect("a process");
+        let mut out = leader.stdout.take().expect("a pipe");
+        std::io::Read::read_exact(&mut out, &mut [0]).expect("a line");
+        Headless { leader, _out: out }
+    }
+
+    fn process(&self) -> Process {
+        Process::look(self.leader.id(), true).expect("it waits")
+    }
+
+    fn behead(&mut self) {
+        drop(self.leader.stdin.take());
+        self.leader.wait().expect("our own child");
+    }
+}
+
+impl Drop for Headless {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.leader.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let group = group.expect("a number");
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = self.leader.wait();
+    }
+}
+
+#[test]
+fn process_groups_under_one_users_leases_are_limited_and_delay_no_renewal() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let victim = Victim::of(&agent);
+    let mut eve = welcomed(&agent, EVE);
+    let names: Vec<String> =
+        (0..=SHARERS_OF_ONE / SHARERS).map(|at| format!("free/{at}")).collect();
+    let own = Process::look(std::process::id(), false).expect("this process");
+    for name in &names {
+        let on = Acquire { attach: Attach::Process(own), ..wish(name, Hold::Keep) };
+        let taken = ask(&mut eve, &Request::Acquire(on));
+        assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+    }
+    let share = |on: &str, with: &Headless| Request::Share {
+        leases: these(&[on]),
+        process: with.process(),
+    };
+    let mut groups = Vec::new();
+    for at in 0..SHARERS_OF_ONE {
+        let mut group = Headless::start(EVE);
+        let shared = ask(&mut eve, &share(&names[at / SHARERS], &group));
+        assert!(matches!(shared, Reply::Acquired(_)), "{at}: {shared:?}");
+        group.behead();
+        groups.push(group);
+    }
+    let one_more = Headless::start(EVE);
+    let no = refusal(&mut eve, &share(&names[SHARERS_OF_ONE / SHARERS], &one_more));
+    assert_eq!(no.code, Code::TooMany, "{no:?}");
+    assert!(no.message.contains("256 commands share your leases"), "{no:?}");
+    let mut slowest = 0;
+    let mut mallory = welcomed(&agent, MALLORY);
+    let mut look = || {
+        let asked = now_ms();
+        let taken = ask(&mut mallory, &Request::Acquire(wish("free/mallory", Hold::No)));
+        assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+        let release = Release::These(these(&["free/mallory"]));
+        ask(&mut mallory, &Request::Release(release));
+        slowest = slowest.max(now_ms() - asked);
+    };
+    // They are looked at one by one and, more seldom, all together.
+    for _ in 0..3 {
+        victim.during("256 groups without leaders", &mut look).is_undisturbed();
+    }
+    groups.clear();
+    victim.during("256 groups that end at once", &mut look).is_undisturbed();
+    println!("limits: another's acquire and release took {slowest} ms at most");
+    let mut shared = ask(&mut eve, &share(&names[0], &one_more));
+    while !matches!(shared, Reply::Acquired(_)) {
+        shared = ask(&mut eve, &share(&names[0], &one_more));
+    }
+}
+
+#[test]
+fn who_takes_and_gives_back_in_a_loop_is_slowed_down_and_every_line_of_it_is_written() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let victim = Victim::of(&agent);
+    let mut eve = welcomed(&agent, EVE);
+    let began = now_ms();
+    let (mut changes, mut slow) = (0, 0);
+    let mut cycle = || {
+        let asked = now_ms();
+        let taken = ask(&mut eve, &Request::Acquire(wish("free/0", Hold::No)));
+        assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+        slow = slow.max(now_ms() - asked);
+        let released = ask(&mut eve, &Request::Release(Release::These(these(&["free/0"]))));
+        assert!(matches!(released, Reply::Released(_)), "{released:?}");
+        changes += 2;
+        changes
+    };
+    victim.during("a lock that is taken and given back", &mut cycle).is_undisturbed();
+    while cycle() < LINES_AT_ONCE + LINES_LATER {}
+    let took = now_ms() - began;
+    println!("limits: {changes} changes in {took} ms; the slowest took {slow} ms");
+    let later = usize::try_from(took / LINE_EVERY_MS).expect("a number");
+    assert!(changes <= LINES_AT_ONCE + later + 2, "{changes} in {took} ms");
+    // Nobody else is slower for that.
+    let mut mallory = welcomed(&agent, MALLORY);
+    let taken = ask(&mut mallory, &Request::Acquire(wish("free/0", Hold::No)));
+    assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+    let held = locks(&mut agent.client().expect("the agent answers"));
+    assert!(held.iter().any(|it| it.resource.as_str() == "free/0"), "{held:?}");
+    // What was recorded before it is asked is written before it answers.
+    agent.ctl(&["log"]);
+    let lines = fs::read_to_string(agent.state().join("audit.jsonl")).expect("the file");
+    let hers = |line: &&str| line.contains(&format!("\"uid\":{EVE},"));
+    assert_eq!(lines.lines().filter(hers).count(), changes, "a line for each");
+}
