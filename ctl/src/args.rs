@@ -2,6 +2,7 @@
 //!
 //! Values become their final types here; what they mean is each command's.
 
+mod init;
 mod told;
 mod values;
 
@@ -19,6 +20,7 @@ use stormlock_protocol::name::{LeaseId, Reason, Resource, Ttl, UnixMs};
 pub(crate) use values::ttl;
 use values::{glob, hold_secs, patience, reason, renew_secs, resource, until, wait_secs};
 
+pub(crate) use self::init::{Init, InitSystemd, Initial, UNIT_MAX};
 pub(crate) use self::told::{Log, Metrics};
 use crate::exit::Exit;
 use crate::render::{Colour, Format};
@@ -116,6 +118,7 @@ pub(crate) enum Command {
     Watch(Watch),
     Log(Log),
     Metrics(Metrics),
+    Init(Init),
     Completions(Completions),
 }
 
@@ -138,6 +141,7 @@ impl Command {
             | Command::Watch(_)
             | Command::Log(_)
             | Command::Metrics(_)
+            | Command::Init(_)
             | Command::Completions(_) => 0,
         }
     }

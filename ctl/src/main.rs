@@ -30,6 +30,11 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::View;
 use crate::render::text::visible;
 
+/// In the place of musl's, which is slow. Elsewhere the C library's own will do.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let argv: Vec<OsString> = env::args_os().collect();
     if compat::is_called(argv.first()) {
@@ -104,6 +109,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),
         Command::Run(_) => Err(Failure::usage("run has an exit code of its own")),
+        Command::Init(args) => command::init::run(args),
         Command::Completions(args) => Ok(command::completions::run(args)),
     }
 }

@@ -175,3 +175,17 @@ fn any_other_failure_is_exit_code_one() {
     command.env("STORMLOCK_SOCKET", "/nowhere/at.all");
     Run::of(command).fails(1, &["no agent listens on", "systemctl start stormlockd"]);
 }
+
+#[test]
+fn the_manual_page_has_every_verb_and_option() {
+    let page = include_str!("../../ctl/manuals/stormlock.1").replace('\\', "");
+    let verbs = ["acquire", "release", "renew", "current", "is-held"];
+    for line in verbs.map(|verb| vec![verb, "-h"]).into_iter().chain([vec!["-h"]]) {
+        let run = Fake::new(vec![]).run_stormlock(&line);
+        assert_eq!(run.code, 0, "{line:?}");
+        let words = run.stdout.split([' ', ',', '=', '\n', '[', ']', '{', '}']);
+        for word in words.filter(|word| word.starts_with('-') || verbs.contains(word)) {
+            assert!(page.contains(word), "{word} of {line:?}");
+        }
+    }
+}

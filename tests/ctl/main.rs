@@ -4,6 +4,7 @@
 mod compat;
 mod doctor;
 mod fake;
+mod init;
 mod log;
 mod misbehaving;
 mod output;

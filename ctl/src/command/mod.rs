@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod current;
 pub(crate) mod doctor;
 pub(crate) mod hold;
+pub(crate) mod init;
 pub(crate) mod is_held;
 pub(crate) mod list;
 pub(crate) mod log;

@@ -31,8 +31,7 @@ check_agent() {
     is '... disturbs neither holder nor job' "$(undisturbed)" "$before"
     ok 'stop of the agent, and its start by a client' systemctl stop stormlockd
     is '... disturbs neither holder nor job either' "$(undisturbed)" "$before"
-    ok 'an upgrade: other files and a restart' upgrade
-    is '... disturbs neither holder nor job' "$(undisturbed)" "$before"
+    check_upgrade
     systemctl daemon-reload
     systemctl daemon-reexec
     is 'daemon-reload and daemon-reexec disturb neither' "$(undisturbed)" "$before"
@@ -59,10 +58,4 @@ another_agent() {
     local pid
     pid=$(of_unit stormlockd MainPID)
     [ "$pid" != 0 ] && [ "$pid" != "$1" ] && is_act stormlockd active
-}
-
-upgrade() {
-    install -m 755 "$PROGRAMS/stormlockd" /usr/sbin/ &&
-        install -m 755 "$PROGRAMS/stormctl" /usr/bin/ &&
-        systemctl restart stormlockd
 }

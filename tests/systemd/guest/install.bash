@@ -2,9 +2,16 @@
 # A fresh installation: what is active, who may do what, without any configuration.
 
 check_install() {
-    ok 'programs and units are installed by copies' install_stormlock
-    ok 'systemd takes each unit without a word' systemd-analyze verify --recursive-errors=no \
-        stormlockd.service stormlockd.socket stormlock@x.service
+    ok 'the package is installed' package -i "$PACKAGE"
+    is '... and socket and agent are active and enabled' \
+        "$(systemctl is-active stormlockd.socket stormlockd.service | paste -sd' ') $(
+            systemctl is-enabled stormlockd.socket stormlockd.service | paste -sd' ')" \
+        'active active enabled enabled'
+    is '... both programs are of its version' \
+        "$(stormctl -V | grep -c "$(stormlockd --version | cut -d' ' -f2)")" 2
+    ok "... and so is the client by the Python tool's name" stormlock current --help
+    ok 'systemd takes each unit without a word' systemd-analyze verify --man=no \
+        --recursive-errors=no stormlockd.service stormlockd.socket stormlock@x.service
     ok 'the configuration that is shipped is right' \
         stormlockd check /etc/stormlock/stormlock.toml
     ok "the agent's exposure is 1.5 at most" \
@@ -14,7 +21,7 @@ check_install() {
     useradd -m -G stormlock maria
     useradd -m eve
 
-    systemctl enable -q --now stormlockd.socket
+    systemctl stop stormlockd.service
     is 'before the first client the socket alone is active' \
         "$(act stormlockd.socket) $(act stormlockd.service)" 'active inactive'
     fails 'who is not in group stormlock is refused, and starts nothing' 77 \
@@ -32,5 +39,4 @@ check_install() {
         "$(sed -nE 's/^Uid:\t([0-9]+)\t.*/\1/p' "/proc/$(of_unit stormlockd MainPID)/status")" \
         "$(id -u stormlock)"
     ok 'doctor finds nothing wrong' runuser -u maria -- stormctl doctor
-    systemctl enable -q --now stormlockd.service
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154 # tap.bash has it
-# What the checks stand on: the installation, a store with a password, a second agent, jobs.
+# What the checks stand on: a store with a password, a second agent, jobs.
 
 readonly etc=/etc/systemd/system
 readonly password=canary-5f1e-systemd
@@ -25,21 +25,6 @@ SCRIPT
 sed -E 's/^([0-9]+)\.([0-9]+) .*/\1\2/' /proc/uptime >"/run/ended.$1"
 SCRIPT
     chmod 755 /usr/local/bin/{ends-in,never-ends,note-end}
-}
-
-# By plain copies, as systemd/README.md says it.
-install_stormlock() {
-    local units=$PROJECT/systemd
-    install -m 755 "$PROGRAMS/stormlockd" /usr/sbin/ &&
-        install -m 755 "$PROGRAMS/stormctl" /usr/bin/ &&
-        install -D -m 644 -t /usr/lib/sysusers.d "$units/sysusers.d/stormlock.conf" &&
-        install -D -m 644 -t /usr/lib/tmpfiles.d "$units/tmpfiles.d/stormlock.conf" &&
-        install -D -m 644 -t /usr/lib/systemd/system "$units"/*.service "$units"/*.socket &&
-        install -D -m 644 -t /usr/lib/systemd/user "$units"/user/* &&
-        systemd-sysusers stormlock.conf &&
-        systemd-tmpfiles --create stormlock.conf &&
-        install -m 644 "$PROJECT/agent/src/config/stormlock.toml" /etc/stormlock/ &&
-        systemctl daemon-reload
 }
 
 redis() {

@@ -1,0 +1,118 @@
+//! What may be typed to join what is there already to the agent: units today.
+
+use clap::{Args, Subcommand};
+use stormlock_protocol::name::Resource;
+
+use super::resource;
+
+/// Longest name of a unit, its type included: systemd's own limit.
+pub(crate) const UNIT_MAX: usize = 255;
+/// What may stand in the name of a unit besides letters and digits.
+const UNIT_MARKS: &str = ":-_.\\@";
+const SERVICE: &str = ".service";
+
+/// Bind what is there already to locks
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true, subcommand_value_name = "WHAT")]
+#[command(after_help = "Examples:
+  stormctl init systemd nightly --lock prod/db
+  stormctl init systemd nightly --lock prod/db --print")]
+pub(crate) struct Init {
+    #[command(subcommand)]
+    pub(crate) what: Initial,
+}
+
+/// What is bound.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Initial {
+    Systemd(InitSystemd),
+}
+
+/// Bind a unit of systemd to a lock: it starts with it, and is stopped when it is lost
+///
+/// It writes a drop-in, /etc/systemd/system/UNIT.d/50-stormlock.conf, which binds the unit to
+/// stormlock@LOCK.service; that one holds the lock as long as any unit needs it. The unit itself is
+/// not touched. It counts from the next `systemctl daemon-reload` on, which stops the unit if it
+/// runs without the lock. A drop-in that is there and says something else is left as it is, unless
+/// --force replaces it. To undo it, delete the file. It prints the path of the file.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  stormctl init systemd nightly --lock prod/db
+  stormctl init systemd nightly.service --lock prod/db --print
+  stormctl init systemd --user backup@home --lock maria/backup")]
+pub(crate) struct InitSystemd {
+    /// The service to bind
+    #[arg(value_name = "UNIT", value_parser = unit)]
+    pub(crate) unit: String,
+    /// The lock that it needs
+    #[arg(long, value_name = "RESOURCE", value_parser = resource)]
+    pub(crate) lock: Resource,
+    /// A unit of your own, as in `systemctl --user`
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Write nothing, but print what would be written
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Replace a drop-in that says something else
+    #[arg(long, conflicts_with = "print")]
+    pub(crate) force: bool,
+}
+
+/// A service's whole name, as `systemctl` takes it: without a type it is one.
+fn unit(text: &str) -> Result<String, String> {
+    let name = match text.rsplit_once('.') {
+        Some((_, "service")) => text.to_owned(),
+        Some((name, "timer")) => {
+            return Err(format!("a timer only starts another unit: bind that, {name}{SERVICE}"));
+        }
+        Some((_, "socket" | "target" | "mount" | "path" | "slice" | "scope" | "swap")) => {
+            return Err("only a service can be bound like this".to_owned());
+        }
+        _ => format!("{text}{SERVICE}"),
+    };
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || UNIT_MARKS.contains(c);
+    if name == SERVICE || name.starts_with("@") || !name.chars().all(is_allowed) {
+        return Err(format!(
+            "it is no name of a unit, allowed: letters, digits and {}",
+            UNIT_MARKS.chars().map(String::from).collect::<Vec<_>>().join(" ")
+        ));
+    }
+    if name.len() > UNIT_MAX {
+        return Err(format!("a unit's name has at most {UNIT_MAX} bytes"));
+    }
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_without_a_type_is_a_service() {
+        for (typed, name) in [
+            ("nightly", "nightly.service"),
+            ("nightly.service", "nightly.service"),
+            ("a.b@x\\x2dy", "a.b@x\\x2dy.service"),
+        ] {
+            assert_eq!(unit(typed).as_deref(), Ok(name));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_bound_is_told_why() {
+        let too_long = "x".repeat(UNIT_MAX);
+        for (typed, told) in [
+            ("nightly.timer", "bind that, nightly.service"),
+            ("x.socket", "only a service"),
+            ("../x", "no name of a unit"),
+            ("a b", "no name of a unit"),
+            ("", "no name of a unit"),
+            (".service", "no name of a unit"),
+            ("@x", "no name of a unit"),
+            (too_long.as_str(), "at most 255 bytes"),
+        ] {
+            let error = unit(typed).unwrap_err();
+            assert!(error.contains(told), "{typed:?}: {error}");
+        }
+    }
+}
