@@ -231,8 +231,8 @@ fn who_takes_and_gives_back_in_a_loop_is_slowed_down_and_every_line_of_it_is_wri
     assert_eq!(lines.lines().filter(hers).count(), changes, "a line for each");
 }
 
-/// Leases that end with their connections count as those that are given back; and who is slowed down
-/// cannot keep the agent's files, or have something done after they hung up.
+/// Leases that end with their connections count as those that are given back; and who is slowed
+/// down cannot keep the agent's files, or have something done after they hung up.
 #[test]
 fn who_is_slowed_down_and_hangs_up_has_asked_for_nothing() {
     let store = RedisServer::start();
