@@ -117,7 +117,7 @@ impl LeaseTable {
             entry.frees_at = now + PERSON_STOPS.max(length(entry.claim.ttl) / KILL_PART);
         } else {
             // It may have stood still: then those who count on it hear of its end only now.
-            entry.frees_at = entry.frees_at.max(now + entry.attach.grace());
+            entry.frees_at = entry.frees_at.max(now + entry.lingers_for());
         }
         entry.attach = Attach::Detached;
         entry.is_orphan = true;
@@ -307,7 +307,7 @@ impl Entry {
     pub(super) fn makes_room_later(&mut self, now: Moment) {
         self.instead = true;
         // Of a command its end is known.
-        let holds_for_others = now + PERSON_STOPS.max(self.attach.grace());
+        let holds_for_others = now + PERSON_STOPS.max(self.lingers_for());
         self.frees_at = if self.has_command() { Moment::NEVER } else { holds_for_others };
     }
 
