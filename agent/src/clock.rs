@@ -102,6 +102,12 @@ pub async fn pause(length: Duration) -> io::Result<()> {
     Ok(())
 }
 
+/// Waits for about so long, without a file of its own as each [`pause`] has: for what clients do as
+/// often as they like. A sleep of the host does not count.
+pub async fn rest(length: Duration) {
+    let _ = tokio::time::timeout(length, std::future::pending::<()>()).await;
+}
+
 /// Notices steps of the wall clock and resumes from sleep at the instant they happen: the kernel
 /// cancels a timer on the wall clock (`TFD_TIMER_CANCEL_ON_SET`), so nothing has to look again and
 /// again.

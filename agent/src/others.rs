@@ -1,9 +1,11 @@
 //! What other users of the host could do to the files that the agent relies on.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 use crate::lease::Uid;
 
@@ -91,6 +93,29 @@ pub fn changed_by(path: &Path, opened: &Metadata) -> io::Result<Option<String>> 
         }
     }
     Ok(None)
+}
+
+/// Opens a file to be read, without waiting for anybody; nothing else than a file is.
+///
+/// # Errors
+/// What the system says, or that it is no file.
+pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    // A pipe that nobody writes to would be waited for, for ever.
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    let kind = found.file_type();
+    // Their permissions are the system's business, and no advice of ours.
+    let what = if kind.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    } else if kind.is_char_device() || kind.is_block_device() {
+        "it is a device, not a file"
+    } else if kind.is_fifo() {
+        "it is a pipe, not a file"
+    } else {
+        return Ok((file, found));
+    };
+    Err(io::Error::other(what))
 }
 
 #[cfg(test)]

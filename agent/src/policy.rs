@@ -2,6 +2,7 @@
 //! the configuration; nothing here asks anybody.
 
 use std::fmt;
+use std::sync::Arc;
 
 use stormlock_protocol::name::{Resource, Ttl};
 
@@ -21,7 +22,10 @@ pub struct Who {
     /// The user's name; the number as text when there is none.
     pub user: String,
     /// The names of the groups; numbers as text where there is none.
-    pub groups: Vec<String>,
+    pub groups: Arc<[String]>,
+    /// False when a directory service did not answer, and numbers stand for names that may exist. A
+    /// rule that takes a right away by name may be about them then.
+    pub is_named: bool,
 }
 
 /// What somebody wants to do.
@@ -143,6 +147,10 @@ pub enum Subject {
 }
 
 impl Subject {
+    fn is_name(&self) -> bool {
+        matches!(self, Subject::User(_) | Subject::Group(_))
+    }
+
     fn covers(&self, who: &Who) -> bool {
         match self {
             Subject::User(name) => who.user == *name,
@@ -224,8 +232,16 @@ impl Rule {
     }
 
     fn covers(&self, who: &Who, on: Option<&Resource>) -> bool {
-        self.who.iter().any(|subject| subject.covers(who))
-            && on.is_none_or(|name| self.resources.iter().any(|glob| glob.matches(name)))
+        self.who.iter().any(|subject| subject.covers(who)) && on.is_none_or(|name| self.is_on(name))
+    }
+
+    fn is_on(&self, name: &Resource) -> bool {
+        self.resources.iter().any(|glob| glob.matches(name))
+    }
+
+    /// True when no later rule decides about any resource.
+    fn is_on_all(&self) -> bool {
+        self.resources.iter().any(|glob| glob.0.bytes().all(|byte| byte == b'*'))
     }
 }
 
@@ -308,11 +324,19 @@ impl Policy {
 
     /// Whether `who` may do `act`. The first rule that matches `who` and `on` decides about every
     /// act. `on` is `None` for questions about no resource in particular: then somebody is allowed
-    /// what any rule about them allows, and the answer must be judged again per resource.
+    /// what a rule about them allows, unless one before it decides about all resources; and the
+    /// answer must be judged again per resource.
     ///
     /// # Errors
     /// [`Denial`] says which rule, or that none, allows it.
     pub fn judge(&self, who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
+        if !who.is_named && self.may_deny_by_name(who, act, on) {
+            return Err(Denial(format!(
+                "the names of user {} and their groups cannot be looked up now, and rules go by \
+                 name; try again in a moment",
+                who.uid.0
+            )));
+        }
         let mut permit = match &self.rules {
             Rules::Host => judge_host(who, act, on)?,
             Rules::Only(uid) if who.uid == *uid => Permit::default(),
@@ -332,6 +356,27 @@ impl Policy {
             }
         }
         Ok(permit)
+    }
+
+    /// True unless it is certain without names that no rule would deny it by name. What changes
+    /// something is never certain: groups give it.
+    fn may_deny_by_name(&self, who: &Who, act: Act, on: Option<&Resource>) -> bool {
+        let rules = match &self.rules {
+            Rules::Only(_) => return false,
+            _ if act != Act::Read => return true,
+            Rules::Host => return false,
+            Rules::Written(rules) => rules,
+        };
+        let about = rules.iter().filter(|rule| on.is_none_or(|name| rule.is_on(name)));
+        for rule in about {
+            if rule.who.iter().any(|subject| !subject.is_name() && subject.covers(who)) {
+                return false;
+            }
+            if !rule.allows(act) && rule.who.iter().any(Subject::is_name) {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -380,10 +425,14 @@ fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Resul
     let Some(first) = matching.next() else {
         return Err(Denial(format!("{asked}: no rule of the configuration matches")));
     };
-    let mut decides = std::iter::once(first).chain(matching.filter(|_| on.is_none()));
-    if let Some((index, rule)) = decides.find(|(_, rule)| rule.allows(act)) {
-        let by = rule.source(index);
-        return Ok(Permit { by, ttl_by: by, hold_by: by, ..rule.permit.clone() });
+    for (index, rule) in std::iter::once(first).chain(matching.filter(|_| on.is_none())) {
+        if rule.allows(act) {
+            let by = rule.source(index);
+            return Ok(Permit { by, ttl_by: by, hold_by: by, ..rule.permit.clone() });
+        }
+        if rule.is_on_all() {
+            break;
+        }
     }
     let (index, rule) = first;
     let allowed: Vec<_> = Act::ALL.iter().filter(|act| rule.allows(**act)).collect();
@@ -419,7 +468,7 @@ mod tests {
 
     fn who(uid: u32, user: &str, groups: &[&str]) -> Who {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Who { uid: Uid(uid), user: user.to_owned(), groups }
+        Who { uid: Uid(uid), user: user.to_owned(), groups, is_named: true }
     }
 
     fn on(name: &str) -> Resource {
@@ -570,6 +619,43 @@ mod tests {
             Err("bob may not acquire any resource: rule 4 (line 40 of the configuration) decides \
                  and allows read"),
         );
+    }
+
+    #[test]
+    fn whose_names_are_not_known_gets_nothing_that_a_rule_could_take_away_by_name() {
+        let may = |rules: Vec<Rule>, act, on: Option<&Resource>| {
+            let who = Who { is_named: false, ..who(7, "7", &["8"]) };
+            Policy::written(rules).judge(&who, act, on).is_ok()
+        };
+        let games = || vec![Subject::Group("games".to_owned())];
+        let all = || rule(2, &[Subject::Everyone], &["*"], &[Act::Acquire]);
+        let (db, web) = (on("secret/db"), on("web"));
+        let denies = || rule(1, &games(), &["secret/*"], &[]);
+        assert!(!may(vec![denies(), all()], Act::Read, Some(&db)));
+        assert!(!may(vec![denies(), all()], Act::Read, None));
+        assert!(may(vec![denies(), all()], Act::Read, Some(&web)));
+        assert!(!may(vec![denies(), all()], Act::Acquire, Some(&web)), "groups give that");
+        // What comes after the rule that decides changes nothing.
+        assert!(may(vec![all(), denies()], Act::Read, Some(&db)));
+        let gives = || rule(1, &games(), &["*"], &[Act::Break]);
+        assert!(may(vec![gives(), all()], Act::Read, Some(&db)));
+        assert!(!may(vec![gives()], Act::Read, Some(&db)), "they may be in another group");
+    }
+
+    #[test]
+    fn after_a_rule_about_all_resources_none_gives_anything() {
+        let denied = Subject::Group("games".to_owned());
+        let rules = |globs: &[&str]| {
+            let first = rule(1, std::slice::from_ref(&denied), globs, &[]);
+            vec![first, rule(2, &[Subject::Everyone], &["*"], &[Act::Acquire])]
+        };
+        let eve = who(7, "eve", &["games"]);
+        for all in [&["*"][..], &["a", "**"]] {
+            let policy = Policy::written(rules(all));
+            assert!(policy.judge(&eve, Act::Read, None).is_err());
+            assert!(policy.judge(&who(8, "maria", &[]), Act::Read, None).is_ok());
+        }
+        assert!(Policy::written(rules(&["a*"])).judge(&eve, Act::Read, None).is_ok());
     }
 
     #[test]

@@ -21,7 +21,6 @@ impl Moment {
     pub(crate) const NEVER: Moment = Moment(Duration::MAX);
 
     /// The beginning.
-    #[cfg(test)]
     pub(crate) const BOOT: Moment = Moment(Duration::ZERO);
 
     pub(crate) fn now() -> Moment {

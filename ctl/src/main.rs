@@ -46,6 +46,9 @@ fn main() -> ExitCode {
     if let Some(answer) = command::prompt::quick(&argv) {
         return ExitCode::from(render::answer(&answer, true).code());
     }
+    if let Some(args) = run::guardian::is_called(&argv) {
+        return ExitCode::from(run::guardian::run(args));
+    }
     let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
         Err(error) => told(&mistyped::mended(error, &argv)).code(),
@@ -104,7 +107,7 @@ fn dispatch(cli: &Cli, view: &View) -> Result<Answer, Failure> {
         Command::Doctor(_) => {
             command::doctor::run(&Places::of_this_process(explicit), open(), view)
         }
-        Command::Hold(args) => command::hold::run(args, open()?, view),
+        Command::Hold(args) => command::hold::run(args, open, view),
         Command::Log(args) => command::log::run(args, &mut open()?, view),
         Command::Metrics(_) => command::metrics::run(&mut open()?),
         Command::Watch(args) => command::watch::run(args, &mut open()?, view),

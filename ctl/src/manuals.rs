@@ -175,8 +175,8 @@ fn literals(roff: &str) -> String {
     roff.lines().map(line).collect()
 }
 
-/// What follows the options in `--help`: parts, with a heading or without. Lines with commands or in
-/// columns stay as they are.
+/// What follows the options in `--help`: parts, with a heading or without. Lines with commands or
+/// in columns stay as they are.
 fn after_help(command: &clap::Command, heading: &str) -> String {
     let Some(text) = command.get_after_long_help().or_else(|| command.get_after_help()) else {
         return String::new();

@@ -7,10 +7,16 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+
+use crate::run::signals::thread_without;
 
 /// How long a supervisor whose queue is full is waited for.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How often systemd is told that a wait goes on, and for how much longer than that it is asked.
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
+const EXTEND_BY: Duration = Duration::from_secs(60);
 
 /// The work can begin.
 pub(crate) fn ready(status: &str) {
@@ -35,6 +41,23 @@ pub(crate) fn watchdog() {
 /// It takes so much longer, counted from now.
 pub(crate) fn extend(by: Duration) {
     tell(&format!("EXTEND_TIMEOUT_USEC={}", by.as_micros()));
+}
+
+/// Keeps systemd from giving up the start while it waits; until what it gives is dropped.
+pub(crate) fn extend_while_waiting(names: &str) -> Sender<()> {
+    let (until, ends) = channel();
+    status(&format!("waits for {names}"));
+    let extend = move || {
+        loop {
+            extend(EXTEND_BY);
+            if ends.recv_timeout(EXTEND_EVERY) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
+    };
+    // Without it a wait may be too long for systemd, which says so.
+    let _ = thread_without("extend", extend);
+    until
 }
 
 /// How often to call [`watchdog`]: twice in the time that systemd allows. `None` without one, or

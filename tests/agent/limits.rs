@@ -30,7 +30,7 @@ use crate::agent::Agent;
 const EVE: u32 = 70_101;
 const MALLORY: u32 = 70_102;
 /// The first of many.
-const CROWD: u32 = 71_000;
+pub(crate) const CROWD: u32 = 71_000;
 /// The agent's limits of sessions: of one user, and of all.
 const SESSIONS_OF_ONE: usize = 64;
 const SESSIONS: usize = 1024;
@@ -55,7 +55,7 @@ fn shared(redis: u16) -> String {
 }
 
 /// Lets everybody on the agent's socket.
-fn open_to_all(agent: &Agent) {
+pub(crate) fn open_to_all(agent: &Agent) {
     let open = |path: &Path, mode| {
         fs::set_permissions(path, Permissions::from_mode(mode)).expect("our own files");
     };
@@ -64,7 +64,7 @@ fn open_to_all(agent: &Agent) {
 }
 
 /// Does something on a thread that is another user's: to the kernel, who connects is a thread.
-fn as_user<T: Send>(uid: u32, what: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn as_user<T: Send>(uid: u32, what: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let (user, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(uid));

@@ -1,6 +1,7 @@
 //! `stormctl run`, `hold` and `watch` with the real agent: the command never outlives its lease,
 //! and nothing but the lease ends the command.
 
+mod exec;
 mod hold;
 mod life;
 mod plain;

@@ -8,13 +8,13 @@ use std::time::Duration;
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::frame::{self, HELLO_LEN, Hello, Verdict, WELCOME_LEN, Welcome};
 use stormlock_protocol::message::{
-    Acquire, Attach, Code, Event, Hold, Reply, Request, State, Target,
+    Acquire, Attach, Code, Event, Hold, Reply, Request, State, Target, Wait,
 };
 use stormlock_protocol::process::Process;
 
 use crate::agent::Agent;
 use crate::dice::{Dice, now_ms};
-use crate::{acquire, leases, local, locks, resource, ttl, until, wish};
+use crate::{acquire, leases, local, locks, resource, ttl, until, until_right, wish};
 
 /// Longer than anything the agent waits for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,6 +22,33 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SESSIONS_OF_ONE: usize = 64;
 /// Clients that go while they are answered: a race that one in fifty meets is then not missed.
 const GOING: usize = 500;
+
+/// Acquires that wait for what another holds, of clients that hang up in the same breath.
+#[test]
+fn nobody_waits_for_a_client_that_was_gone_before_it_was_heard() {
+    let agent = Agent::start(&local());
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let ask = Request::Acquire(Acquire { wait: Wait::Forever, ..wish("prod/db", Hold::Keep) });
+    let ask = frame::encode(&ask).expect("a request");
+    for number in 0..GOING {
+        let mut stream = connect(&agent);
+        let hello = [&Hello::OURS.encode()[..], &ask].concat();
+        stream.write_all(&hello).expect("it is taken");
+        if number % 2 == 0 {
+            // Or after the greeting.
+            read_welcome(&mut stream).expect("a welcome");
+        }
+    }
+    until_right("all waiters are gone", || {
+        let metrics = client.metrics().expect("numbers");
+        let of = |name: &str| metrics.lines().any(|line| line == name);
+        match of("stormlock_waiters 0") && of("stormlock_sessions 1") {
+            true => Ok(()),
+            false => Err(metrics),
+        }
+    });
+}
 
 fn connect(agent: &Agent) -> UnixStream {
     let stream = UnixStream::connect(agent.socket()).expect("the agent listens");

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -10,6 +12,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 /// An authority and what it signed, as PEM files in a directory.
 pub(crate) struct Certificates {
     dir: PathBuf,
+    /// Where they are copies.
+    own: Option<tempfile::TempDir>,
 }
 
 impl Certificates {
@@ -21,7 +25,12 @@ impl Certificates {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let ca = CertifiedIssuer::self_signed(params, key).expect("an authority");
-        let put = |name: &str, text: String| std::fs::write(dir.join(name), text).expect(name);
+        let put = |name: &str, text: String| {
+            let path = dir.join(name);
+            std::fs::write(&path, text).expect(name);
+            // Keys are for their owner.
+            std::fs::set_permissions(path, Permissions::from_mode(0o600)).expect(name);
+        };
         put("ca.pem", ca.pem());
         for (name, hosts) in [("server", &["127.0.0.1", "localhost"][..]), ("client", &["client"])]
         {
@@ -32,7 +41,17 @@ impl Certificates {
             put(&format!("{name}.pem"), signed.pem());
             put(&format!("{name}.key"), key.serialize_pem());
         }
-        Certificates { dir: dir.to_owned() }
+        Certificates { dir: dir.to_owned(), own: None }
+    }
+
+    /// The same as files of this process's own, when another user is going to own those.
+    #[allow(dead_code, reason = "not every test has servers of another user")]
+    pub(crate) fn copied(&self) -> Certificates {
+        let own = tempfile::tempdir().expect("a directory");
+        for name in ["ca.pem", "server.pem", "server.key", "client.pem", "client.key"] {
+            std::fs::copy(self.dir.join(name), own.path().join(name)).expect(name);
+        }
+        Certificates { dir: own.path().to_owned(), own: Some(own) }
     }
 
     /// The authority's certificate.

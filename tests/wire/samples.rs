@@ -269,6 +269,7 @@ fn small_enums() -> Vec<Sample> {
         sample("Attach::Detached", &Attach::Detached),
         sample("Attach::Session", &Attach::Session),
         sample("Attach::Process", &Attach::Process(process())),
+        sample("Attach::Holder", &Attach::Holder { process: process(), grace_secs: 30 }),
         sample("Release::These none", &Release::These(vec![])),
         sample("Release::All", &Release::All),
         sample("State::Asking", &State::Asking),

@@ -128,6 +128,26 @@ pub enum Attach {
     Session,
     /// It ends with a process of the caller.
     Process(Process),
+    /// The same, of one that holds it for others, who hear of its end only when that has come:
+    /// unless it was given back before, they have some time to end, too.
+    Holder {
+        /// Whose end ends it.
+        process: Process,
+        /// For how many seconds nobody else can have it then. It is not renewed meanwhile, so it
+        /// ends earlier where less was left.
+        grace_secs: u32,
+    },
+}
+
+impl Attach {
+    /// The process whose end ends it.
+    #[must_use]
+    pub fn process(&self) -> Option<Process> {
+        match self {
+            Attach::Process(process) | Attach::Holder { process, .. } => Some(*process),
+            Attach::Detached | Attach::Session => None,
+        }
+    }
 }
 
 /// A lease, by resource and, where the caller knows it, by id.

@@ -50,7 +50,7 @@ const QUEUE_MAX: usize = 8192;
 /// is broken, and a person waits.
 const DURABLE_PATIENCE: Duration = Duration::from_secs(5);
 /// Readers at once: each costs a thread, and those who read must not cost the disk either.
-const READERS_MAX: usize = 2;
+const READERS_MAX: usize = 4;
 
 /// The audit of one agent; cheap to clone.
 #[derive(Debug, Clone)]
@@ -301,8 +301,13 @@ impl Audit {
     }
 
     fn line(&self, event: &Event) -> String {
-        if let By::Caller(facts) = &event.by {
-            self.shared.pace.count(facts.uid);
+        // What the agent does follows from what the lease's owner did.
+        let uid = match &event.by {
+            By::Caller(facts) => Some(facts.uid),
+            By::Agent => event.owner,
+        };
+        if let Some(uid) = uid {
+            self.shared.pace.count(uid);
         }
         Line::new(event, clock::wall(), &locked(&self.shared.names).writer).encode()
     }

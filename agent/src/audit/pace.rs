@@ -12,7 +12,8 @@ use crate::lease::{Moment, Uid};
 /// Lines of one user that are written as fast as they come: to take all leases that a user may have
 /// and to give them back, four times over.
 const AT_ONCE: u32 = 2048;
-/// Further ones come as fast as this: no person is faster, and a day of it is less than a gigabyte.
+/// Further ones come as fast as this: no person is faster, and a day of it is less than two
+/// gigabytes.
 const EVERY: Duration = Duration::from_millis(50);
 /// Users that are remembered before those are forgotten who have been quiet.
 const USERS_MAX: usize = 1024;
@@ -26,9 +27,10 @@ impl Pace {
     pub(super) async fn of(&self, uid: Uid) {
         loop {
             let wait = self.wait(uid, clock::now());
-            if wait.is_zero() || clock::pause(wait).await.is_err() {
+            if wait.is_zero() {
                 return;
             }
+            clock::rest(wait).await;
         }
     }
 

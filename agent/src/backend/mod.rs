@@ -26,7 +26,7 @@ pub mod local;
 pub mod postgres;
 pub mod redis;
 mod socket;
-mod tls;
+pub(crate) mod tls;
 
 #[cfg(test)]
 #[path = "../../../tests/support/certs.rs"]

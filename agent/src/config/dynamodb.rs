@@ -8,7 +8,7 @@ use stormlock_protocol::duration::parse_secs;
 use super::Outside;
 use super::file::SecretKeys;
 use super::reader::{Placed, Spot, Table, Wrong};
-use super::secret;
+use super::{secret, tls};
 use crate::backend::dynamodb::{Options, TABLE, TAKEOVER_MARGIN};
 
 /// Longest `takeover_margin`: a day is more than any clock is wrong without anybody noticing.
@@ -92,15 +92,8 @@ pub(super) fn check(table: DynamoDbTable, outside: &Outside) -> Result<Options, 
     if let (Some(profile), Some(_)) = (&table.profile, &keys) {
         return Err(profile.spot.wrong("has no effect beside access_key_id, keep one of them"));
     }
-    let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;
-    let client_cert = match (&table.client_cert_file, &table.client_key_file) {
-        (Some(cert), Some(key)) => Some((secret::absolute(cert)?, secret::absolute(key)?)),
-        (Some(cert), None) => return Err(cert.spot.wrong("has no key, add client_key_file")),
-        (None, Some(key)) => {
-            return Err(key.spot.wrong("has no certificate, add client_cert_file"));
-        }
-        (None, None) => None,
-    };
+    let (ca_file, client_cert) =
+        tls::check(&table.ca_file, &table.client_cert_file, &table.client_key_file, outside)?;
     let tls_only = table.ca_file.as_ref().or(table.client_cert_file.as_ref());
     let is_plain = endpoint_url.as_ref().is_some_and(|url| url.starts_with("http://"));
     if let Some(key) = tls_only.filter(|_| is_plain) {

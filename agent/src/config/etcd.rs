@@ -7,8 +7,8 @@ use stormlock_protocol::name::is_invisible;
 use super::Outside;
 use super::file::{SecretKeys, Text, Texts};
 use super::reader::{Placed, Spot, Table, Wrong};
-use super::redis::{check_prefix, client_cert, is_host_and_port};
-use super::secret;
+use super::redis::{check_prefix, is_host_and_port};
+use super::{secret, tls};
 use crate::backend::etcd::{Options, PREFIX};
 
 /// Most endpoints: clusters have seven members at most, and each is given a share of the time to
@@ -59,8 +59,8 @@ impl EtcdTable {
 pub(super) fn check(table: EtcdTable, outside: &Outside) -> Result<Options, Wrong> {
     let endpoints = check_endpoints(&table)?;
     let login = check_login(&table, outside)?;
-    let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;
-    let client_cert = client_cert(&table.client_cert_file, &table.client_key_file)?;
+    let (ca_file, client_cert) =
+        tls::check(&table.ca_file, &table.client_cert_file, &table.client_key_file, outside)?;
     let tls_only = table.ca_file.as_ref().or(table.client_cert_file.as_ref());
     let has_tls = endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
     if let Some(key) = tls_only.filter(|_| !has_tls) {

@@ -11,7 +11,6 @@ mod exec;
 mod file;
 pub mod import;
 mod nearest;
-mod opened;
 mod postgres;
 mod principal;
 mod reader;
@@ -19,6 +18,7 @@ mod redis;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -34,7 +34,7 @@ use self::principal::Template;
 use self::reader::{Wrong, line_at};
 use crate::backend::Options;
 use crate::lease::{BackendName, Uid};
-use crate::others::{changed_by, is_open};
+use crate::others::{self, changed_by, is_open};
 use crate::policy::{Glob, Policy, Who};
 
 /// The configuration of the host's agent.
@@ -208,7 +208,7 @@ impl Config {
 
     fn read(path: &Path, outside: Outside) -> Result<Config, ConfigError> {
         let cannot_read = |source| ConfigError::Read { path: path.to_owned(), source };
-        let (file, found) = opened::open(path).map_err(cannot_read)?;
+        let (file, found) = others::open(path).map_err(cannot_read)?;
         let permissions = found.mode();
         if is_open(&found) {
             return Err(ConfigError::OpenToAll { path: path.to_owned() });

@@ -5,7 +5,7 @@ use stormlock_protocol::name::is_invisible;
 use super::Outside;
 use super::file::PostgresTable;
 use super::reader::{Placed, Wrong};
-use super::secret;
+use super::{secret, tls};
 use crate::backend::postgres::{Options, TABLE, USER, check_table, check_url};
 
 /// Longest name of a role, in bytes, as the server has it.
@@ -26,15 +26,8 @@ pub(super) fn check(table: PostgresTable, outside: &Outside) -> Result<Options, 
         (Some(passfile), None) => Some(secret::whole_file(passfile, outside)?),
         (None, _) => None,
     };
-    let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;
-    let client_cert = match (&table.client_cert_file, &table.client_key_file) {
-        (Some(cert), Some(key)) => Some((secret::absolute(cert)?, secret::absolute(key)?)),
-        (Some(cert), None) => return Err(cert.spot.wrong("has no key, add client_key_file")),
-        (None, Some(key)) => {
-            return Err(key.spot.wrong("has no certificate, add client_cert_file"));
-        }
-        (None, None) => None,
-    };
+    let (ca_file, client_cert) =
+        tls::check(&table.ca_file, &table.client_cert_file, &table.client_key_file, outside)?;
     let tls_only = table.ca_file.as_ref().or(table.client_cert_file.as_ref());
     if let Some(key) = tls_only
         && url.value.contains("sslmode=disable")

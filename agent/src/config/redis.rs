@@ -1,13 +1,11 @@
 //! Checks a `kind = "redis"` table. Whether that Redis is there is the backend's business.
 
-use std::path::PathBuf;
-
 use stormlock_protocol::name::is_invisible;
 
 use super::Outside;
-use super::file::{RedisTable, Text};
+use super::file::RedisTable;
 use super::reader::{Placed, Wrong};
-use super::secret;
+use super::{secret, tls};
 use crate::backend::redis::{Options, Sentinel};
 
 /// Longest prefix of keys, in bytes: with the longest resource a key stays short enough to read.
@@ -25,8 +23,8 @@ pub(super) fn check(table: RedisTable, outside: &Outside) -> Result<Options, Wro
     if let (Some(username), None) = (&table.username, &password) {
         return Err(username.spot.wrong("has no password, add password_file"));
     }
-    let ca_file = table.ca_file.as_ref().map(secret::absolute).transpose()?;
-    let client_cert = client_cert(&table.client_cert_file, &table.client_key_file)?;
+    let (ca_file, client_cert) =
+        tls::check(&table.ca_file, &table.client_cert_file, &table.client_key_file, outside)?;
     let tls_only = table.ca_file.as_ref().or(table.client_cert_file.as_ref());
     if let Some(key) = tls_only.filter(|_| !url.value.starts_with("rediss://")) {
         return Err(key.spot.wrong("has no effect without TLS, write a url with rediss://"));
@@ -41,16 +39,6 @@ pub(super) fn check(table: RedisTable, outside: &Outside) -> Result<Options, Wro
         ca_file,
         client_cert,
     })
-}
-
-/// A client certificate and its key, both or none.
-pub(super) fn client_cert(cert: &Text, key: &Text) -> Result<Option<(PathBuf, PathBuf)>, Wrong> {
-    match (cert, key) {
-        (Some(cert), Some(key)) => Ok(Some((secret::absolute(cert)?, secret::absolute(key)?))),
-        (Some(cert), None) => Err(cert.spot.wrong("has no key, add client_key_file")),
-        (None, Some(key)) => Err(key.spot.wrong("has no certificate, add client_cert_file")),
-        (None, None) => Ok(None),
-    }
 }
 
 pub(super) fn check_prefix(prefix: &Placed<String>) -> Result<String, Wrong> {

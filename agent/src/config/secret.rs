@@ -10,7 +10,8 @@ use secrecy::zeroize::Zeroizing;
 
 use super::file::SecretKeys;
 use super::reader::{Placed, Spot, Wrong};
-use super::{Outside, Purpose, opened};
+use super::{Outside, Purpose};
+use crate::others;
 
 /// Longest password, in bytes: no store takes a longer one, so more is the wrong file.
 const SECRET_MAX: u64 = 4096;
@@ -79,7 +80,7 @@ fn read_file(path: &Path, spot: &Spot) -> Result<Zeroizing<Vec<u8>>, Wrong> {
         what: format!("reading {shown}"),
         source: Some(source),
     };
-    let (file, found) = opened::open(path).map_err(cannot_read)?;
+    let (file, found) = others::open(path).map_err(cannot_read)?;
     if found.mode() & OTHERS != 0 {
         return Err(spot.wrong(format!("{shown} is open to everyone, run: chmod 600 {shown}")));
     }

@@ -51,7 +51,7 @@ fn on(name: &str) -> Resource {
 
 fn who(uid: u32, user: &str, groups: &[&str]) -> Who {
     let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-    Who { uid: Uid(uid), user: user.to_owned(), groups }
+    Who { uid: Uid(uid), user: user.to_owned(), groups, is_named: true }
 }
 
 const FULL: &str = r#"

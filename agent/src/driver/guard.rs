@@ -1,7 +1,6 @@
 //! The processes whose end ends a lease.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -14,11 +13,10 @@ use stormlock_protocol::process::{Process, Stat};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use crate::clock;
 use crate::fd;
-use crate::lease::{Attach, Moment, No, ProcessId, State, View};
+use crate::lease::{Moment, No, ProcessId, State, View};
 
 /// How often a group that lost its leader is looked at: the kernel tells of no group's end.
 const GROUP_EVERY: Duration = Duration::from_millis(250);
@@ -88,7 +86,7 @@ async fn end(process: ProcessId, files: &Semaphore) {
         // No end may be concluded from a want of files.
         Some(Err(_)) | None => {
             while is_alive(process) {
-                rest().await;
+                clock::rest(GROUP_EVERY).await;
             }
         }
     }
@@ -102,14 +100,8 @@ async fn end(process: ProcessId, files: &Semaphore) {
                 return;
             }
         }
-        rest().await;
+        clock::rest(GROUP_EVERY).await;
     }
-}
-
-/// Until the next look. Not by a timer of the kernel's: each is a file, and after a sleep of the
-/// host a look is late by no more than this.
-async fn rest() {
-    let _ = timeout(GROUP_EVERY, pending::<()>()).await;
 }
 
 /// True while a process is there and has not ended.
@@ -183,12 +175,8 @@ pub fn is_there(process: ProcessId) -> bool {
 /// lease could be another's before that has ended: its own end gives it back. (What `--bind` names
 /// is no group.)
 pub fn at_work(view: &View) -> Option<u32> {
-    let attached = match view.attach {
-        Attach::Process(process) => Some(process),
-        Attach::Detached | Attach::Session(_) => None,
-    };
     let is_open = matches!(view.state, State::Held | State::AtRisk | State::Unknown);
-    let mut all = attached.into_iter().chain(view.sharers.iter().copied());
+    let mut all = view.attach.process().into_iter().chain(view.sharers.iter().copied());
     all.find(|process| is_open && process.group && goes_on(*process)).map(|process| process.pid)
 }
 
@@ -225,6 +213,8 @@ fn is_group(leader: Pid) -> bool {
 mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
+
+    use tokio::time::timeout;
 
     use super::*;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use stormlock_protocol::name::{LeaseId, Resource, Ttl};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::Leaving;
 use super::stirs::On;
@@ -50,6 +51,8 @@ pub struct Wish {
     pub hold_for: Option<Duration>,
     /// Who asks, for the audit.
     pub by: Arc<Facts>,
+    /// Nobody waits for the answer any more: what has not begun by then does not begin.
+    pub hung_up: CancellationToken,
 }
 
 /// What an acquire waits for.

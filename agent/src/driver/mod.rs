@@ -158,6 +158,8 @@ impl Driver {
 
     fn obey(&mut self, command: Command) -> Next {
         match command {
+            // The end of its session may have come first.
+            Command::Acquire { wish, .. } if wish.hung_up.is_cancelled() => {}
             Command::Acquire { wish, waits, answer } => self.acquire(wish, waits, answer),
             Command::Attach { lease, attach, answer } => {
                 let ticket = self.question(answer);

@@ -71,6 +71,7 @@ pub(super) enum WrittenAttach {
     Detached,
     Session(u64),
     Process(WrittenProcess),
+    Holder { process: WrittenProcess, grace_secs: u32 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -91,6 +92,7 @@ pub(super) struct WrittenTerminal {
 pub(super) enum WrittenEnding {
     Cancel,
     Release,
+    Linger,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -202,6 +204,9 @@ impl From<Attach> for WrittenAttach {
             Attach::Detached => WrittenAttach::Detached,
             Attach::Session(session) => WrittenAttach::Session(session.0),
             Attach::Process(process) => WrittenAttach::Process(process.into()),
+            Attach::Holder(process, grace_secs) => {
+                WrittenAttach::Holder { process: process.into(), grace_secs }
+            }
         }
     }
 }
@@ -212,6 +217,9 @@ impl From<WrittenAttach> for Attach {
             WrittenAttach::Detached => Attach::Detached,
             WrittenAttach::Session(session) => Attach::Session(SessionId(session)),
             WrittenAttach::Process(process) => Attach::Process(process.into()),
+            WrittenAttach::Holder { process, grace_secs } => {
+                Attach::Holder(process.into(), grace_secs)
+            }
         }
     }
 }

@@ -186,8 +186,9 @@ fn core_like(choices: &[(u8, u8)]) -> Vec<Record> {
             _ => {
                 next += 1;
                 leases.push(next);
-                let attach = match what % 3 {
+                let attach = match what % 4 {
                     0 => Attach::Detached,
+                    3 => Attach::Holder(PROCESS, 30),
                     1 => Attach::Session(SessionId(3)),
                     _ => Attach::Process(PROCESS),
                 };
@@ -212,6 +213,7 @@ fn step(number: u64, stage: &Stage, what: u8, clock: u64, fence: &mut u64) -> Re
         (Stage::Held, 0) => ending(number, Ending::Release),
         (Stage::Held, 7) => shared(number, clock % 5),
         (Stage::Held, 6) => left(number, clock % 5),
+        (Stage::Held, 5) => ending(number, Ending::Linger),
         (Stage::Held, 1) => lost(number, Loss::TakenBy(Principal::foreign(ODD[1]))),
         (Stage::Held, 2) => Record::Marking {
             lease: lease(number),

@@ -129,7 +129,7 @@ impl LeaseTable {
 
     /// What these leases would have been attached to is gone.
     pub(super) fn unattached(&mut self, now: Moment, attach: Attach) {
-        self.fail_all(now, |group| group.attach == attach);
+        self.fail_all(now, |group| group.attach.ends_with(attach));
     }
 
     /// While the agent stops, sessions end because of us and nothing is concluded.

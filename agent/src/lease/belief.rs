@@ -72,6 +72,10 @@ impl Entry {
     pub(super) fn met_a_stranger(&mut self, now: Moment, at: Moment) -> bool {
         self.suspect = true;
         self.doubted_at = now;
+        if self.lingers() {
+            // What the store needs to be told is not to be told sooner.
+            return false;
+        }
         let due = if self.is_leaving() { &mut self.retry_at } else { &mut self.verify_at };
         let is_sooner = at < *due;
         *due = at.min(*due);

@@ -115,6 +115,9 @@ impl LeaseTable {
         }
         if entry.has_command() {
             entry.frees_at = now + PERSON_STOPS.max(length(entry.claim.ttl) / KILL_PART);
+        } else {
+            // It may have stood still: then those who count on it hear of its end only now.
+            entry.frees_at = entry.frees_at.max(now + entry.lingers_for());
         }
         entry.attach = Attach::Detached;
         entry.is_orphan = true;
@@ -304,7 +307,8 @@ impl Entry {
     pub(super) fn makes_room_later(&mut self, now: Moment) {
         self.instead = true;
         // Of a command its end is known.
-        self.frees_at = if self.has_command() { Moment::NEVER } else { now + PERSON_STOPS };
+        let holds_for_others = now + PERSON_STOPS.max(self.lingers_for());
+        self.frees_at = if self.has_command() { Moment::NEVER } else { holds_for_others };
     }
 
     fn has_command(&self) -> bool {

@@ -219,15 +219,45 @@ pub enum Attach {
     Session(SessionId),
     /// It ends with this process, whoever is connected.
     Process(ProcessId),
+    /// The same, of a process that only holds it: others count on it, and hear of an end of that
+    /// process only when it has come. Unless it was given back they have so many seconds from then.
+    Holder(ProcessId, u32),
 }
 
 impl Attach {
+    /// The process whose end ends it.
+    #[must_use]
+    pub fn process(self) -> Option<ProcessId> {
+        match self {
+            Attach::Process(process) | Attach::Holder(process, _) => Some(process),
+            Attach::Detached | Attach::Session(_) => None,
+        }
+    }
+
+    /// True when this is the end that ends it.
+    pub(super) fn ends_with(self, end: Attach) -> bool {
+        self == end || self.process().is_some_and(|process| end == Attach::Process(process))
+    }
+
+    /// The same with another process in the place of the one that has ended.
+    pub(super) fn passed_on(self, next: ProcessId) -> Attach {
+        match self {
+            Attach::Holder(_, grace_secs) => Attach::Holder(next, grace_secs),
+            Attach::Process(_) | Attach::Session(_) | Attach::Detached => Attach::Process(next),
+        }
+    }
+
+    /// How long others may count on it after that end.
+    pub(super) fn grace(self) -> Duration {
+        match self {
+            Attach::Holder(_, secs) => Duration::from_secs(secs.into()),
+            Attach::Process(_) | Attach::Session(_) | Attach::Detached => Duration::ZERO,
+        }
+    }
+
     /// True for a command of `run`: it alone is a group.
     pub(super) fn is_command(self) -> bool {
-        match self {
-            Attach::Process(process) => process.group,
-            Attach::Session(_) | Attach::Detached => false,
-        }
+        self.process().is_some_and(|process| process.group)
     }
 
     /// The greatest ttl under which a command was let go, when a lease has these ends now, and one

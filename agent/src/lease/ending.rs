@@ -76,8 +76,32 @@ impl LeaseTable {
                 self.gone_for_good(now, lease);
             }
             Ending::Release => self.call(now, lease, Call::Release(proof)),
+            Ending::Linger => {
+                self.lingers_no_more(lease);
+                self.call(now, lease, Call::Release(proof));
+            }
             Ending::Cancel => self.call(now, lease, Call::Cancel(resource, lease)),
         }
+    }
+
+    /// Begins to end a lease whose holder has ended without giving it back, or stands still at the
+    /// end of its hold. Those who count on it hear of that only now: they have their time to end,
+    /// while nobody else can have it.
+    pub(super) fn linger(&mut self, now: Moment, lease: LeaseId) {
+        let Some(entry) = self.entries.get(&lease) else { return };
+        let grace = entry.lingers_for();
+        if grace.is_zero() || !self.obeys(Law::HolderLingers) {
+            return self.end(now, lease, Ending::Release);
+        }
+        self.end_at(now, lease, Ending::Linger, now + grace);
+    }
+
+    fn lingers_no_more(&mut self, lease: LeaseId) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if let Phase::Ending(how, _) = &mut entry.phase {
+            *how = Ending::Release;
+        }
+        self.record(Record::Ending { lease, how: Ending::Release });
     }
 
     /// A call came back to a lease that is being ended; it may be one that left before the end
@@ -299,13 +323,13 @@ impl LeaseTable {
                 left.push(lease);
             }
             entry.commands_changed(false);
-            if entry.attach != attach {
+            if !entry.attach.ends_with(attach) {
                 continue;
             }
             // The others go on under it: the first of them takes the place of what ended.
             match entry.sharers.first().copied().filter(|_| is_shared) {
                 Some(next) => {
-                    entry.attach = Attach::Process(next);
+                    entry.attach = entry.attach.passed_on(next);
                     entry.sharers.remove(0);
                     entry.commands_changed(next.group);
                     changed.push(Record::Attached { lease, attach: entry.attach });
@@ -323,7 +347,7 @@ impl LeaseTable {
         }
         for lease in attached {
             match self.entries.get(&lease).map(|entry| &entry.phase) {
-                Some(Phase::Held | Phase::Unproven) => self.end(now, lease, Ending::Release),
+                Some(Phase::Held | Phase::Unproven) => self.linger(now, lease),
                 // Whoever could acknowledge it is gone.
                 Some(Phase::Lost(..)) => self.left_broken(now, lease),
                 Some(Phase::Asking(_) | Phase::Ending(..)) | None => {}

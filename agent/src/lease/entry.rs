@@ -18,6 +18,9 @@ pub(super) const MARKS_MAX: usize = 8;
 /// A release that nobody acknowledged is given up this long after the store must have ended the
 /// lease by itself.
 const RELEASE_SLACK: Duration = Duration::from_secs(60);
+/// The part of a ttl that others may count on it after its holder: one that is renewed on time has
+/// more left than that at any time.
+const LINGER_PART: u32 = 3;
 /// The part of a ttl by which the store's clock may be slower than ours: as in law 1.
 const DRIFT_PART: u32 = 500;
 
@@ -192,6 +195,10 @@ impl Entry {
                 Phase::Ending(Ending::Release, Vec::new())
             }
             Stage::Held => Phase::Unproven,
+            // Nobody of that boot counts on it any more.
+            Stage::Ending(Ending::Linger) if known.earlier_boot => {
+                Phase::Ending(Ending::Release, Vec::new())
+            }
             // Without a proof nobody knows how long the store keeps it: not a thing to give up.
             Stage::Ending(_) if known.proven.is_none() => Phase::Ending(Ending::Cancel, Vec::new()),
             Stage::Ending(how) => Phase::Ending(how, Vec::new()),
@@ -341,10 +348,21 @@ impl Entry {
         matches!(self.phase, Phase::Ending(..) | Phase::Lost(_, true))
     }
 
+    /// True while others count on it whose holder has ended.
+    pub(super) fn lingers(&self) -> bool {
+        matches!(self.phase, Phase::Ending(Ending::Linger, _))
+    }
+
+    /// How long others count on it after the end of its holder.
+    pub(super) fn lingers_for(&self) -> Duration {
+        self.attach.grace().min(length(self.claim.ttl) / LINGER_PART)
+    }
+
     /// True while this agent may still be about to free the resource in the store.
     pub(super) fn is_clearing(&self) -> bool {
-        // That in the place of a broken one may yet stand for long.
-        self.is_leaving() && self.tries == 0 && self.claim.over.is_none()
+        // That in the place of a broken one may yet stand for long, and what lingers, too.
+        let stays = self.claim.over.is_some() || self.lingers();
+        self.is_leaving() && self.tries == 0 && !stays
     }
 
     pub(super) fn proof(&self) -> Proof {

@@ -9,7 +9,7 @@ use super::entry::{Busy, Entry, MARKS_MAX, Phase, Wish};
 use super::law::Law;
 use super::port::{After, Answer, Call, CallResult, Effect, No, Ticket, Touch};
 use super::schedule::{self, length};
-use super::{Awaiting, Ending, Hold, LeaseTable, Loss, Moment, Nonce, Record, Standing};
+use super::{Awaiting, Hold, LeaseTable, Loss, Moment, Nonce, Record, Standing};
 
 /// A renewal that the store granted.
 #[derive(Debug, Clone)]
@@ -55,7 +55,7 @@ impl LeaseTable {
             return self.lose(now, lease, Loss::Expired);
         }
         if hold_over || now >= entry.orphan_at {
-            return self.end(now, lease, Ending::Release);
+            return self.linger(now, lease);
         }
         if entry.busy != Busy::No {
             return;

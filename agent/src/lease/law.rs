@@ -24,6 +24,8 @@ pub(super) enum Law {
     AttachedEnds,
     /// 9: what several processes share ends with the last of them.
     LastEnds,
+    /// 9: what is held for others stays theirs for a while after its holder was killed.
+    HolderLingers,
     /// 11: a held lease is renewed long before its deadline.
     RenewEarly,
     /// 11: a lease is read back, however sure we are.

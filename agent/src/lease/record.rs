@@ -124,6 +124,8 @@ pub enum Ending {
     Cancel,
     /// It was granted and is given back.
     Release,
+    /// Its holder has ended, and those who count on it have their grace: then it is given back.
+    Linger,
 }
 
 /// One lease as the journal remembers it.
@@ -215,7 +217,7 @@ impl Memory {
             Record::Attached { lease, attach } => {
                 if let Some(known) = self.leases.get_mut(&lease) {
                     known.intent.attach = attach;
-                    known.sharers.retain(|process| Attach::Process(*process) != attach);
+                    known.sharers.retain(|process| Some(*process) != attach.process());
                     known.commands_changed(attach.is_command());
                 }
             }

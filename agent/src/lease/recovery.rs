@@ -34,7 +34,9 @@ impl LeaseTable {
                 let is_unknown = matches!(entry.phase, Phase::Ending(Ending::Cancel, _));
                 let waits = entry.waits_out && is_unknown;
                 let grace = if waits { entry.grace() } else { Duration::ZERO };
-                entry.retry_at = now + pace.wait() + grace;
+                // The agent before us may have died a moment after it began.
+                let lingers = if entry.lingers() { entry.lingers_for() } else { Duration::ZERO };
+                entry.retry_at = now + pace.wait() + grace.max(lingers);
                 pace.step();
             }
             if let Some(fence) = entry.fence {
@@ -132,7 +134,7 @@ impl LeaseTable {
 
     /// Has the end of a process told, if that is what ends a lease.
     pub(super) fn guard(&mut self, attach: Attach) {
-        if let Attach::Process(process) = attach {
+        if let Some(process) = attach.process() {
             self.effects.push_back(Effect::Guard(process));
         }
     }

@@ -86,6 +86,9 @@ pub(super) fn attach(caller: &Caller, asked: message::Attach, of: &[View]) -> An
         message::Attach::Detached => Attach::Detached,
         message::Attach::Session => Attach::Session(caller.session),
         message::Attach::Process(asked) => Attach::Process(process(caller, asked, of)?),
+        message::Attach::Holder { process: asked, grace_secs } => {
+            Attach::Holder(process(caller, asked, of)?, grace_secs)
+        }
     })
 }
 
@@ -95,7 +98,7 @@ pub(super) fn attach(caller: &Caller, asked: message::Attach, of: &[View]) -> An
 fn process(caller: &Caller, asked: Process, of: &[View]) -> Answered<ProcessId> {
     let process = named(asked);
     let has =
-        |view: &View| view.attach == Attach::Process(process) || view.sharers.contains(&process);
+        |view: &View| view.attach.process() == Some(process) || view.sharers.contains(&process);
     if asked.group && !of.iter().any(has) && is_of_another(caller, asked.pid) {
         let why = format!(
             "process group {} is none of yours: name one that your own process leads, or the \

@@ -6,6 +6,7 @@ use std::time::Duration;
 use stormlock_protocol::message::{self, Code, Refusal, Reply};
 use stormlock_protocol::name::Ttl;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::service::{Answered, Caller, Service};
 use super::terms::{mint, random};
@@ -30,16 +31,19 @@ impl Service {
         caller: &Caller,
         ask: message::Break,
     ) -> Answered<Reply> {
+        self.permit(&self.config(), caller, Act::Break, Some(&ask.resource))?;
+        // Who hangs up before it is begun wants no break any more.
+        self.audit.turn(caller.who.uid).await;
         let (service, mut caller) = (self.clone(), caller.clone());
-        // The end of the connection is none of the break's.
+        // From here on the end of the connection is none of the break's.
         caller.session = SessionId::NOBODY;
+        caller.hung_up = CancellationToken::new();
         let done = tokio::spawn(async move { service.break_lease(&caller, ask).await });
         done.await.unwrap_or_else(|_| Err(told::bug("a break")))
     }
 
     async fn break_lease(&self, caller: &Caller, ask: message::Break) -> Answered<Reply> {
         let on = &ask.resource;
-        self.audit.turn(caller.who.uid).await;
         let config = self.config();
         self.permit(&config, caller, Act::Break, Some(on))?;
         let (backend, holder) = self.seen_by(&ask).await?;
@@ -142,6 +146,7 @@ impl Service {
             until: None,
             hold_for: None,
             by: Arc::clone(&caller.facts),
+            hung_up: caller.hung_up.clone(),
         };
         let (waits, _) = watch::channel(None);
         match self.driver.acquire(wish, waits).await? {

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use stormlock_protocol::frame::Verdict;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Facts, Flood};
@@ -180,7 +181,7 @@ async fn admit(
     };
     let peer = names.identify(stream).await.map_err(denied)?;
     let principal = service.config().principal(&peer.who);
-    let Peer { who, pid, login, unit, is_named, .. } = peer;
+    let Peer { who, pid, login, unit, .. } = peer;
     let facts = Arc::new(Facts {
         principal,
         uid: who.uid,
@@ -190,5 +191,5 @@ async fn admit(
         pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
         unit,
     });
-    Ok((Caller { who, is_named, session, facts }, seat))
+    Ok((Caller { who, session, hung_up: CancellationToken::new(), facts }, seat))
 }

@@ -13,13 +13,18 @@ use tokio::task::JoinSet;
 
 use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
 use super::{rights, told};
+use crate::clock;
 use crate::driver::Snapshot;
-use crate::lease::{BackendName, Holder};
+use crate::lease::{BackendName, Holder, Moment};
 use crate::policy::{Act, Glob};
 use crate::stores::{AskError, Stores};
 
 /// Locks or leases on one page: with the longest names this stays below the longest frame.
 const PAGE: usize = 64;
+/// Locks that are read at once where none on the page before is to be told.
+const LATER_PAGE: usize = 4096;
+/// How long is looked for one: less than a client waits.
+const LIST_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Longest pattern, in bytes: the longest name with a star around each character. It is tried on
 /// every lock of a page on the thread that renews, and a frame has room for a far longer one.
@@ -88,22 +93,27 @@ impl Asked {
         let Some((backend, after)) = self.waiting.pop_front() else { return false };
         let stores = Arc::clone(&self.stores);
         self.running.spawn(async move {
-            let page = match stores.get(&backend) {
-                Some(store) => {
-                    let reading = store.list(after.as_ref(), PAGE);
-                    stores.reading(&backend, QUESTION_PATIENCE, reading).await
-                }
-                None => Err(AskError::NoSuch(backend.clone())),
-            };
+            let page = read(&stores, &backend, after.as_ref(), PAGE).await;
             (backend, page)
         });
         true
     }
 }
 
+async fn read(
+    stores: &Stores,
+    backend: &BackendName,
+    after: Option<&Resource>,
+    limit: usize,
+) -> Page {
+    let store = stores.get(backend).ok_or_else(|| AskError::NoSuch(backend.clone()))?;
+    stores.reading(backend, QUESTION_PATIENCE, store.list(after, limit)).await
+}
+
 impl Service {
-    /// One page of the locks that the caller may see. A page may be short or empty and yet have a
-    /// next one: what does not match is left out after it was read.
+    /// One page of the locks that the caller may see. A page may be short and yet have a next one:
+    /// what does not match is left out after it was read. Where the next begins is always a lock of
+    /// this one, for the name of another may be none of the caller's business.
     pub(super) async fn list(&self, caller: &Caller, ask: List) -> Answered<Reply> {
         // To somebody who may see none, no locks would look like none held.
         self.permit(&self.config(), caller, Act::Read, None)?;
@@ -112,25 +122,53 @@ impl Service {
             let why = format!("a pattern has at most {GLOB_MAX} bytes; no name needs a longer one");
             return Err(Refusal::new(Code::BadRequest, why));
         }
+        let until = clock::now() + LIST_PATIENCE;
         let mut unread = Vec::new();
         let mut asked = Asked::from(self, ask.after.as_ref());
         while let Some((backend, read)) = asked.next().await? {
-            let holders = match read {
-                Ok(holders) => holders,
-                Err(error) => {
-                    let why = told::describe_error(&backend, &error);
+            let locks = match self.first_seen(caller, &ask, &backend, read, until).await? {
+                Ok(locks) => locks,
+                Err(why) => {
                     unread.push(Unread { backend: backend.to_string(), why });
                     continue;
                 }
             };
-            let Some(last) = holders.last() else { continue };
-            // The next page begins after the last one of this; when it was the store's last, the
-            // next one finds the next store.
-            let cursor = Cursor { backend: backend.to_string(), resource: last.resource.clone() };
-            let locks = self.seen(caller, &ask, &backend, holders).await?;
-            return Ok(Reply::Locks { locks, next: Some(cursor), unread });
+            let Some(last) = locks.last() else { continue };
+            // When it was the store's last, the next page finds the next store.
+            let next = Cursor { backend: backend.to_string(), resource: last.resource.clone() };
+            return Ok(Reply::Locks { locks, next: Some(next), unread });
         }
         Ok(Reply::Locks { locks: Vec::new(), next: None, unread })
+    }
+
+    /// The first of a store's locks that were asked for and that the caller may see, from the page
+    /// on that was read; none when there is none. Else why nobody knows.
+    async fn first_seen(
+        &self,
+        caller: &Caller,
+        ask: &List,
+        backend: &BackendName,
+        mut read_so_far: Page,
+        until: Moment,
+    ) -> Answered<Result<Vec<message::Lock>, String>> {
+        loop {
+            let holders = match read_so_far {
+                Ok(holders) => holders,
+                Err(error) => return Ok(Err(told::describe_error(backend, &error))),
+            };
+            let last = holders.last().map(|holder| holder.resource.clone());
+            let mut locks = self.seen(caller, ask, backend, holders).await?;
+            let Some(last) = last.filter(|_| locks.is_empty()) else {
+                locks.truncate(PAGE);
+                return Ok(Ok(locks));
+            };
+            if until <= clock::now() {
+                return Ok(Err("has too many locks to look through for those that you may see, \
+                               or that match: ask for one by its name"
+                    .to_owned()));
+            }
+            read_so_far = read(&self.stores, backend, Some(&last), LATER_PAGE).await;
+        }
     }
 
     /// Those of a store's locks that were asked for and that the caller may see.

@@ -19,13 +19,16 @@ use tokio::sync::Semaphore;
 
 use self::origin::Origin;
 use super::listen::Stream;
+use super::turns::Turns;
 use crate::audit::Login;
 use crate::clock;
 use crate::lease::{Moment, Uid};
 use crate::policy::Who;
 
-/// Most supplementary groups that the kernel gives a process (`NGROUPS_MAX`).
-const GROUPS_MAX: usize = 65_536;
+/// Most groups of one user, each of which has a name to be looked up: as many as a ticket of Active
+/// Directory has room for. The kernel gives a process 64 times as many (`NGROUPS_MAX`), and whoever
+/// has subordinate groups takes as many as they like.
+const GROUPS_MAX: usize = 1024;
 /// Room for the groups of nearly everybody, so that one question is enough.
 const GROUPS_USUAL: usize = 32;
 /// Whom the kernel shows for a user that this namespace does not know, unless it says otherwise.
@@ -35,6 +38,8 @@ const OVERFLOW_UID_FILE: &str = "/proc/sys/kernel/overflowuid";
 pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
 /// Lookups at once: a service that hangs holds no more threads than this.
 const LOOKUPS_MAX: usize = 4;
+/// And of one user.
+const LOOKUPS_OF_ONE: usize = 1;
 /// How long names are believed without asking again. It is for names only: which groups a client is
 /// in comes from the kernel each time.
 const NAMES_FRESH: Duration = Duration::from_secs(60);
@@ -56,6 +61,9 @@ pub enum PeerError {
         #[source]
         source: io::Error,
     },
+    /// Nobody is in so many groups who has nothing else in mind.
+    #[error("uid {} is in more than {GROUPS_MAX} groups", .0.0)]
+    TooManyGroups(Uid),
     /// A user from outside of this user namespace: many different people have this number.
     #[error(
         "uid {} stands for every user that this namespace does not know; run the client in the \
@@ -70,7 +78,9 @@ impl PeerError {
     pub fn uid(&self) -> Uid {
         match self {
             PeerError::Credentials(_) => Uid(OVERFLOW_UID),
-            PeerError::Groups { uid, .. } | PeerError::Overflow(uid) => *uid,
+            PeerError::Groups { uid, .. }
+            | PeerError::TooManyGroups(uid)
+            | PeerError::Overflow(uid) => *uid,
         }
     }
 }
@@ -89,10 +99,6 @@ pub struct Peer {
     pub login: Option<Login>,
     /// The systemd unit of the process, for audit.
     pub unit: Option<String>,
-    /// False when a directory service did not answer, and numbers stand in `who` for names that may
-    /// exist. A rule that takes a right away by name would not match then: grant nothing that an
-    /// earlier rule could deny.
-    pub is_named: bool,
 }
 
 /// Turns connections into [`Peer`]s and remembers names for a while.
@@ -100,6 +106,7 @@ pub struct Peer {
 pub struct Names {
     overflow: Uid,
     lookups: Arc<Semaphore>,
+    turns: Turns,
     known: Arc<Mutex<HashMap<Ids, Known>>>,
 }
 
@@ -110,6 +117,7 @@ impl Names {
         Names {
             overflow: Uid(overflow_uid()),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            turns: Turns::new(LOOKUPS_OF_ONE, Duration::ZERO),
             known: Arc::default(),
         }
     }
@@ -143,43 +151,52 @@ impl Names {
     pub async fn identify(&self, stream: &Stream) -> Result<Peer, PeerError> {
         let (uid, gid, pid) = self.ids(stream)?;
         let fd = local_fd(stream);
-        let groups = peer_groups(fd);
-        let mut gids = groups.map_err(|e| PeerError::Groups { uid, source: e.into() })?;
+        let mut gids = peer_groups(fd).map_err(|errno| match errno {
+            Errno::ERANGE => PeerError::TooManyGroups(uid),
+            errno => PeerError::Groups { uid, source: errno.into() },
+        })?;
         gids.push(gid);
         gids.sort_unstable();
         gids.dedup();
         let pidfd = getsockopt(&fd, sockopt::PeerPidfd).ok();
         // At once, while the process is most likely still there.
         let Origin { login, unit } = Origin::of(pid, pidfd.as_ref(), uid);
-        let (who, is_named) = self.names(Ids { uid: uid.0, gids }).await;
+        let who = self.names(Ids { uid: uid.0, gids }).await;
         let login = match login {
             Some(login) if login == uid => Some(Login { uid, user: who.user.clone() }),
             Some(login) => Some(self.login(login).await),
             None => None,
         };
-        Ok(Peer { who, pid, pidfd, login, unit, is_named })
+        Ok(Peer { who, pid, pidfd, login, unit })
     }
 
     async fn login(&self, uid: Uid) -> Login {
-        let (who, _) = self.names(Ids { uid: uid.0, gids: Vec::new() }).await;
+        let who = self.names(Ids { uid: uid.0, gids: Vec::new() }).await;
         Login { uid, user: who.user }
     }
 
-    async fn names(&self, ids: Ids) -> (Who, bool) {
+    async fn names(&self, ids: Ids) -> Who {
         if let Some(known) = locked(&self.known).get(&ids)
             && clock::now() < known.until
         {
-            return (known.who.clone(), true);
+            return known.who.clone();
         }
         let numbers = ids.numbers();
         match tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(ids)).await {
-            Ok(Some(who)) => (who, true),
-            Ok(None) | Err(_) => (numbers, false),
+            Ok(Some(who)) => who,
+            Ok(None) | Err(_) => numbers,
         }
     }
 
     /// What comes too late for its asker is still there for the next.
     async fn look_up(&self, ids: Ids) -> Option<Who> {
+        // Who asks again and again waits for their own lookups first.
+        let turn = self.turns.of(Uid(ids.uid)).await;
+        if let Some(known) = locked(&self.known).get(&ids)
+            && clock::now() < known.until
+        {
+            return Some(known.who.clone());
+        }
         let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
         let known = Arc::clone(&self.known);
         let looked_up = tokio::task::spawn_blocking(move || {
@@ -187,7 +204,7 @@ impl Names {
             if let Ok(who) = &who {
                 remember(&known, ids, who.clone());
             }
-            drop(permit);
+            drop((permit, turn));
             who
         });
         match looked_up.await {
@@ -217,7 +234,7 @@ struct Ids {
 impl Ids {
     fn numbers(&self) -> Who {
         let groups = self.gids.iter().map(u32::to_string).collect();
-        Who { uid: Uid(self.uid), user: self.uid.to_string(), groups }
+        Who { uid: Uid(self.uid), user: self.uid.to_string(), groups, is_named: false }
     }
 
     /// Blocks for as long as the host's name services like.
@@ -229,7 +246,7 @@ impl Ids {
             let group = Group::from_gid(Gid::from_raw(*gid))?;
             groups.push(group.map_or_else(|| gid.to_string(), |group| group.name));
         }
-        Ok(Who { uid: Uid(self.uid), user, groups })
+        Ok(Who { uid: Uid(self.uid), user, groups: groups.into(), is_named: true })
     }
 }
 

@@ -12,6 +12,7 @@ use stormlock_protocol::message::{
 };
 use stormlock_protocol::name::{Reason, Resource, Ttl, UnixMs};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::attach::{attach, terminal};
 use super::audited::Asked;
@@ -60,10 +61,10 @@ pub struct About {
 pub struct Caller {
     /// The kernel's word.
     pub who: Who,
-    /// False when no names were to be had for the kernel's numbers: see [`Service::permit`].
-    pub is_named: bool,
     /// The connection.
     pub session: SessionId,
+    /// It is over.
+    pub hung_up: CancellationToken,
     /// For the audit.
     pub facts: Arc<Facts>,
 }
@@ -82,7 +83,7 @@ impl Service {
         about: About,
     ) -> Service {
         let guests = Arc::new(Guests::new(fd::most()));
-        let turns = Arc::default();
+        let turns = Arc::new(Turns::of_stores());
         Service { config, stores, driver, audit, about, guests, turns }
     }
 
@@ -114,7 +115,9 @@ impl Service {
     }
 
     async fn acquire(&self, caller: &Caller, ask: Acquire, tell: &Tell) -> Answered<Reply> {
-        self.audit.turn(caller.who.uid).await;
+        if caller.hung_up.run_until_cancelled(self.audit.turn(caller.who.uid)).await.is_none() {
+            return Err(Refusal::new(Code::Stopping, "nobody waits for it any more"));
+        }
         let config = self.config();
         let wish = self.wish(&config, caller, &ask)?;
         let (waits, told) = watch::channel(None);
@@ -206,6 +209,7 @@ impl Service {
             leases_max,
             until,
             by: Arc::clone(&caller.facts),
+            hung_up: caller.hung_up.clone(),
             hold_for: match hold {
                 message::Hold::For(secs) => Some(Duration::from_secs(secs.into())),
                 _ => None,
@@ -380,8 +384,7 @@ impl Service {
         }
     }
 
-    /// What policy says. A rule that takes a right away by name would not match somebody whose name
-    /// is not known; so nothing but reading is granted then.
+    /// What policy says.
     pub(super) fn permit(
         &self,
         config: &Config,
@@ -389,14 +392,6 @@ impl Service {
         act: Act,
         on: Option<&Resource>,
     ) -> Answered<Permit> {
-        if !caller.is_named && act != Act::Read {
-            let why = format!(
-                "the names of user {} and their groups cannot be looked up now, and rules go by \
-                 name; try again in a moment",
-                caller.who.uid.0
-            );
-            return Err(Refusal::new(Code::Denied, why));
-        }
         config.policy.judge(&caller.who, act, on).map_err(|denial| {
             let refusal = Refusal::new(Code::Denied, denial.to_string());
             match on {

@@ -161,8 +161,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
         }
         if is_acquire {
-            // The driver undoes it when it hears of the session's end; or it was granted before
-            // that, and its answer says what is to be given back.
+            // What the driver has not heard of does not begin; the rest it undoes when it hears of
+            // the session's end; or it was granted before that, and its answer says what is to be
+            // given back.
+            caller.hung_up.cancel();
             self.service.driver.gone(caller.session).await;
             let unread = fresh(&answering.await);
             let _ = self.service.driver.release_all(unread).await;

@@ -41,6 +41,9 @@ pub(super) fn lease(view: &View, this_host_only: bool) -> message::Lease {
             Attach::Detached => message::Attach::Detached,
             Attach::Session(_) => message::Attach::Session,
             Attach::Process(process) => message::Attach::Process(as_told(process)),
+            Attach::Holder(process, grace_secs) => {
+                message::Attach::Holder { process: as_told(process), grace_secs }
+            }
         },
         waiters: view.waiters,
         ends_soon: view.ends_soon,
@@ -94,10 +97,7 @@ pub(super) fn lock(backend: &BackendName, this_host_only: bool, holder: Holder) 
 
 /// The process whose end ends a lease.
 pub(super) fn process(view: &View) -> Option<Process> {
-    match view.attach {
-        Attach::Process(process) => Some(as_told(process)),
-        Attach::Detached | Attach::Session(_) => None,
-    }
+    view.attach.process().map(as_told)
 }
 
 fn as_told(ProcessId { pid, started, group }: ProcessId) -> Process {

@@ -16,33 +16,52 @@ const AT_ONCE: usize = 2;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whose questions are under way.
-#[derive(Debug, Default)]
-pub(super) struct Turns(Mutex<BTreeMap<Uid, Arc<Semaphore>>>);
-
-/// One of them; the next may begin when it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn(Option<OwnedSemaphorePermit>);
+pub(super) struct Turns {
+    at_once: usize,
+    pause: Duration,
+    users: Mutex<BTreeMap<Uid, Arc<Semaphore>>>,
+}
+
+/// One of them; the next may begin a little after it is dropped.
+#[derive(Debug)]
+pub(super) struct Turn {
+    permit: Option<OwnedSemaphorePermit>,
+    pause: Duration,
+}
 
 impl Turns {
+    /// Those of questions to stores.
+    pub(super) fn of_stores() -> Turns {
+        Turns::new(AT_ONCE, PAUSE)
+    }
+
+    /// So many at once, each with a pause after it.
+    pub(super) fn new(at_once: usize, pause: Duration) -> Turns {
+        Turns { at_once, pause, users: Mutex::default() }
+    }
+
     /// Waits until it is the user's turn.
     pub(super) async fn of(&self, uid: Uid) -> Turn {
         let turns = {
-            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.users.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody is in those that nobody else has.
             all.retain(|_, turns| Arc::strong_count(turns) > 1);
-            Arc::clone(all.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
+            Arc::clone(all.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(self.at_once))))
         };
-        Turn(turns.acquire_owned().await.ok())
+        Turn { permit: turns.acquire_owned().await.ok(), pause: self.pause }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let turn = self.0.take();
-        tokio::spawn(async move {
-            let _ = clock::pause(PAUSE).await;
-            drop(turn);
-        });
+        let (permit, pause) = (self.permit.take(), self.pause);
+        if !pause.is_zero() {
+            tokio::spawn(async move {
+                clock::rest(pause).await;
+                drop(permit);
+            });
+        }
     }
 }
 
@@ -52,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_user_waits_for_their_own_turns_and_nobody_elses() {
-        let turns = Turns::default();
+        let turns = Turns::of_stores();
         let mine = [turns.of(Uid(1)).await, turns.of(Uid(1)).await];
         let third = tokio::time::timeout(PAUSE * 4, turns.of(Uid(1))).await;
         assert!(third.is_err());

@@ -3,14 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stormlock_protocol::message::{self, Code, Hold, Lease, Wait};
+use stormlock_protocol::message::{self, Attach, Code, Hold, Lease};
 use stormlock_protocol::name::Ttl;
 
-use super::run::untold;
+use super::run::{fits_ttl, length, untold};
 use super::{each_once, scope, told_end};
 use crate::args;
 use crate::clock::{Alarm, Moment};
@@ -19,29 +18,97 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::notify;
 use crate::render::{View, say, voice};
 use crate::run::around;
-use crate::run::deadline::{Deadline, Due, Why};
+use crate::run::deadline::{Deadline, Due, TTL_MIN, Why, fits_hold, grace_of_hold, usual_grace};
 use crate::run::events::{Events, Ready};
-use crate::run::signals::{Came, Signals, stand_still, thread_without};
-use crate::run::take::{Taken, take, to_this_process, wait_for};
+use crate::run::signals::{Came, Signals, stand_still};
+use crate::run::take::{
+    RETRY_EVERY, Taken, end, pause, rest, take, this_process, to_this_process, wait_for,
+};
 use crate::run::told::{late, soon, unheard, words};
-use crate::run::{catch_up, hear, kept, release};
+use crate::run::{attach_to, catch_up, hear, kept, release};
 use crate::time;
 
+/// What those who depend on it are given to end, where the ttl leaves room for so much.
+const GRACE: Duration = Duration::from_secs(30);
 /// The shortest ttl, in seconds, that leaves room for a renewal that is late.
 const TTL_MIN_SECS: u32 = 3;
 /// Who finds its deadline so long past stood still, or the host slept, and the agent may have
 /// renewed meanwhile.
 const STOOD_STILL: Duration = Duration::from_millis(500);
-/// How often systemd is told that the wait goes on, and for how much longer than that it is asked.
-const EXTEND_EVERY: Duration = Duration::from_secs(10);
-const EXTEND_BY: Duration = Duration::from_secs(60);
 
 /// Runs the command.
-pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answer, Failure> {
+pub(crate) fn run(
+    args: &args::Hold,
+    open: impl Fn() -> Result<Link, Failure>,
+    view: &View,
+) -> Result<Answer, Failure> {
     each_once(&args.resources)?;
-    args.take.ttl.map_or(Ok(()), check_ttl)?;
+    args.take.ttl.map_or(Ok(()), |ttl| check(args, ttl))?;
+    check_hold(args)?;
     voice::of_its_own().map_err(|error| untold(&error))?;
-    if args.take.wait.wait() != Wait::No {
+    let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
+    let names = names.join(", ");
+    let extends = notify::extend_while_waiting(&names);
+    let taken = acquire(args, open, view);
+    drop(extends);
+    let Taken { leases, asked, socket } = taken?;
+    // It may have waited.
+    let view = &view.renewed();
+    // What the agent's configuration says may be too short, too; it ends with this process.
+    leases.iter().try_for_each(|lease| check(args, lease.ttl))?;
+    let failed = |error: io::Error| {
+        let told = stormlock_protocol::cause::plain(&format!("holding {names}: {error}"));
+        Failure::new(Exit::Software, Code::Internal.as_str(), told)
+    };
+    // Whoever is stopped from here on gives it back.
+    let signals = Signals::block().map_err(failed)?;
+    let grace = grace(args, &leases, asked);
+    if !grace.is_zero() {
+        let (process, grace_secs) = (this_process()?, u32::try_from(grace.as_secs()).unwrap_or(0));
+        attach_to(&leases, &socket, Attach::Holder { process, grace_secs })?;
+    }
+    let ids: BTreeSet<_> = leases.iter().map(|lease| lease.lease).collect();
+    let mut holding = Holding {
+        signals,
+        alarm: Alarm::new().map_err(failed)?,
+        events: Events::listen(socket.clone(), ids).map_err(failed)?,
+        deadline: Deadline::of_holder(leases.iter().map(|it| kept(it, asked)).collect(), grace),
+        dog: notify::watchdog_every().map(|every| (every, Moment::now())),
+    };
+    if let Some(ended) = holding.begin().map_err(failed)? {
+        // Nobody was told to count on it.
+        return finish(ended, &leases, &socket, Duration::ZERO);
+    }
+    if !view.is_quiet {
+        leases.iter().for_each(|lease| say(&told_end(lease, view)));
+        scope(&leases, view).iter().for_each(|told| say(told));
+    }
+    notify::ready(&format!("holds {names}"));
+    let ended = holding.watch().map_err(failed)?;
+    finish(ended, &leases, &socket, grace)
+}
+
+/// Takes what it is to hold. An agent that is not there, or its store, is no end of a wait: at the
+/// boot of a host both may come later.
+fn acquire(
+    args: &args::Hold,
+    open: impl Fn() -> Result<Link, Failure>,
+    view: &View,
+) -> Result<Taken, Failure> {
+    let until = end(args.take.wait.wait());
+    let mut is_told = false;
+    let mut link = loop {
+        match open() {
+            Err(failure) if failure.exit == Exit::Unavailable && goes_on(until) => {
+                if !std::mem::replace(&mut is_told, true) && !view.is_quiet {
+                    say(&format!("{}; the wait goes on, and asks again", failure.message));
+                }
+                pause(until.map_or(RETRY_EVERY, |end| RETRY_EVERY.min(Moment::now().until(end))));
+            }
+            opened => break opened?,
+        }
+    };
+    if until.is_some() {
         around::not_awaited(&args.resources, &mut link)?;
     }
     let hold = match args.take.hold.hold() {
@@ -53,70 +120,64 @@ pub(crate) fn run(args: &args::Hold, mut link: Link, view: &View) -> Result<Answ
         ttl: args.take.ttl,
         hold,
         reason: args.take.reason.clone(),
+        // Until others count on it.
         attach: to_this_process()?,
-        wait: args.take.wait.wait(),
+        wait: rest(until),
         // It says itself what happens.
         terminal: None,
     };
-    let names: Vec<&str> = args.resources.iter().map(|resource| resource.as_str()).collect();
-    let names = names.join(", ");
-    let extends = extend_while_waiting(&names);
-    let taken = take(&ask, link, view);
-    drop(extends);
-    let Taken { leases, asked, socket } = taken?;
-    // It may have waited.
-    let view = &view.renewed();
-    // What the agent's configuration says may be too short, too; it ends with this process.
-    leases.iter().try_for_each(|lease| check_ttl(lease.ttl))?;
-    let failed = |error: io::Error| {
-        let told = stormlock_protocol::cause::plain(&format!("holding {names}: {error}"));
-        Failure::new(Exit::Software, Code::Internal.as_str(), told)
-    };
-    let ids: BTreeSet<_> = leases.iter().map(|lease| lease.lease).collect();
-    let mut holding = Holding {
-        signals: Signals::block().map_err(failed)?,
-        alarm: Alarm::new().map_err(failed)?,
-        events: Events::listen(socket.clone(), ids).map_err(failed)?,
-        deadline: Deadline::of_holder(leases.iter().map(|it| kept(it, asked)).collect()),
-        dog: notify::watchdog_every().map(|every| (every, Moment::now())),
-    };
-    if let Some(ended) = holding.begin().map_err(failed)? {
-        return finish(ended, &leases, &socket);
-    }
-    if !view.is_quiet {
-        leases.iter().for_each(|lease| say(&told_end(lease, view)));
-        scope(&leases, view).iter().for_each(|told| say(told));
-    }
-    notify::ready(&format!("holds {names}"));
-    let ended = holding.watch().map_err(failed)?;
-    finish(ended, &leases, &socket)
+    take(&ask, link, view)
+}
+
+fn goes_on(until: Option<Moment>) -> bool {
+    until.is_some_and(|until| Moment::now() < until)
 }
 
 /// A lease that is given up before it could be renewed holds nothing.
-fn check_ttl(ttl: Ttl) -> Result<(), Failure> {
-    if ttl.as_secs() >= TTL_MIN_SECS {
-        return Ok(());
+fn check(args: &args::Hold, ttl: Ttl) -> Result<(), Failure> {
+    let length = Duration::from_secs(ttl.as_secs().into());
+    if ttl.as_secs() < TTL_MIN_SECS {
+        let (min, ttl) = (time::exact(TTL_MIN_SECS.into()), time::exact(length.as_secs()));
+        let told = format!("a ttl of {ttl} is too short to hold: it would be given up soon");
+        return Err(Failure::usage(told).advise(format!("--ttl {min} is the shortest")));
     }
-    let (min, ttl) = (time::exact(TTL_MIN_SECS.into()), time::exact(ttl.as_secs().into()));
-    Err(Failure::usage(format!("a ttl of {ttl} is too short to hold: it would be given up soon"))
-        .advise(format!("--ttl {min} is the shortest")))
+    match args.grace {
+        Some(_) if length < TTL_MIN => {
+            let told = format!("a ttl of {} leaves no grace", time::exact(length.as_secs()));
+            let min = time::exact(TTL_MIN.as_secs());
+            Err(Failure::usage(told).advise(format!("--ttl {min} is the shortest that does")))
+        }
+        Some(asked) => fits_ttl("--grace", asked, length),
+        None => Ok(()),
+    }
 }
 
-/// Keeps systemd from giving up the start while it waits; until it is dropped.
-fn extend_while_waiting(names: &str) -> Sender<()> {
-    let (until, ends) = channel();
-    notify::status(&format!("waits for {names}"));
-    let extend = move || {
-        loop {
-            notify::extend(EXTEND_BY);
-            if ends.recv_timeout(EXTEND_EVERY) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-        }
+/// A hold that was asked for is longer than what it leaves to those who depend on it.
+fn check_hold(args: &args::Hold) -> Result<(), Failure> {
+    let (Some((flag, length)), Some(asked)) = (length(&args.take), args.grace) else {
+        return Ok(());
     };
-    // Without it a wait may be too long for systemd, which says so.
-    let _ = thread_without("extend", extend);
-    until
+    if fits_hold(asked, length) {
+        return Ok(());
+    }
+    let told = format!(
+        "--grace {} does not fit into a hold of {} ({flag}): it would be given up at once",
+        time::exact(asked.as_secs()),
+        time::exact(length.as_secs())
+    );
+    let fits = time::exact(grace_of_hold(length).as_secs());
+    Err(Failure::usage(told).advise(format!("say --grace {fits} or less, or a longer {flag}")))
+}
+
+/// How long those who depend on it have to end, in whole seconds.
+fn grace(args: &args::Hold, leases: &[Lease], asked: Moment) -> Duration {
+    let grace = leases.iter().map(|lease| {
+        let ttl = Duration::from_secs(lease.ttl.as_secs().into());
+        let of_ttl = args.grace.unwrap_or_else(|| usual_grace(GRACE, ttl));
+        let left = Moment::now().until(kept(lease, asked).until.hold_end);
+        of_ttl.min(grace_of_hold(left))
+    });
+    Duration::from_secs(grace.min().unwrap_or_default().as_secs())
 }
 
 /// Why it ended.
@@ -165,7 +226,7 @@ impl Holding {
 
     /// Does whatever is to be done by now.
     fn look(&mut self) -> io::Result<Option<Ended>> {
-        if self.deadline.kills_at() + STOOD_STILL < Moment::now() {
+        if self.deadline.asks_at() + STOOD_STILL < Moment::now() {
             catch_up(&mut self.deadline, &self.events, &self.alarm)?;
         }
         loop {
@@ -212,7 +273,13 @@ impl Holding {
     }
 }
 
-fn finish(ended: Ended, leases: &[Lease], socket: &std::path::Path) -> Result<Answer, Failure> {
+/// What it does not give back stays for `grace` after its end.
+fn finish(
+    ended: Ended,
+    leases: &[Lease],
+    socket: &std::path::Path,
+    grace: Duration,
+) -> Result<Answer, Failure> {
     notify::stopping();
     match ended {
         Ended::Told => {
@@ -220,7 +287,9 @@ fn finish(ended: Ended, leases: &[Lease], socket: &std::path::Path) -> Result<An
         }
         Ended::Over(Why::HoldOver(on)) => {
             say(&words(&Why::HoldOver(on)));
-            release(leases, socket);
+            if grace.is_zero() {
+                release(leases, socket);
+            }
         }
         Ended::Unheard => {
             let names: Vec<&str> = leases.iter().map(|lease| lease.resource.as_str()).collect();

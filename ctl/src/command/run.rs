@@ -16,17 +16,16 @@ use crate::args::{self, OnLost};
 use crate::clock::Moment;
 use crate::connect::Link;
 use crate::exit::{Exit, Failure};
+use crate::notify;
 use crate::render::{View, failure, say, voice};
 use crate::run::around::{inherited, still};
-use crate::run::deadline::{fits_hold, grace_max, grace_of_hold, usual_grace};
+use crate::run::deadline::{TTL_MIN, fits_hold, grace_max, grace_of_hold, usual_grace};
 use crate::run::take::{Taken, never_began, take, to_this_process};
 use crate::run::{self, Answered, Under, Work};
 use crate::time;
 
 /// What a command is given between the two signals, where the ttl leaves room for so much.
 const GRACE: Duration = Duration::from_secs(30);
-/// The shortest ttl that leaves a command time to end and a renewal time to be late.
-const TTL_MIN: Duration = Duration::from_secs(5);
 /// The shortest hold that leaves a command a second to end in and as much for its work.
 const HOLD_MIN: Duration = Duration::from_secs(4);
 /// What a hold has lost of its length by the time that it is looked at, at most: that is no news.
@@ -41,7 +40,13 @@ pub(crate) fn run(
     view: &View,
 ) -> Result<u8, Failure> {
     voice::of_its_own().map_err(|error| untold(&error))?;
-    match prepare(args, open, view).and_then(|(work, under)| run::run(&work, under)) {
+    match prepare(args, open, view).and_then(|(work, under)| {
+        if args.exec { run::guardian::exec(&work, &under) } else { run::run(&work, under) }
+    }) {
+        // Not begun, and its guardian has said why.
+        Ok(code) if args.exec && code == Exit::TempFail.code() => {
+            Ok(args.conflict_exit_code.unwrap_or(code))
+        }
         Ok(code) => Ok(code),
         Err(failed) => match args.conflict_exit_code {
             Some(code) if failed.exit == Exit::TempFail => {
@@ -90,7 +95,10 @@ fn prepare(
         // It says itself what happens.
         let terminal = None;
         let ask = message::Acquire { resources, ttl, hold, reason, attach, wait, terminal };
+        // Systemd waits for the command, which this becomes.
+        let extends = args.exec.then(|| notify::extend_while_waiting(&names(args)));
         let taken = take(&ask, link, view)?;
+        drop(extends);
         if !known.leases.is_empty() {
             // It may have waited for longer than these were proven for.
             known = still(&known, &socket, patience)?;
@@ -108,10 +116,14 @@ fn prepare(
     let grace = within_hold(args, grace, &under)?;
     let argv = argv(args);
     if args.command.is_empty() && args.line.is_none() && !view.is_quiet {
-        let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
-        say(&format!("{} is yours until you leave this shell", names.join(", ")));
+        say(&format!("{} is yours until you leave this shell", names(args)));
     }
     Ok((Work { argv, grace, on_lost: args.on_lost.signal() }, under))
+}
+
+fn names(args: &args::Run) -> String {
+    let names: Vec<&str> = args.resources.iter().map(|on| on.as_str()).collect();
+    names.join(", ")
 }
 
 /// A command without the dashes before it would be taken for resources, and a shell run under them.
@@ -158,7 +170,7 @@ fn under(args: &args::Run, taken: Taken, known: &Answered) -> Under {
     told.extend(known.leases.iter().filter(|lease| !is_asked(lease)).cloned());
     let own = Answered { leases: own, asked };
     let shared = Answered { leases: shared, asked: known.asked };
-    let limit = length(args).map_or(Moment::NEVER, |(_, length)| Moment::now() + length);
+    let limit = length(&args.take).map_or(Moment::NEVER, |(_, length)| Moment::now() + length);
     Under { own, shared, limit, told, socket }
 }
 
@@ -185,24 +197,29 @@ fn grace(args: &args::Run, ttl: Ttl) -> Result<Duration, Failure> {
         return Err(Failure::usage(told).advise(format!("--ttl {min} is the shortest")));
     }
     let Some(asked) = args.kill_after else { return Ok(usual_grace(GRACE, length)) };
-    if asked > grace_max(length) {
-        let (asked, ttl) = (asked.as_secs(), length.as_secs());
-        let told = format!(
-            "--kill-after {} does not fit into a ttl of {}, of which it may be a third",
-            time::exact(asked),
-            time::exact(ttl)
-        );
-        return Err(Failure::usage(told).advise(format!(
-            "say --ttl {} or a longer one, or a shorter --kill-after",
-            time::exact(asked * 3)
-        )));
+    fits_ttl("--kill-after", asked, length).map(|()| asked)
+}
+
+/// A time to end in that was asked for fits into a ttl, or is refused.
+pub(super) fn fits_ttl(flag: &str, asked: Duration, ttl: Duration) -> Result<(), Failure> {
+    if asked <= grace_max(ttl) {
+        return Ok(());
     }
-    Ok(asked)
+    let (asked, ttl) = (asked.as_secs(), ttl.as_secs());
+    let told = format!(
+        "{flag} {} does not fit into a ttl of {}, of which it may be a third",
+        time::exact(asked),
+        time::exact(ttl)
+    );
+    Err(Failure::usage(told).advise(format!(
+        "say --ttl {} or a longer one, or a shorter {flag}",
+        time::exact(asked * 3)
+    )))
 }
 
 /// What was asked for of a hold's length, and by which option.
-fn length(args: &args::Run) -> Option<(&'static str, Duration)> {
-    match (args.take.hold.for_secs, args.take.hold.until) {
+pub(super) fn length(args: &args::Take) -> Option<(&'static str, Duration)> {
+    match (args.hold.for_secs, args.hold.until) {
         (Some(secs), _) => Some(("--for", Duration::from_secs(secs.into()))),
         (None, Some(at)) => {
             let left = at.0.saturating_sub(time::now().timestamp().as_millisecond());
@@ -214,7 +231,7 @@ fn length(args: &args::Run) -> Option<(&'static str, Duration)> {
 
 /// A hold that was asked for leaves the command time for its work, or nothing is taken.
 fn check_hold(args: &args::Run) -> Result<(), Failure> {
-    let Some((flag, length)) = length(args) else { return Ok(()) };
+    let Some((flag, length)) = length(&args.take) else { return Ok(()) };
     let told = time::exact(length.as_secs());
     if length < HOLD_MIN {
         let min = time::exact(HOLD_MIN.as_secs());

@@ -1,6 +1,6 @@
 //! `status`: what is yours on this host, and how the agent and its backends are.
 
-use stormlock_protocol::message::{Agent, Attach, Backend, Health, Hold, Lease, State, Status};
+use stormlock_protocol::message::{Agent, Backend, Health, Hold, Lease, State, Status};
 use stormlock_protocol::process::Process;
 
 use super::{footnote, lease_row, marked};
@@ -180,11 +180,11 @@ fn mood(told: &str) -> Mood {
 }
 
 fn told_hold(lease: &Lease, view: &View) -> String {
-    match (lease.hold, lease.attach) {
-        (Hold::Keep, Attach::Process(Process { pid, group: true, .. })) => {
+    match (lease.hold, lease.attach.process()) {
+        (Hold::Keep, Some(Process { pid, group: true, .. })) => {
             format!("until group {pid} ends")
         }
-        (Hold::Keep, Attach::Process(Process { pid, .. })) => format!("until {pid} ends"),
+        (Hold::Keep, Some(Process { pid, .. })) => format!("until {pid} ends"),
         (Hold::Keep, _) => "until released".to_owned(),
         (Hold::No | Hold::Usual, _) => "not renewed".to_owned(),
         (Hold::For(secs), _) => format!("for {}", time::exact(u64::from(secs))),

@@ -116,12 +116,9 @@ impl<'a> LeaseJson<'a> {
             attach: match lease.attach {
                 Attach::Detached => "detached",
                 Attach::Session => "session",
-                Attach::Process(_) => "process",
+                Attach::Process(_) | Attach::Holder { .. } => "process",
             },
-            pid: match lease.attach {
-                Attach::Process(process) => Some(process.pid),
-                Attach::Detached | Attach::Session => None,
-            },
+            pid: lease.attach.process().map(|process| process.pid),
             waiters: lease.waiters,
             ends_soon: lease.ends_soon,
         }

@@ -1,6 +1,7 @@
 //! When a command has to end: arithmetic on the deadlines that the agent told. No clock is read
 //! here and nothing is done.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use stormlock_protocol::name::{LeaseId, Resource};
@@ -24,6 +25,10 @@ const TELL_BEFORE: Duration = Duration::from_secs(60);
 const SURE_PER_MILLE: u32 = 631;
 /// The agent's own margin.
 const MARGIN: Duration = Duration::from_millis(250);
+
+/// The shortest ttl that leaves those who count on a lease time to end and a renewal time to be
+/// late.
+pub(crate) const TTL_MIN: Duration = Duration::from_secs(5);
 
 /// The longest time between the two signals that a lease of this ttl leaves room for, so that a
 /// renewal may fail and the next one still come in time.
@@ -115,13 +120,24 @@ enum Stage {
     Killed,
 }
 
+/// What somebody who only holds knows besides.
+#[derive(Debug)]
+struct Holder {
+    /// How long those who depend on it may take to end, if nobody cuts a lease short.
+    grace: Duration,
+    /// Under which ttl they began to.
+    ttls: BTreeMap<LeaseId, Duration>,
+    /// What each lease leaves of the grace.
+    fits: BTreeMap<LeaseId, Duration>,
+}
+
 /// The leases of one command and how far its end has come.
 #[derive(Debug)]
 pub(crate) struct Deadline {
     kept: Vec<Kept>,
     grace: Duration,
     /// Nothing is to be killed.
-    is_holder: bool,
+    holder: Option<Holder>,
     lost: Option<String>,
     stage: Stage,
     told_late: bool,
@@ -131,20 +147,22 @@ pub(crate) struct Deadline {
 impl Deadline {
     pub(crate) fn new(kept: Vec<Kept>, grace: Duration) -> Deadline {
         let (told_late, told_end) = (false, false);
-        let is_holder = false;
-        Deadline { kept, grace, is_holder, lost: None, stage: Stage::Runs, told_late, told_end }
+        let holder = None;
+        Deadline { kept, grace, holder, lost: None, stage: Stage::Runs, told_late, told_end }
     }
 
-    /// Of somebody who only holds: it ends before the leases do, and has nothing else to end.
-    pub(crate) fn of_holder(kept: Vec<Kept>) -> Deadline {
-        Deadline { is_holder: true, ..Deadline::new(kept, Duration::ZERO) }
+    /// Of somebody who only holds, and has nothing to end itself. It ends so long before the leases
+    /// do, for those who count on it hear of their end by its own.
+    pub(crate) fn of_holder(kept: Vec<Kept>, grace: Duration) -> Deadline {
+        let holder = Holder { grace, ttls: BTreeMap::new(), fits: BTreeMap::new() };
+        Deadline { holder: Some(holder), ..Deadline::new(kept, grace) }
     }
 
     /// What is kept free before the deadline. A renewal on time finds more than that.
     fn last(&self) -> Duration {
         let shortest = self.kept.iter().map(|kept| kept.until.ttl).min();
         match shortest {
-            Some(ttl) if self.is_holder => LAST.min(ttl / HOLDER_PART),
+            Some(ttl) if self.holder.is_some() => LAST.min(ttl / HOLDER_PART),
             Some(_) | None => LAST,
         }
     }
@@ -154,7 +172,17 @@ impl Deadline {
         let Some(kept) = self.kept.iter_mut().find(|kept| kept.lease == lease) else {
             return false;
         };
+        let (ttl, was_until) = (kept.until.ttl, kept.until.proven);
         kept.until = until;
+        if let Some(holder) = &mut self.holder {
+            // Somebody wants it shorter, which is no reason to give it up.
+            let is_cut = until.proven < was_until;
+            let left = if is_cut { now.until(until.proven) } else { until.ttl };
+            let is_shorter = is_cut || until.ttl < *holder.ttls.entry(lease).or_insert(ttl);
+            let fits = usual_grace(holder.grace, left.min(until.ttl));
+            holder.fits.insert(lease, if is_shorter { fits } else { holder.grace });
+            self.grace = holder.fits.values().copied().fold(holder.grace, Duration::min);
+        }
         let is_mended = self.told_late && self.kept.iter().all(|kept| half(kept) > now);
         self.told_late &= !is_mended;
         is_mended
@@ -393,6 +421,26 @@ mod tests {
         let other = Kept { lease: "2".parse().unwrap(), ..kept(90, None) };
         let deadline = Deadline::new(vec![kept(100, None), other], secs(30));
         assert_eq!(deadline.asks_at(), at(59));
+    }
+
+    #[test]
+    fn a_holder_ends_before_those_who_depend_on_it_have_to_have_ended() {
+        let mut deadline = Deadline::of_holder(vec![kept(100, None)], secs(30));
+        assert_eq!(deadline.due(at(55)), Due::Late(on()));
+        assert_eq!(deadline.due(at(68)), Due::Nothing);
+        assert_eq!(deadline.due(at(69)), Due::Ask(Why::Unproven(on())));
+        // Somebody makes the ttl short: less grace is better than an end at once.
+        let mut deadline = Deadline::of_holder(vec![kept(100, None)], secs(30));
+        let shorter = Proof { ttl: secs(10), ..until(60, None) };
+        deadline.prove(at(50), "1".parse().unwrap(), shorter);
+        assert_eq!(deadline.due(at(50)), Due::Nothing);
+        // It is told that it will be before it is.
+        let mut deadline = Deadline::of_holder(vec![kept(100, None)], secs(30));
+        deadline.prove(at(50), "1".parse().unwrap(), until(53, None));
+        assert_eq!(deadline.due(at(50)), Due::Late(on()));
+        assert_eq!(deadline.due(at(50)), Due::Nothing);
+        deadline.prove(at(51), "1".parse().unwrap(), until(141, None));
+        assert_eq!(deadline.asks_at(), at(110), "and longer again, it has its grace again");
     }
 
     #[test]

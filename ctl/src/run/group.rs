@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::Child;
 use std::time::Duration;
 
@@ -16,8 +17,12 @@ use rustix::process::{
 
 use stormlock_protocol::process::Stat;
 
+use super::guardian;
+use super::outside::Outside;
 use crate::clock::Moment;
 
+/// How often a group is looked at whose leader has ended.
+const GROUP_EVERY: Duration = Duration::from_millis(250);
 /// How long what is being killed is waited for between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long processes are tried to be killed that do not die: in the hands of a disk, or another
@@ -40,6 +45,8 @@ pub(crate) struct Group {
     is_gone: bool,
     /// Children that this process had before: they are not the command's.
     others: BTreeSet<Named>,
+    /// It is no child of this process.
+    outside: Option<Outside>,
 }
 
 /// A process, by its number and when it started.
@@ -60,7 +67,40 @@ impl Group {
     }
 
     pub(crate) fn new(leader: &Child, others: BTreeSet<Named>) -> Group {
-        Group { leader: Pid::from_child(leader), ended: None, is_gone: false, others }
+        let leader = Pid::from_child(leader);
+        Group { leader, ended: None, is_gone: false, others, outside: None }
+    }
+
+    /// Of a command that is no child of this process.
+    pub(super) fn outside(leader: Pid, outside: Outside) -> Group {
+        let others = BTreeSet::new();
+        Group { leader, ended: None, is_gone: false, others, outside: Some(outside) }
+    }
+
+    /// True for a child, whose terminal and signals pass through this process.
+    pub(super) fn is_child(&self) -> bool {
+        self.outside.is_none()
+    }
+
+    /// Becomes readable at the end of one that is no child.
+    pub(super) fn file(&self) -> Option<&OwnedFd> {
+        self.outside.as_ref().filter(|outside| !outside.has_ended()).map(Outside::file)
+    }
+
+    /// It is let go: from now on it may be signalled.
+    pub(super) fn is_let_go(&mut self) {
+        if let Some(outside) = &mut self.outside {
+            outside.is_spared = false;
+        }
+    }
+
+    /// How often it is to be looked at, when the leader has ended.
+    pub(super) fn look_every(&self) -> Option<Duration> {
+        match &self.outside {
+            Some(outside) => outside.look_every(),
+            // Its others may be nobody's children here.
+            None => self.ended.map(|_| GROUP_EVERY),
+        }
     }
 
     pub(crate) fn leader(&self) -> nix::unistd::Pid {
@@ -75,7 +115,7 @@ impl Group {
     /// Takes note of all that ended; the signal that stopped the command, if one did.
     pub(crate) fn reap(&mut self) -> Option<i32> {
         let mut stopped = None;
-        loop {
+        while self.is_child() {
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
                 Ok(Some((pid, status))) if pid == self.leader => match status.stopping_signal() {
                     Some(signal) => stopped = Some(signal),
@@ -92,7 +132,9 @@ impl Group {
     /// Looks whether nothing of the group is left.
     pub(crate) fn is_found_gone(&mut self) -> bool {
         // The number of a group that has gone may become another's.
-        if self.ended.is_some() {
+        if let Some(outside) = &mut self.outside {
+            self.is_gone = self.is_gone || outside.is_gone();
+        } else if self.ended.is_some() {
             self.is_gone |= test_kill_process_group(self.leader) == Err(Errno::SRCH);
         }
         self.is_gone
@@ -105,14 +147,22 @@ impl Group {
 
     /// Sends the whole group a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        if !self.is_gone {
+        if self.is_gone {
+            return;
+        }
+        if let Some(outside) = &self.outside {
+            outside.signal(signal);
+        } else {
             // What may not be told is another user's by now; there is nobody to tell that.
             let _ = kill_process_group(self.leader, signal);
         }
     }
 
     /// Sends the whole group and every descendant outside of it a signal.
-    pub(crate) fn signal_all(&self, signal: Signal) {
+    pub(crate) fn signal_all(&mut self, signal: Signal) {
+        if let Some(outside) = &mut self.outside {
+            return outside.signal_all(signal);
+        }
         self.signal(signal);
         for one in descendants(&self.others) {
             if i32::try_from(one.group) != Ok(self.leader.as_raw_nonzero().get()) {
@@ -153,18 +203,29 @@ impl Group {
     }
 
     /// True when nothing is left of all that it started.
-    pub(crate) fn is_alone(&self) -> bool {
-        descendants(&self.others).is_empty()
+    pub(crate) fn is_alone(&mut self) -> bool {
+        match &mut self.outside {
+            Some(outside) => outside.is_alone(),
+            None => descendants(&self.others).is_empty(),
+        }
     }
 
     /// The descendants that the kernel tells of at once; those that went on when the group ended.
     pub(crate) fn that_go_on(&self) -> Vec<u32> {
-        children_of_children(&self.others).into_iter().map(|(pid, _)| pid).collect()
+        if !self.is_child() {
+            return Vec::new();
+        }
+        let found = children_of_children(&self.others).into_iter().map(|(pid, _)| pid);
+        // A guardian of a run within this one ends by itself.
+        found.filter(|pid| !guardian::is_one(*pid)).collect()
     }
 
     /// Kills the group and every descendant, wherever it went, until none is left. Those that
     /// cannot be killed are given back.
     pub(crate) fn kill(&mut self) -> Vec<u32> {
+        if let Some(outside) = &mut self.outside {
+            return outside.kill();
+        }
         let began = Moment::now();
         let mut empty = 0;
         loop {
@@ -240,12 +301,12 @@ fn pause(length: Duration) {
     }
 }
 
-fn named(of: &Stat) -> Named {
+pub(super) fn named(of: &Stat) -> Named {
     (of.pid, of.started)
 }
 
 /// Signals this very process, whoever has its number now.
-fn named_signal((pid, started): Named, signal: Signal) {
+pub(super) fn named_signal((pid, started): Named, signal: Signal) {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
     let Ok(pidfd) = pidfd_open(number, PidfdFlags::empty()) else { return };
     if Stat::of(pid).is_ok_and(|now| now.started == started) {

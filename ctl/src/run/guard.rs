@@ -1,11 +1,12 @@
 //! A command at work: what it and the agent do, and what is due, until nothing of it is left.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::deadline::{Deadline, Due, Why};
+use super::deadline::{Deadline, Due, Kept, Why};
 use super::events::{Events, Ready};
 use super::group::{self, Group};
 use super::signals::{Came, Signals, stand_still};
@@ -18,9 +19,6 @@ use crate::exit::{Exit, Failure};
 use crate::render::say;
 use crate::time;
 
-/// How often a group is looked at whose leader has ended: its others may be nobody's children
-/// here.
-const GROUP_EVERY: Duration = Duration::from_millis(250);
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
 
@@ -35,24 +33,49 @@ pub(super) enum Begin {
 
 /// A command at work.
 pub(super) struct Guard<'a> {
-    pub(super) work: &'a Work,
+    work: &'a Work,
     pub(super) group: Group,
-    pub(super) deadline: Deadline,
-    pub(super) terminal: Option<Terminal>,
-    pub(super) signals: Signals,
-    pub(super) alarm: Alarm,
-    pub(super) events: Events,
+    deadline: Deadline,
+    terminal: Option<Terminal>,
+    signals: Signals,
+    alarm: Alarm,
+    events: Events,
     /// The command was let go.
-    pub(super) has_begun: bool,
+    has_begun: bool,
     /// The command had to end.
-    pub(super) is_lost: bool,
+    is_lost: bool,
     /// It has or had the terminal, and gets it again when it goes on.
-    pub(super) has_lent: bool,
+    has_lent: bool,
     /// What could not be killed.
-    pub(super) left: Vec<u32>,
+    left: Vec<u32>,
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    /// Nothing of it has begun. `signals` block in every thread that is started from here on.
+    pub(super) fn new(
+        work: &'a Work,
+        group: Group,
+        signals: Signals,
+        under: &Under,
+    ) -> io::Result<Guard<'a>> {
+        let kept: Vec<Kept> = under.kept().map(|(_, kept)| kept).collect();
+        let ids = kept.iter().map(|kept| kept.lease).collect();
+        let terminal = if group.is_child() { Terminal::find() } else { None };
+        Ok(Guard {
+            work,
+            group,
+            deadline: Deadline::new(kept, work.grace),
+            terminal,
+            signals,
+            alarm: Alarm::new()?,
+            events: Events::listen(under.socket.clone(), ids)?,
+            has_begun: false,
+            is_lost: false,
+            has_lent: false,
+            left: Vec::new(),
+        })
+    }
+
     /// The agent tells of the leases from here on. If it hangs that is no reason not to begin; if
     /// it has no session to spare the command would be ended for nothing.
     pub(super) fn begin(&mut self) -> io::Result<Begin> {
@@ -78,10 +101,20 @@ impl Guard<'_> {
         }
     }
 
+    /// From now on the command may be told to end.
+    pub(super) fn lets_go(&mut self) {
+        self.group.is_let_go();
+    }
+
+    /// Asks the command to end for whose deadline nothing can be done any more.
+    pub(super) fn gives_up(&mut self) {
+        self.group.signal_all(Signal::TERM);
+    }
+
     /// Until nothing of the group is left.
     pub(super) fn watch(&mut self) -> io::Result<()> {
         while !self.look()? {
-            let pause = self.group.ended().map(|_| GROUP_EVERY);
+            let pause = self.group.look_every();
             self.rest(Moment::NEVER, pause)?;
         }
         Ok(())
@@ -104,13 +137,15 @@ impl Guard<'_> {
 
     fn rest(&self, until: Moment, at_most: Option<Duration>) -> io::Result<()> {
         self.alarm.set(until.min(self.deadline.next()))?;
-        wait_for(&[&self.signals, &self.alarm, &self.events], at_most);
+        let mut files: Vec<&dyn AsFd> = vec![&self.signals, &self.alarm, &self.events];
+        files.extend(self.group.file().map(|file| file as &dyn AsFd));
+        wait_for(&files, at_most);
         Ok(())
     }
 
     /// Nothing is left that is waited for. What left the group is no part of the command, unless
     /// that had to end.
-    fn is_over(&self) -> bool {
+    fn is_over(&mut self) -> bool {
         let is_gone = self.group.is_gone() && (!self.is_lost || self.group.is_alone());
         is_gone || !self.left.is_empty()
     }
@@ -167,6 +202,10 @@ impl Guard<'_> {
     }
 
     fn pass_on(&mut self, came: Came) {
+        if !self.group.is_child() {
+            // Whoever means the command tells that.
+            return;
+        }
         match came {
             Came::Forward(signal) => self.group.signal(signal),
             Came::Stop => self.group.signal(Signal::TSTP),

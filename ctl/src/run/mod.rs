@@ -8,13 +8,15 @@ pub(crate) mod deadline;
 pub(crate) mod events;
 mod group;
 mod guard;
+pub(crate) mod guardian;
+mod leftover;
+mod outside;
 pub(crate) mod shim;
 pub(crate) mod signals;
 pub(crate) mod take;
 mod terminal;
 pub(crate) mod told;
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,22 +108,8 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
     let shim = Shim::start(work, &variables(&under)).map_err(failed)?;
     let group = Group::new(&shim.child, others);
     let signals = Signals::block().map_err(failed)?;
-    attach(&shim, &under)?;
-    let kept: Vec<Kept> = under.kept().map(|(_, kept)| kept).collect();
-    let ids: BTreeSet<_> = kept.iter().map(|kept| kept.lease).collect();
-    let mut guard = Guard {
-        work,
-        group,
-        deadline: Deadline::new(kept, work.grace),
-        terminal: Terminal::find(),
-        signals,
-        alarm: Alarm::new().map_err(failed)?,
-        events: Events::listen(under.socket.clone(), ids).map_err(failed)?,
-        has_begun: false,
-        is_lost: false,
-        has_lent: false,
-        left: Vec::new(),
-    };
+    attach(Process::look(shim.child.id(), true), &under)?;
+    let mut guard = Guard::new(work, group, signals, &under).map_err(failed)?;
     match guard.begin().map_err(failed)? {
         Begin::Go => {
             if Terminal::is_wanted() {
@@ -137,9 +125,9 @@ pub(crate) fn run(work: &Work, under: Under) -> Result<u8, Failure> {
 }
 
 /// From here on the leases end with the command's group, and those of another run not before it.
-fn attach(shim: &Shim, under: &Under) -> Result<(), Failure> {
+fn attach(process: io::Result<Process>, under: &Under) -> Result<(), Failure> {
     let doing = "attaching the lease to the command";
-    let process = Process::look(shim.child.id(), true).map_err(|error| {
+    let process = process.map_err(|error| {
         Failure::new(Exit::Software, Code::Internal.as_str(), plain(&format!("{doing}: {error}")))
     })?;
     let targets = |leases: &[Lease]| leases.iter().map(target).collect::<Vec<_>>();
@@ -153,6 +141,15 @@ fn attach(shim: &Shim, under: &Under) -> Result<(), Failure> {
         Ok(())
     })
     .map_err(|error| crate::connect::explain_change(error, doing))
+}
+
+/// From here on these leases end with another end.
+pub(crate) fn attach_to(leases: &[Lease], socket: &Path, to: Attach) -> Result<(), Failure> {
+    let targets: Vec<_> = leases.iter().map(target).collect();
+    take::again(socket, PATIENCE, take::RETURN_MAX, |client| {
+        client.attach(targets.clone(), to).map(drop)
+    })
+    .map_err(|error| crate::connect::explain_change(error, "attaching the lease to this process"))
 }
 
 /// A lease as its deadline is kept: it answers a question that left then.

@@ -84,8 +84,13 @@ pub(crate) fn run(args: &[OsString]) -> u8 {
             return NOT_RUN;
         }
     }
-    let error = Command::new(name).args(args).exec();
-    say(&plain(&format!("running {}: {error}", name.display())));
+    become_it(Command::new(name).args(args))
+}
+
+/// Becomes the command; comes back with a shell's code for it only if that cannot be.
+pub(super) fn become_it(command: &mut Command) -> u8 {
+    let error = command.exec();
+    say(&plain(&format!("running {}: {error}", command.get_program().display())));
     if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN }
 }
 

@@ -6,16 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::poll;
-use rustix::io::Errno;
-use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::{Client, ClientError};
 use stormlock_protocol::frame::Verdict;
-use stormlock_protocol::message::{
-    Acquire, Attach, Code, Lease, Refusal, Release, State, Target, Wait,
-};
+use stormlock_protocol::message::{Acquire, Attach, Code, Lease, Release, State, Target, Wait};
 use stormlock_protocol::name::Resource;
 use stormlock_protocol::process::Process;
 
+use super::leftover;
 use crate::clock::Moment;
 use crate::command::acquire::with_next;
 use crate::command::proven;
@@ -33,11 +30,7 @@ const LATE: Duration = Duration::from_secs(2);
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often an agent is asked again by somebody who waits, when its store is away: each time that
 /// it refuses is work that it has to undo.
-const RETRY_EVERY: Duration = Duration::from_secs(2);
-/// How long the lease of a command that is gone is waited for: the agent looks four times a second
-/// whether it is, and then tells the store.
-const LEFTOVER_SECS: u32 = 10;
-
+pub(crate) const RETRY_EVERY: Duration = Duration::from_secs(2);
 /// What is taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -70,7 +63,7 @@ pub(crate) fn never_began(over: Failure) -> Failure {
 }
 
 /// When a wait is over.
-fn end(wait: Wait) -> Option<Moment> {
+pub(crate) fn end(wait: Wait) -> Option<Moment> {
     match wait {
         Wait::No => None,
         Wait::For(secs) => Some(Moment::now() + Duration::from_secs(secs.into())),
@@ -85,14 +78,11 @@ struct Taking<'a> {
     until: Option<Moment>,
     /// When the agent went away first.
     left_at: Option<Moment>,
-    /// The agent said that it waits.
-    has_waited: bool,
 }
 
 impl Taking<'_> {
     fn new<'a>(ask: &'a Acquire, socket: &'a Path, patience: Duration) -> Taking<'a> {
-        let (until, left_at, has_waited) = (end(ask.wait), None, false);
-        Taking { ask, socket, patience, until, left_at, has_waited }
+        Taking { ask, socket, patience, until: end(ask.wait), left_at: None }
     }
 
     fn take(
@@ -117,10 +107,10 @@ impl Taking<'_> {
             if self.until.is_none()
                 && !is_leftover_waited_for
                 && let ClientError::Refused(refusal) = &error
-                && is_leftover(&mut client, refusal)
+                && let Some(secs) = leftover::wait_secs(&mut client, refusal)
             {
                 is_leftover_waited_for = true;
-                self.until = end(Wait::For(LEFTOVER_SECS));
+                self.until = end(Wait::For(secs));
             } else if may_pass(&error) || self.goes_on(&error) {
                 client = self.come_back(error, progress)?;
             } else {
@@ -129,10 +119,11 @@ impl Taking<'_> {
         }
     }
 
-    /// Somebody who has been waiting goes on waiting while the store is away.
+    /// Somebody who waits goes on waiting while the store is away, also when it was so from the
+    /// first.
     fn goes_on(&self, error: &ClientError) -> bool {
         let is_over = self.until.is_none_or(|until| until <= Moment::now());
-        self.has_waited && is_unavailable(error) && !is_over
+        is_unavailable(error) && !is_over
     }
 
     fn try_once(
@@ -143,9 +134,7 @@ impl Taking<'_> {
         let ask = Acquire { wait: rest(self.until), ..self.ask.clone() };
         // Nobody else is waited for while a leftover of our own is given back.
         let is_told = self.ask.wait != Wait::No;
-        let has_waited = &mut self.has_waited;
         let tell = |waiting| {
-            *has_waited = true;
             if is_told {
                 progress.show(waiting)
             }
@@ -164,7 +153,7 @@ impl Taking<'_> {
     ) -> Result<Client, ClientError> {
         // What an earlier try may have left is given back also when the wait is over.
         let at_least = match self.ask.attach {
-            Attach::Process(_) => RETURN_MAX.min(self.patience),
+            Attach::Process(_) | Attach::Holder { .. } => RETURN_MAX.min(self.patience),
             Attach::Detached | Attach::Session => LATE,
         };
         let left_at = *self.left_at.get_or_insert_with(Moment::now);
@@ -264,16 +253,12 @@ pub(crate) fn wait_until_free(
     progress: &Progress,
 ) -> Result<(), ClientError> {
     let (until, asked) = (end(wait), Moment::now());
-    let mut has_waited = false;
     loop {
-        let waits = |waiting| {
-            has_waited = true;
-            progress.show(waiting);
-        };
+        let waits = |waiting| progress.show(waiting);
         let waited = link.client.wait(on.clone(), rest(until), waits);
         let is_over = until.is_none_or(|until| until <= Moment::now());
         match waited {
-            Err(error) if may_pass(&error) || has_waited && is_unavailable(&error) && !is_over => {
+            Err(error) if may_pass(&error) || is_unavailable(&error) && !is_over => {
                 if is_unavailable(&error) {
                     progress.away(&error.to_string());
                 }
@@ -287,7 +272,7 @@ pub(crate) fn wait_until_free(
 }
 
 /// What is left of a wait. One that is over is still tried once.
-fn rest(until: Option<Moment>) -> Wait {
+pub(crate) fn rest(until: Option<Moment>) -> Wait {
     match until {
         None => Wait::No,
         Some(Moment::NEVER) => Wait::Forever,
@@ -374,35 +359,6 @@ pub(crate) fn target(lease: &Lease) -> Target {
     Target { resource: lease.resource.clone(), lease: Some(lease.lease) }
 }
 
-/// True for a refusal because of a lease of ours whose process is gone already: it is being given
-/// back, so the agent does not call it ours any more.
-fn is_leftover(client: &mut Client, refusal: &Refusal) -> bool {
-    let Some(holder) = &refusal.holder else { return false };
-    let Ok(status) = client.status(None) else { return false };
-    let Ok(leases) = leases(client) else { return false };
-    match leases.iter().find(|lease| lease.lease == holder.lease).map(|lease| lease.attach) {
-        Some(Attach::Process(process)) => has_ended(&process),
-        Some(Attach::Detached | Attach::Session) => false,
-        // Given back between the two questions, if it was this agent's at all.
-        None => {
-            holder.principal == status.agent.you
-                && holder.host.as_deref() == Some(status.agent.host.as_str())
-        }
-    }
-}
-
-fn has_ended(process: &Process) -> bool {
-    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
-    let has_group = || pid.is_some_and(|pid| test_kill_process_group(pid) != Err(Errno::SRCH));
-    let exists = || pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH));
-    match process.is_there() {
-        Some(true) => false,
-        // The kernel gives a number to nobody else while a group has it.
-        Some(false) => true,
-        None => !exists() && (!process.group || !has_group()),
-    }
-}
-
 /// The agent went away in the midst of it, or is about to.
 pub(crate) fn may_pass(error: &ClientError) -> bool {
     match error {
@@ -451,7 +407,7 @@ pub(super) fn again<T>(
     }
 }
 
-pub(super) fn pause(length: Duration) {
+pub(crate) fn pause(length: Duration) {
     if let Ok(length) = length.try_into() {
         let _ = poll(&mut [], Some(&length));
     }
@@ -459,8 +415,11 @@ pub(super) fn pause(length: Duration) {
 
 /// The attachment to this process.
 pub(crate) fn to_this_process() -> Result<Attach, Failure> {
-    let me = Process::look(std::process::id(), false);
-    me.map(Attach::Process).map_err(|error| {
+    this_process().map(Attach::Process)
+}
+
+pub(crate) fn this_process() -> Result<Process, Failure> {
+    Process::look(std::process::id(), false).map_err(|error| {
         let why = stormlock_protocol::cause::plain(&error.to_string());
         Failure::new(
             Exit::Software,

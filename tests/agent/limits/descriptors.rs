@@ -37,7 +37,7 @@ fn worked(agent: &Agent) -> u64 {
 }
 
 /// Files that a process has open.
-fn open_files(agent: &Agent) -> usize {
+pub(super) fn open_files(agent: &Agent) -> usize {
     fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("it runs").count()
 }
 

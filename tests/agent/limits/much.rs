@@ -2,22 +2,27 @@
 //! leases, lines in the audit file.
 
 use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use stormlock_protocol::frame;
 use stormlock_protocol::message::{
-    Acquire, Attach, Code, Hold, List, Release, Reply, Request, Target,
+    Acquire, Attach, Break, Code, Hold, List, Release, Reply, Request, Target,
 };
+use stormlock_protocol::name::Reason;
 use stormlock_protocol::process::Process;
 
+use super::descriptors::open_files;
 use super::victim::Victim;
-use super::{EVE, MALLORY, SESSIONS_OF_ONE, ask, open_to_all, refusal, shared, welcomed};
+use super::{EVE, MALLORY, SESSIONS_OF_ONE, ask, open_to_all, refusal, reply, shared, welcomed};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
-use crate::{locks, resource, wish};
+use crate::{acquire, locks, resource, until, wish};
 
 /// Locks in a Redis, far more than any site has, that others put there.
 const LOCKS: usize = 100_000;
@@ -27,6 +32,15 @@ const SHARERS: usize = 64;
 /// Lines of one user that are written as fast as they come, and how far apart later ones are.
 const LINES_AT_ONCE: usize = 2048;
 const LINE_EVERY_MS: u64 = 50;
+/// Leases that one user may have, that one request may ask for, and requests that ask for less than
+/// all of them.
+const LEASES_OF_ONE: usize = 256;
+const AT_ONCE: usize = 32;
+const AT_A_TIME: usize = 7;
+/// Longer than what is not slowed down takes, and shorter than what is.
+const SLOW_MS: u64 = 5_000;
+/// Questions of somebody who does not wait for the answers.
+const BREAKS: usize = 200;
 /// Lines that come after those.
 const LINES_LATER: usize = 60;
 
@@ -49,6 +63,8 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
     let (ends, lists) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut sessions: Vec<UnixStream> =
         (0..SESSIONS_OF_ONE).map(|_| welcomed(&agent, EVE)).collect();
+    let clone = |stream: &UnixStream| stream.try_clone().expect("a file");
+    let streams: Vec<UnixStream> = sessions.iter().map(clone).collect();
     std::thread::scope(|scope| {
         for session in &mut sessions {
             scope.spawn(|| {
@@ -56,7 +72,10 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
                 let list = Request::List(List { glob, mine: false, after: None });
                 while !ends.load(Ordering::Relaxed) {
                     // In time or not: what counts is what others notice.
-                    super::send(session, &list);
+                    let bytes = frame::encode(&list).expect("a request");
+                    if session.write_all(&bytes).is_err() {
+                        return;
+                    }
                     lists.fetch_add(1, Ordering::Relaxed);
                     if super::try_receive(session).is_err() {
                         return;
@@ -74,7 +93,9 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
         });
         ends.store(true, Ordering::Relaxed);
         // Nobody waits for the answers of those that are queued.
-        drop(agent.ctl(&["status"]));
+        for stream in &streams {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         let count = lists.load(Ordering::Relaxed);
         println!("limits: {count} lists; another's question took {slowest} ms at most");
         measure.is_undisturbed();
@@ -208,4 +229,98 @@ fn who_takes_and_gives_back_in_a_loop_is_slowed_down_and_every_line_of_it_is_wri
     let lines = fs::read_to_string(agent.state().join("audit.jsonl")).expect("the file");
     let hers = |line: &&str| line.contains(&format!("\"uid\":{EVE},"));
     assert_eq!(lines.lines().filter(hers).count(), changes, "a line for each");
+}
+
+/// Leases that end with their connections count as those that are given back; and who is slowed
+/// down cannot keep the agent's files, or have something done after they hung up.
+#[test]
+fn who_is_slowed_down_and_hangs_up_has_asked_for_nothing() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let mut client = agent.client().expect("the agent answers");
+    acquire(&mut client, wish("prod/db", Hold::Keep));
+    let victim = locks(&mut client).first().expect("it is held").lease;
+    for uid in [rustix::process::geteuid().as_raw(), EVE] {
+        get_slow(&agent, uid);
+        let before = open_files(&agent);
+        let reason = Reason::new("mine now").expect("a reason");
+        let (on, now) = (resource("prod/db"), true);
+        let ask = Request::Break(Break { resource: on, lease: victim, reason, now });
+        for _ in 0..BREAKS {
+            super::send(&mut welcomed(&agent, uid), &ask);
+        }
+        let files = open_files(&agent);
+        assert!(files < before + BREAKS / 2, "{files} files of {before} before");
+    }
+    until("all sessions are over", || {
+        let metrics = client.metrics().expect("numbers");
+        metrics.lines().any(|line| line == "stormlock_sessions 1").then_some(())
+    });
+    let held = locks(&mut client);
+    assert!(held.iter().any(|it| it.lease == victim), "{held:?}");
+}
+
+/// Has somebody write so many lines that they have to wait for some seconds from then on.
+fn get_slow(agent: &Agent, uid: u32) {
+    for round in 0..2 * LINES_AT_ONCE / LEASES_OF_ONE {
+        let began = now_ms();
+        let mut sessions: Vec<UnixStream> = (0..AT_A_TIME).map(|_| welcomed(agent, uid)).collect();
+        for (nth, session) in sessions.iter_mut().enumerate() {
+            let name = |at| resource(&format!("free/{uid}/{round}/{nth}/{at}"));
+            let (resources, attach) = ((0..AT_ONCE).map(name).collect(), Attach::Session);
+            let ask = Acquire { resources, attach, ..wish("free/0", Hold::No) };
+            super::send(session, &Request::Acquire(ask));
+        }
+        for session in &mut sessions {
+            let taken = reply(session);
+            assert!(matches!(taken, Reply::Acquired(_)), "{taken:?}");
+        }
+        drop(sessions);
+        // All is given back, and that is written.
+        until("it is free", || {
+            let metrics = agent.client().ok()?.metrics().ok()?;
+            let is_over = |line: &str| line == "stormlock_leases{state=\"held\"} 1";
+            metrics.lines().any(is_over).then_some(())
+        });
+        if now_ms() - began > SLOW_MS {
+            return;
+        }
+    }
+    panic!("uid {uid} was never slowed down");
+}
+
+#[test]
+fn a_page_of_locks_names_none_that_its_reader_may_not_see() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&format!(
+        "host = \"alpha\"\n[backend.main]\nkind = \"redis\"\nurl = \"{}\"\n\
+         [[rule]]\nwho = [\"uid:{EVE}\"]\nresources = [\"secret/*\"]\nmay = []\n\
+         [[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\"]\n",
+        store.url()
+    ));
+    open_to_all(&agent);
+    let fill = "for i = 1, 10000 do for _, key in ipairs({'secret/' .. i, 'zz/' .. i % 100}) do \
+                redis.call('HSET', key, 'id', string.rep('x', 16), 'p', 'someone@else', \
+                'c', '1795703092.504') redis.call('PEXPIRE', key, 7200000) end end";
+    store.command(&["EVAL", fill, "0"]);
+    let mut eve = welcomed(&agent, EVE);
+    for (glob, expected) in [(None, 100), (Some("*9"), 10), (Some("secret/*"), 0)] {
+        let (mut after, mut seen) = (None, 0);
+        loop {
+            let glob = glob.map(str::to_owned);
+            super::send(&mut eve, &Request::List(List { glob, mine: false, after }));
+            let bytes = super::receive(&mut eve);
+            assert!(!bytes.windows(6).any(|part| part == b"secret"), "{bytes:?}");
+            let reply = frame::decode::<Reply>(&bytes).expect("a reply");
+            let Reply::Locks { locks, next, unread } = reply else { panic!("{reply:?}") };
+            assert!(unread.is_empty(), "{unread:?}");
+            seen += locks.len();
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, expected, "{glob:?}");
+    }
 }

@@ -7,13 +7,16 @@ use rustix::process::Signal;
 
 use super::{Job, all_is_free, full_pipe};
 use crate::agent::Agent;
+use crate::dice::now_ms;
+use crate::proxy::Proxy;
+use crate::redis_server::RedisServer;
 use crate::{acquire, leases, local, until, wish};
 
 /// What systemd hears.
-struct Supervisor(UnixDatagram);
+pub(super) struct Supervisor(UnixDatagram);
 
 impl Supervisor {
-    fn start(agent: &Agent) -> Supervisor {
+    pub(super) fn start(agent: &Agent) -> Supervisor {
         let socket = UnixDatagram::bind(agent.file("notify")).expect("a socket");
         socket.set_read_timeout(Some(super::GIVE_UP)).expect("a limit");
         Supervisor(socket)
@@ -28,7 +31,7 @@ impl Supervisor {
     }
 
     /// The next message that has this in it.
-    fn hears(&self, what: &str) -> String {
+    pub(super) fn hears(&self, what: &str) -> String {
         let mut bytes = [0; 4096];
         loop {
             let length = self.0.recv(&mut bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -119,6 +122,67 @@ fn a_killed_holder_holds_nothing() {
 }
 
 #[test]
+fn what_depends_on_a_killed_holder_has_its_grace() {
+    const GRACE: u64 = 5_000;
+    let store = RedisServer::start();
+    let mut agent = Agent::on_redis("alpha", &store.url());
+    let other = Agent::on_redis("beta", &store.url());
+    let systemd = Supervisor::start(&agent);
+    let mut job = Supervisor::hold(&agent, &["prod/db", "--ttl", "15m", "--grace", "5s"]);
+    systemd.hears("READY=1");
+    let killed = now_ms();
+    job.signal(Signal::KILL);
+    job.wait();
+    // The restart of an agent shortens nothing.
+    agent.kill();
+    let waits = Job::start(&other, &["acquire", "prod/db", "--timeout", "80s"]);
+    agent.restart();
+    let ran = waits.ends();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(now_ms() - killed >= GRACE, "it was another's before those had their time");
+    assert_eq!(other.ctl(&["release", "prod/db"]).code, Some(0));
+
+    // The next holder of the same user waits for it, without being told to.
+    let mut job = Supervisor::hold(&agent, &["prod/db", "--grace", "5s"]);
+    systemd.hears("READY=1");
+    let killed = now_ms();
+    job.signal(Signal::KILL);
+    job.wait();
+    systemd.forgets();
+    let next = Supervisor::hold(&agent, &["prod/db"]);
+    systemd.hears("READY=1");
+    assert!(now_ms() - killed >= GRACE, "it took away what others count on");
+    assert!(next.said().contains("which was killed"), "{}", next.said());
+    next.signal(Signal::TERM);
+    assert_eq!(next.ends().code, Some(0));
+    let free = agent.ctl(&["is-held", "prod/db"]);
+    assert_eq!(free.code, Some(1), "whoever gives it back needs no grace: {free:?}");
+}
+
+#[test]
+fn a_holder_that_waits_does_so_for_an_agent_and_a_store_that_come_later() {
+    let store = RedisServer::start();
+    let proxy = Proxy::start(store.port());
+    let mut agent = Agent::on_redis("alpha", &format!("redis://127.0.0.1:{}", proxy.port()));
+    let systemd = Supervisor::start(&agent);
+    agent.kill();
+    proxy.refuse(true);
+    proxy.cut();
+    let ran = Job::start(&agent, &["hold", "prod/db", "--timeout", "1s"]).ends();
+    assert_eq!(ran.code, Some(69), "{ran:?}");
+    assert!(ran.stderr.contains("no agent listens"), "{ran:?}");
+    let job = Supervisor::hold(&agent, &["prod/db", "--wait"]);
+    systemd.hears("EXTEND_TIMEOUT_USEC=");
+    until("it waits", || job.said().contains("the wait goes on").then_some(()));
+    agent.restart();
+    until("it waits for the store", || job.said().contains("backend main").then_some(()));
+    proxy.refuse(false);
+    systemd.hears("READY=1");
+    job.signal(Signal::TERM);
+    assert_eq!(job.ends().code, Some(0));
+}
+
+#[test]
 fn one_whose_words_nobody_reads_ends_in_time() {
     let agent = Agent::start(&local());
     let systemd = Supervisor::start(&agent);
@@ -129,8 +193,7 @@ fn one_whose_words_nobody_reads_ends_in_time() {
     };
     let ran = hold(&["prod/db", "--for", "8s"]).ends();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    let told = agent.ctl(&["is-held", "prod/db"]);
-    assert_eq!(told.code, Some(1), "it was given back: {told:?}");
+    all_is_free(&agent);
     systemd.forgets();
     let job = hold(&["prod/db", "--ttl", "10s"]);
     systemd.hears("READY=1");

@@ -158,6 +158,38 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
 }
 
+/// It is the shell's own job, with nothing in between.
+#[test]
+fn with_exec_the_terminal_and_its_keys_are_the_commands_as_without_stormctl() {
+    let agent = Agent::start(&local());
+    let mut shell = Shell::start(&agent);
+    shell.types("$CTL run -q --exec prod/db -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    for _ in 0..3 {
+        shell.types("one\n");
+        shell.sees("one");
+        shell.sees("one");
+        shell.types("\x1a");
+        shell.sees("Stopped");
+        shell.sees(PROMPT);
+        assert_eq!(agent.ctl(&["is-held", "prod/db", "--by", "me"]).code, Some(0));
+        shell.types("fg\n");
+        shell.sees("exec cat");
+    }
+    shell.types("\x03");
+    shell.code(130);
+    crate::run::all_is_free(&agent);
+    // A command that has to end is no job that stands still any more.
+    shell.types("$CTL run -q --exec prod/db --for 20s -c 'echo be''gun; exec cat'\n");
+    shell.sees("begun");
+    shell.types("\x1a");
+    shell.sees("Stopped");
+    shell.sees("the hold on prod/db is at its end");
+    shell.types("wait; jobs; echo no''thing\n");
+    shell.sees("nothing");
+    crate::run::all_is_free(&agent);
+}
+
 /// The agent renews meanwhile, and the command stands still as long as its wrapper does.
 #[test]
 fn a_job_that_was_stopped_for_longer_than_the_ttl_goes_on() {

@@ -1,8 +1,9 @@
 //! `--daemonize`, for hosts without systemd: whoever started it may use it when the command
 //! returns, and hears why if it cannot be used.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 use super::{CONFIG, OK, UNAVAILABLE, mode, run_it, says, stormlockd};
 use crate::agent::program;
+use crate::limits::{CROWD, as_user};
 use crate::program::Ran;
 use crate::{acquire, leases, local, resource, wish};
 
@@ -159,14 +161,20 @@ fn a_daemon_belongs_to_nobody_and_logs_beside_its_journal_where_there_is_nothing
 /// What users do is logged as often as they do it.
 #[test]
 fn a_log_beside_the_journal_leaves_the_rest_of_a_small_disk_to_that() {
-    let mut daemon = Daemon::new(&local());
+    let everybody = "[[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\"]\n";
+    let mut daemon = Daemon::new(&format!("{}{everybody}", local()));
     daemon.is_small = true;
     fs::create_dir(daemon.file("state")).expect("a folder");
     assert_eq!(daemon.start().code, Some(OK));
-    let mut client = daemon.client();
+    for (file, mode) in [("", 0o711), ("socket", 0o666)] {
+        let open = Permissions::from_mode(mode);
+        fs::set_permissions(daemon.file(file), open).expect("our own files");
+    }
     let name = |number| resource(&format!("{number}/{}", "x".repeat(100)));
     let many = Acquire { resources: (0..32).map(name).collect(), ..wish("x", Hold::Keep) };
     for round in 0..200 {
+        // One user who did all of it would be slowed down.
+        let mut client = as_user(CROWD + round / 20, || daemon.client());
         if let Err(no) = client.acquire(many.clone()) {
             panic!("round {round}: {no}");
         }

@@ -5,15 +5,19 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
-use stormlock_protocol::message::{Acquire, Hold, State};
+use stormlock_protocol::message::{Acquire, Hold, Release, State};
+use stormlock_protocol::name::Reason;
 
 use super::{UNAVAILABLE, ok, on_redis, path, says};
 use crate::agent::Agent;
 use crate::dice::now_ms;
+use crate::limits::{CROWD, as_user, open_to_all};
 use crate::redis_server::{Answer, RedisServer};
-use crate::{acquire, leases, local, ttl, until_right, wish};
+use crate::{acquire, leases, local, resource, ttl, until_right, wish};
 
 const TTL_SECS: u64 = 3;
+/// So often one user takes and gives back 32 leases without being slowed down.
+const ROUNDS_OF_ONE: u32 = 20;
 /// A state directory of 64 KiB, that only the agent sees.
 const SMALL_DISK: &str = "
     mount -t tmpfs -o size=64k,mode=0700 stormlock-test \"$0\"
@@ -99,17 +103,25 @@ fn what_was_wrong_with_the_journal_at_the_start_is_told_with_a_remedy() {
 
 #[test]
 fn a_journal_that_cannot_be_written_anew_grows_and_is_told() {
-    let agent = Agent::start(&local());
+    let everybody = "[[rule]]\nwho = [\"everyone\"]\nmay = [\"acquire\"]\n";
+    let agent = Agent::start(&format!("{}{everybody}", local()));
+    open_to_all(&agent);
     // Where the agent would write the next one.
     let next = agent.state().join("journal.new");
     fs::create_dir(&next).expect("a folder in the way");
-    let names: Vec<String> = (0..32).map(|n| format!("{n}{}", "x".repeat(120))).collect();
-    let take: Vec<&str> = ["acquire", "-m"].into_iter().chain(names.iter().map(|n| &**n)).collect();
-    let reason = "y".repeat(256);
-    let take = [&take[..2], &[reason.as_str()], &take[2..]].concat();
+    let name = |number| resource(&format!("{number}{}", "x".repeat(120)));
+    let reason = Some(Reason::new("y".repeat(256)).expect("a reason"));
+    let take = Acquire { resources: (0..32).map(name).collect(), reason, ..wish("x", Hold::Keep) };
+    let mut rounds = 0;
+    let mut change = || {
+        // One user who did all of it would be slowed down.
+        let mut client = as_user(CROWD + rounds / ROUNDS_OF_ONE, || agent.client()).expect("it");
+        rounds += 1;
+        client.acquire(take.clone()).expect("they are free");
+        client.release(Release::All).expect("they are given back");
+    };
     let told = until_right("it is told", || {
-        ok(agent.ctl(&take));
-        ok(agent.ctl(&["release", "--all"]));
+        change();
         let doctor = ok(agent.ctl(&["doctor"]));
         if doctor.contains("warning  journal") { Ok(doctor) } else { Err(doctor) }
     });
@@ -119,8 +131,7 @@ fn a_journal_that_cannot_be_written_anew_grows_and_is_told() {
     // It goes on with the old one, and has a new one as soon as it can.
     fs::remove_dir(&next).expect("it is empty");
     until_right("it is well again", || {
-        ok(agent.ctl(&take));
-        ok(agent.ctl(&["release", "--all"]));
+        change();
         let doctor = ok(agent.ctl(&["doctor"]));
         if doctor.contains("good     journal") { Ok(()) } else { Err(doctor) }
     });

@@ -21,8 +21,15 @@ check_losses() {
             second break --yes -m 'to see what happens' "$name/job"
         taken_next "$name/job"
     done
-    systemctl kill --kill-who=main --signal=KILL "$(holder killed/job)"
+    for name in killed frozen; do
+        taken_next "$name/job"
+    done
+    systemctl kill --kill-who=main --signal=KILL "$(holder killed/job)" "$(holder revived/job)"
     systemctl kill --kill-who=main --signal=STOP "$(holder frozen/job)"
+    ok 'a job whose holder was killed can be started again' systemctl restart revived
+    ok '... when those who counted on its lock had their time' \
+        logged "$(holder revived/job)" 'which was killed'
+    systemctl stop revived
     ok 'holder killed: its job is stopped' within "$notice" is_act killed inactive
     ok 'holder frozen: its job is stopped' within "$notice" is_act frozen inactive
     ok 'lock broken: its job is stopped' within "$notice" is_act broken inactive
@@ -41,8 +48,9 @@ start_jobs() {
     job broken broken/job 'ExecStart=ends-in 3 broken\nRestart=always'
     job stubborn stubborn/job 'ExecStart=never-ends\nExecStopPost=note-end stubborn'
     job batch batch/job 'Type=oneshot\nExecStart=ends-in 3 batch'
-    job killed killed/job
-    job frozen frozen/job
+    job killed killed/job 'ExecStart=ends-in 5 killed'
+    job frozen frozen/job 'ExecStart=ends-in 5 frozen'
+    job revived revived/job 'ExecStart=ends-in 1 revived'
     cat >"$etc/wrapped.service" <<'UNIT'
 [Service]
 Type=exec
@@ -50,13 +58,13 @@ ExecStart=stormctl run wrapped/job -- ends-in 3 wrapped
 KillMode=mixed
 UNIT
     systemctl daemon-reload
-    ok 'jobs run, each under a lock' systemctl start broken stubborn killed frozen wrapped
+    ok 'jobs run, each under a lock' systemctl start broken stubborn killed frozen revived wrapped
 }
 
 check_nobody_early() {
     local name
-    for name in broken stubborn batch wrapped; do
-        ok "another host gets the lock that was broken under $name" \
+    for name in killed frozen broken stubborn batch wrapped; do
+        ok "another host gets the lock of $name" \
             within "$settled" is_taken_next "$name/job"
         ok '... after the end of the job' ended_before_taken "$name" "$name/job"
     done
@@ -69,11 +77,14 @@ check_nobody_early() {
 check_unproven() {
     local unit
     unit=$(holder short/job)
-    job unproven short/job
+    job unproven short/job 'ExecStart=ends-in 6 unproven'
     systemctl start unproven
     systemctl stop stormlockd.socket stormlockd.service
+    taken_next short/job
     ok 'no renewal in time: the job is stopped' within "$notice" is_act unproven inactive
     ok '... the holder says why' logged "$unit" 'was not renewed in time'
     ok '... and ends with 79' logged "$unit" 'status=79'
+    ok '... another host gets the lock' within "$settled" is_taken_next short/job
+    ok '... after the end of the job' ended_before_taken unproven short/job
     systemctl start stormlockd.socket stormlockd.service
 }

@@ -98,8 +98,8 @@ check_removal() {
         ! -path "$PROJECT/*" ! -path '/var/tmp/*' ! -path '/var/log/journal/*' \
         ! -path "$etc/*.d" ! -path "$etc/*.d/*" ! -path /usr/local/bin/stormctl)
     is '... leaves nothing of its own' "$stays" /etc/stormlock
-    is '... and nothing of it in /etc/stormlock' \
-        "$(cd /etc/stormlock && echo *)" 'redis.password second.toml'
+    is "... neither its configuration, but what the site has put beside it" \
+        "$(cd /etc/stormlock && ls stormlock.toml redis.password 2>/dev/null)" redis.password
     rm /usr/local/bin/stormctl
     hash -r
     ok 'installed after a purge' package -i "$NEWER"

@@ -61,7 +61,7 @@ use_redis() {
     printf '%s\n' "$password" >/etc/stormlock/redis.password
     drop_in stormlockd.service '[Service]\nLoadCredential=redis:/etc/stormlock/redis.password\n'
     cat >/etc/stormlock/stormlock.toml <<'TOML'
-default_ttl = "30s"
+default_ttl = "45s"
 
 [backend.fleet]
 kind = "redis"
@@ -70,7 +70,7 @@ password_credential = "redis"
 
 [[resource]]
 names = ["short/*"]
-ttl = "8s"
+ttl = "36s"
 
 [[resource]]
 names = ["long/*"]

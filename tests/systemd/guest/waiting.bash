@@ -49,7 +49,16 @@ check_store_away() {
     systemctl stop redis
     fails 'the store is away: the job cannot be started' any systemctl start hasty
     ok '... its holder ended with 69' logged "$(holder hasty/job)" 'status=69'
+    job patient patient/job
+    mkdir -p "$etc/$(holder patient/job).d"
+    cp "$PROJECT/systemd/examples/wait.conf" "$etc/$(holder patient/job).d/50-wait.conf"
+    systemctl daemon-reload
+    systemctl start --no-block patient
+    ok '... one that waits waits for the store' within "$patience" \
+        logged "$(holder patient/job)" 'the wait goes on'
     systemctl start redis
+    ok '... and has the lock when that is back' within "$patience" is_act patient active
+    systemctl stop patient
     ok '... and it can be when the store is back' within "$patience" systemctl start hasty
     systemctl stop hasty
 }

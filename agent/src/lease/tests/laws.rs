@@ -252,6 +252,82 @@ fn law_9_whose_end_ends_what_is_written_down() {
     assert_eq!(play.calls.len(), 1, "what is detached stays");
 }
 
+/// A lease whose holder was killed ten seconds after the grant.
+fn killed_holder() -> Play {
+    let holder = ProcessId { pid: 7, started: 1, group: false };
+    let mut play = Play::holding(Hold::Keep);
+    let attach = Attach::Holder(holder, 15);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.synced(true);
+    play.at(secs(10));
+    play.input(Input::Ended(holder));
+    play
+}
+
+#[test]
+fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
+    let mut play = killed_holder();
+    assert_eq!(play.view().state, State::Released, "nobody believes in it any more");
+    play.at(secs(24));
+    assert!(play.calls.is_empty(), "nor is it renewed or given back: {:?}", play.calls);
+    play.at(secs(25));
+    assert!(matches!(play.call(), Call::Release(_)));
+    play.settle(CallResult::Done);
+    assert!(play.table.is_empty());
+
+    // One that stands still does not end before its hold does, as it should.
+    let mut play = Play::holding(Hold::Until(T0 + secs(30)));
+    let attach = Attach::Holder(ProcessId { pid: 7, started: 1, group: false }, 15);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.synced(true);
+    while play.now < T0 + secs(45) {
+        assert!(!play.calls.iter().any(|(_, call)| matches!(call, Call::Release(_))));
+        play.now = play.table.next_wakeup().expect("it goes on");
+        play.input(Input::Tick);
+        play.synced(true);
+        while matches!(play.calls.first(), Some((_, Call::Renew { .. } | Call::Verify(_)))) {
+            play.settle(ours(60));
+            play.synced(true);
+        }
+    }
+    assert!(matches!(play.call(), Call::Release(_)));
+
+    // Whoever says that nobody counts on it any more is believed.
+    let mut play = killed_holder();
+    play.input(Input::Release { ticket: Ticket(3), lease: lease(1) });
+    assert!(matches!(play.call(), Call::Release(_)));
+}
+
+#[test]
+fn law_9_a_killed_holder_is_one_for_the_next_start_too() {
+    let memory = killed_holder().memory();
+    let next = |memory: Memory| {
+        let mut next = Play::new();
+        next.now = T0 + secs(12);
+        next.input(Input::Recover(Box::new(memory)));
+        next
+    };
+    let mut same = next(memory.clone());
+    same.at(secs(26));
+    assert!(same.calls.is_empty(), "how much of the grace was over is not known");
+    same.at(secs(27));
+    assert!(matches!(same.call(), Call::Release(_)));
+    let mut other = memory;
+    other.apply(Record::Boot { id: [7; 16], wall_at_boot: UnixMs(0) });
+    other.apply(Record::Boot { id: [8; 16], wall_at_boot: UnixMs(0) });
+    let other = next(other);
+    assert!(matches!(other.call(), Call::Release(_)), "nobody survives a boot");
+}
+
+#[test]
+fn law_9_others_wait_for_what_lingers() {
+    let mut play = killed_holder();
+    play.answers.clear();
+    play.input(ask(3, 1, vec![claim(2, "infra", 60)], Hold::Keep));
+    play.synced(true);
+    assert!(matches!(play.call(), Call::Acquire(_)), "the store decides: {:?}", play.calls);
+}
+
 #[test]
 fn law_10_compare_always() {
     let mut play = Play::holding(Hold::Keep);

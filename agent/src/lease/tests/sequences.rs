@@ -209,9 +209,10 @@ impl Run {
             Step::Attach(which) => {
                 let (ticket, session) = (self.question(), SessionId(u64::from(which % 4)));
                 let lease = self.lease(which);
-                let attach = match which % 3 {
+                let attach = match which % 4 {
                     0 => Attach::Detached,
                     1 => Attach::Session(session),
+                    2 => Attach::Holder(process(which), u32::from(which)),
                     _ => Attach::Process(process(which)),
                 };
                 self.input(Input::Attach { ticket, lease, attach });

@@ -143,6 +143,8 @@ struct Agent {
     boot: u8,
     /// What its people believe: until which Moment of this host.
     beliefs: BTreeMap<LeaseId, (Resource, Moment)>,
+    /// What others count on whose holder was killed, and until when.
+    lingering: BTreeMap<LeaseId, (Resource, Moment)>,
     /// Leases that were told to be over, true for lost ones: none is ever held again, but that a
     /// crash may forget a release that nobody was promised yet.
     over: BTreeMap<LeaseId, bool>,
@@ -208,6 +210,7 @@ impl World {
                 wakes_at: None,
                 boot: 1,
                 beliefs: BTreeMap::new(),
+                lingering: BTreeMap::new(),
                 over: BTreeMap::new(),
                 fences: BTreeMap::new(),
                 taken: Vec::new(),
@@ -606,7 +609,7 @@ impl World {
     /// One believer at most: each is the one whom the store knows.
     fn look(&self) {
         for (number, agent) in self.agents.iter().enumerate() {
-            for (lease, (on, deadline)) in &agent.beliefs {
+            for (lease, (on, deadline)) in agent.beliefs.iter().chain(&agent.lingering) {
                 // Whoever holds a lease counts for themselves (`run`): agents sleep and crash.
                 if self.moment(number) >= *deadline && self.off != Off::OwnDeadline {
                     continue;
@@ -651,7 +654,9 @@ impl World {
                         && match attach {
                             Attach::Detached => false,
                             Attach::Session(_) => self.gone_sessions.contains(session),
-                            Attach::Process(_) => !self.goes_on(agent, *lease, *attach, false),
+                            Attach::Process(_) | Attach::Holder(..) => {
+                                !self.goes_on(agent, *lease, *attach, false)
+                            }
                         }
                 })
             });
@@ -688,6 +693,7 @@ impl World {
         let attach = match attached {
             6 | 7 => Attach::Session(session),
             8 | 9 => Attach::Process(process(session)),
+            10 | 11 => Attach::Holder(process(session), 5),
             _ => Attach::Detached,
         };
         self.agents[agent].sessions.insert(ticket, (session, attach));
@@ -840,6 +846,7 @@ fn every_law_that_is_turned_off_is_noticed() {
         Law::FencesRise,
         Law::AttachedEnds,
         Law::LastEnds,
+        Law::HolderLingers,
         Law::RenewEarly,
         Law::VerifyOften,
         Law::RestartRenews,

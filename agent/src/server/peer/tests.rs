@@ -92,7 +92,7 @@ fn the_kernel_says_that_this_is_us() {
             gid_names(&own_gids())
         );
         assert_eq!(peer.pid, i32::try_from(std::process::id()).unwrap());
-        assert!(peer.is_named);
+        assert!(peer.who.is_named);
         drop(far);
     });
 }
@@ -103,8 +103,8 @@ fn a_child_is_seen_with_its_own_user_and_all_its_groups() {
         let peer = identify_child(&["--reuid=1", "--regid=3", "--groups=4,5,54321"]).await.unwrap();
         assert_eq!((peer.who.uid, peer.who.user.as_str()), (Uid(1), "daemon"));
         // 3, 4 and 5 have these names on every Debian; nobody has 54321.
-        assert_eq!(peer.who.groups, ["sys", "adm", "tty", "54321"]);
-        assert!(peer.is_named);
+        assert_eq!(*peer.who.groups, ["sys", "adm", "tty", "54321"]);
+        assert!(peer.who.is_named);
     });
 }
 
@@ -116,7 +116,23 @@ fn more_groups_than_usual_are_all_seen() {
         let list: Vec<String> = gids.iter().map(u32::to_string).collect();
         let groups = format!("--groups={}", list.join(","));
         let peer = identify_child(&["--reuid=1", "--regid=60000", &groups]).await.unwrap();
-        assert_eq!(peer.who.groups, list);
+        assert_eq!(*peer.who.groups, list);
+    });
+}
+
+#[test]
+fn who_is_in_more_groups_than_anybody_needs_is_refused() {
+    in_runtime(async {
+        let most = u32::try_from(GROUPS_MAX).unwrap();
+        let of = |count: u32| {
+            let list: Vec<String> = (60_000..60_000 + count).map(|gid| gid.to_string()).collect();
+            format!("--groups={}", list.join(","))
+        };
+        let peer = identify_child(&["--reuid=1", "--regid=60000", &of(most)]).await.unwrap();
+        assert_eq!(peer.who.groups.len(), GROUPS_MAX);
+        let error = identify_child(&["--reuid=1", "--regid=60000", &of(most + 1)]).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, PeerError::TooManyGroups(Uid(1))), "{error}");
     });
 }
 
@@ -147,12 +163,12 @@ fn names_are_asked_for_once_in_a_while_and_not_for_each_connection() {
         names.lookups.close();
         let second = names.identify(&stream).await.unwrap();
         assert_eq!(first.who, second.who);
-        assert!(second.is_named);
+        assert!(second.who.is_named);
 
         let ids = locked(&names.known).keys().next().unwrap().clone();
         locked(&names.known).get_mut(&ids).unwrap().until = Moment::BOOT;
         let third = names.identify(&stream).await.unwrap();
-        assert!(!third.is_named, "without an answer numbers stand for names, and it says so");
+        assert!(!third.who.is_named, "without an answer numbers stand for names, and it says so");
         assert_eq!(third.who.user, third.who.uid.0.to_string());
     });
 }

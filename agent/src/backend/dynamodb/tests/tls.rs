@@ -1,5 +1,7 @@
 //! TLS, in front of the emulator, which has none.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
@@ -120,6 +122,7 @@ fn certificates_that_cannot_work_are_refused_when_the_store_is_opened() {
     let (dir, ours) = certificates();
     let empty = dir.path().join("empty.pem");
     std::fs::write(&empty, "no certificate").unwrap();
+    std::fs::set_permissions(&empty, Permissions::from_mode(0o600)).unwrap();
     let (client, _) = ours.pair("client");
     let (_, server_key) = ours.pair("server");
     let base = || options("https://127.0.0.1:1");

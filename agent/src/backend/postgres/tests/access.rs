@@ -118,7 +118,7 @@ async fn a_socket_of_this_host_is_reached() {
 /// A server that speaks TLS only, and its certificates.
 fn tls_server(rule: &str) -> (PostgresServer, Certificates) {
     let dir = tempfile::tempdir().unwrap();
-    let certificates = Certificates::make(dir.path());
+    let certificates = Certificates::make(dir.path()).copied();
     let settings = [
         "ssl=on",
         "ssl_cert_file={dir}/server.pem",

@@ -37,6 +37,7 @@ impl World {
             let sharers = known.sharers.values().flatten().map(|(session, _)| session);
             self.gone_processes.extend(takers.chain(sharers).map(|session| process(*session)));
             known.beliefs.clear();
+            known.lingering.clear();
             known.boot += 1;
             // The clock shows some small time after boot.
             known.offset = offset;

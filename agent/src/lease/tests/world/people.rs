@@ -48,7 +48,7 @@ impl World {
         }
         let end = self.moment(agent) + Duration::from_nanos(self.dice.below(90 * SECOND));
         let hold = *self.dice.pick(&[Hold::No, Hold::Keep, Hold::Until(end)]);
-        let attached = self.dice.below(10);
+        let attached = self.dice.below(12);
         let ask = self.ask(agent, claims, hold, attached);
         self.tell(agent, ask);
     }
@@ -107,9 +107,23 @@ impl World {
             attached.filter(|(lease, _, attach)| !self.goes_on(known, *lease, *attach, true));
         let over: Vec<LeaseId> = over.map(|(lease, ..)| *lease).collect();
         for lease in over {
-            self.agents[agent].beliefs.remove(&lease);
+            self.lingers(agent, lease);
         }
         self.tell(agent, Input::Ended(process));
+    }
+
+    /// Nobody believes in it any more; but those whom its holder held it for hear of that only now.
+    fn lingers(&mut self, agent: usize, lease: LeaseId) {
+        let now = self.moment(agent);
+        let known = &mut self.agents[agent];
+        let Some((on, until)) = known.beliefs.remove(&lease) else { return };
+        let taken = known.taken.iter().find(|(it, ..)| *it == lease);
+        let table = known.table.as_ref().expect("it runs");
+        let Some((.., attach)) = taken else { return };
+        let Some(view) = table.view(now, lease) else { return };
+        let part = Duration::from_secs(view.claim.ttl.as_secs().into()) / 3;
+        let until = until.min(now + attach.grace().min(part));
+        known.lingering.insert(lease, (on, until));
     }
 
     /// Another command of somebody's counts on what ends with the first.
@@ -159,7 +173,7 @@ impl World {
         let is_there = |process: &ProcessId| !self.gone_processes.contains(process);
         let sharers = agent.sharers.get(&lease).into_iter().flatten();
         let mut sharers = sharers.filter(|(_, is_sure)| *is_sure || !surely);
-        matches!(attach, Attach::Process(process) if is_there(&process))
+        attach.process().is_some_and(|process| is_there(&process))
             || sharers.any(|(session, _)| is_there(&process(*session)))
     }
 
@@ -171,7 +185,7 @@ impl World {
         }
         let taken = known.taken.iter().find(|(it, ..)| *it == lease);
         let goes_on = taken.is_some_and(|(.., attach)| {
-            matches!(attach, Attach::Process(_)) && self.goes_on(known, lease, *attach, true)
+            is_to_a_process(*attach) && self.goes_on(known, lease, *attach, true)
         });
         assert!(!goes_on, "it ended before those who count on it: {view:?}");
     }
@@ -244,5 +258,5 @@ impl World {
 }
 
 fn is_to_a_process(attach: Attach) -> bool {
-    matches!(attach, Attach::Process(_))
+    attach.process().is_some()
 }
