@@ -44,6 +44,7 @@ if [[ $- == *i* ]]; then
             if [[ $kind == 'declare -a'* ]]; then
                 PROMPT_COMMAND+=(__stormlock_hook)
             else
+                # shellcheck disable=SC2128,SC2178 # here it is none
                 PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}__stormlock_hook
             fi
         fi

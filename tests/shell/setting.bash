@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154 # run and tap.bash have them
+# shellcheck disable=SC2154,SC2016 # run and tap.bash have them; shells expand, not this one
 # Two agents that share a Redis, and shells in a terminal of which every cell can be read.
 
 # Whom this started.
@@ -76,7 +76,7 @@ shell_with() {
     terminal kill-session -t "=$shell" 2>/dev/null
     terminal new-session -d -x 100 -y 30 -s "$shell" \
         -e STORMLOCK_SOCKET="$place/alpha/sock" "${settings[@]}" "$command"
-    within "$patience" seen "$shell" 'ready> $'
+    within "$patience" seen "$shell" 'ready>$'
 }
 
 # What is set in the environment of the next shell: -e NAME=VALUE.

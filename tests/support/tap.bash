@@ -4,7 +4,7 @@
 
 : "${tally:?}"
 # How long something may take that has no time of its own: a busy machine is slow.
-readonly patience=30
+readonly patience=${PATIENCE:-30}
 
 # said NUMBER-OF-FAILURES DESCRIPTION [WHY]
 said() {
@@ -71,3 +71,9 @@ within() {
 soon() {
     local what=$1
     shift
+    ok "$what" within "$patience" "$@"
+}
+
+not() {
+    ! "$@"
+}
