@@ -15,11 +15,15 @@ if status is-interactive
         end
     end
 
+    # It has a time limit.
+    function __stormlock_ask
+        command stormctl prompt fish 2>/dev/null | string collect --no-trim-newlines
+    end
+
     function __stormlock_look --on-event fish_prompt
         set -g STORMLOCK_PROMPT ''
         if __stormlock_has_agent
-            # It has a time limit.
-            set -g STORMLOCK_PROMPT (command stormctl prompt fish 2>/dev/null | string collect --no-trim-newlines)
+            set -g STORMLOCK_PROMPT (__stormlock_ask)
         end
         __stormlock_follow
     end
@@ -38,7 +42,7 @@ if status is-interactive
     end
 
     function __stormlock_heard --on-signal SIGUSR1
-        set -l shown (command stormctl prompt fish 2>/dev/null | string collect --no-trim-newlines)
+        set -l shown (__stormlock_ask)
         test "$shown" != "$STORMLOCK_PROMPT"
         or return 0
         set -g STORMLOCK_PROMPT "$shown"

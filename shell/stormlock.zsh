@@ -30,8 +30,9 @@ if [[ -o interactive ]]; then
     # that is lost turns red in front of who is idle.
     __stormlock_follow() {
         [[ -z ${__stormlock_fd-} && -n $STORMLOCK_PROMPT ]] || return 0
-        builtin exec {__stormlock_fd}< <(builtin exec command stormctl prompt zsh --follow 2>/dev/null) ||
-            return 0
+        builtin exec {__stormlock_fd}< <(
+            builtin exec command stormctl prompt zsh --follow 2>/dev/null
+        ) || return 0
         builtin zle -F $__stormlock_fd __stormlock_heard
     }
 

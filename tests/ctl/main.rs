@@ -8,5 +8,6 @@ mod init;
 mod log;
 mod misbehaving;
 mod output;
+mod prompt;
 mod refusals;
 mod verbs;

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2034,SC2016 # run and the others have them; shells expand, not this one
+# shellcheck disable=SC2154,SC2034,SC2016 # other files have them, and other shells expand
 # Hooks of others, and prompts that others make.
 
 check_hooks() {
@@ -24,7 +24,8 @@ check_hooks() {
     prints 'precmd of another is kept' zsh 'echo "made $made"' 'made yes'
     shows '... and the lock is shown' zsh '^◆ hook/db (2h59m|3h) ready>$'
 
-    shell_with bash 'eval "$(stormctl init bash --no-prompt)"' 'PS1="\${STORMLOCK_PROMPT-}own ready> "'
+    shell_with bash 'eval "$(stormctl init bash --no-prompt)"' \
+        'PS1="\${STORMLOCK_PROMPT-}own ready> "'
     types bash ''
     turns 'a prompt of one'\''s own has it where it wants' bash 32 '◆ hook/db (2h59m|3h)'
     shell_with zsh 'eval "$(stormctl init zsh --no-prompt)"' 'setopt prompt_subst' \

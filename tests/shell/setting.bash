@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2016 # run and tap.bash have them; shells expand, not this one
+# shellcheck disable=SC2154,SC2016 # other files have them, and other shells expand
 # Two agents that share a Redis, and shells in a terminal of which every cell can be read.
 
 # Whom this started.
@@ -19,7 +19,10 @@ set_up() {
 
 # A port that nobody has now.
 free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    python3 -c 'import socket
+s = socket.socket()
+s.bind(("127.0.0.1", 0))
+print(s.getsockname()[1])'
 }
 
 # agent NAME: the agent of another host.

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154,SC2034,SC2016 # run and the others have them; shells expand, not this one
+# shellcheck disable=SC2154,SC2034,SC2016 # other files have them, and other shells expand
 # Whoever types sees nothing of the hooks: statuses, strict modes, modes of editing.
 
 check_strict() {

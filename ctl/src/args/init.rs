@@ -28,8 +28,8 @@ pub(crate) enum Initial {
     /// Print what shows locks in the prompt of bash, and completes commands
     ///
     /// For ~/.bashrc. Each prompt then begins with the lock of yours that matters most: green while
-    /// it is held, yellow when its end is near or it is at risk, red when it is lost, until you take
-    /// it again or release it.
+    /// it is held, yellow when its end is near or it is at risk, red when it is lost, until you
+    /// take it again or release it.
     #[command(after_help = "Examples:
   eval \"$(stormctl init bash)\"
   eval \"$(stormctl init bash --no-prompt)\"; PS1='${STORMLOCK_PROMPT-}\\w \\$ '")]
@@ -41,7 +41,8 @@ pub(crate) enum Initial {
     /// near or it is at risk, red when it is lost, until you take it again or release it.
     #[command(after_help = "Examples:
   eval \"$(stormctl init zsh)\"
-  eval \"$(stormctl init zsh --no-prompt)\"; setopt prompt_subst; PROMPT='$STORMLOCK_PROMPT%~ %# '")]
+  eval \"$(stormctl init zsh --no-prompt)\"; setopt prompt_subst
+  PROMPT='$STORMLOCK_PROMPT%~ %# '")]
     Zsh(InitShell),
     /// Print what shows locks in the prompt of fish, and completes commands
     ///

@@ -43,9 +43,9 @@ pub(crate) struct Metrics {}
 
 /// Show the lease that matters most now, for a shell's prompt
 ///
-/// In a word or two: the resource, how long it is held, who waits, and how many more you hold. Green
-/// is held, yellow ends soon or is at risk, red is lost, until you take it again or release it. It
-/// takes at most 50 ms, fails never, and shows `?` when the agent does not answer in time.
+/// In a word or two: the resource, how long it is held, who waits, and how many more you hold.
+/// Green is held, yellow ends soon or is at risk, red is lost, until you take it again or release
+/// it. It takes at most 50 ms, fails never, and shows `?` when the agent does not answer in time.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl prompt
