@@ -3,6 +3,7 @@
 //! Values become their final types here; what they mean is each command's.
 
 mod init;
+mod names;
 mod told;
 mod values;
 
@@ -163,6 +164,7 @@ impl Command {
 pub(crate) struct Acquire {
     /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1.., value_parser = resource)]
+    #[arg(add = names::known())]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -258,6 +260,7 @@ impl TakeHold {
 pub(crate) struct Run {
     /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1.., value_parser = resource)]
+    #[arg(add = names::known())]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -306,6 +309,7 @@ pub(crate) enum OnLost {
 pub(crate) struct Hold {
     /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1.., value_parser = resource)]
+    #[arg(add = names::known())]
     #[arg(value_name = "RESOURCE")]
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
@@ -327,6 +331,7 @@ pub(crate) struct Hold {
 pub(crate) struct Watch {
     /// Only these
     #[arg(value_parser = resource, value_name = "RESOURCE")]
+    #[arg(add = names::yours())]
     pub(crate) resources: Vec<Resource>,
 }
 
@@ -340,6 +345,7 @@ pub(crate) struct Watch {
 pub(crate) struct Wait {
     /// What to wait for
     #[arg(value_parser = resource)]
+    #[arg(add = names::held())]
     pub(crate) resource: Resource,
     /// Wait for so long at most; after it the exit code is 75
     #[arg(long, value_name = "DUR", value_parser = wait_secs, allow_hyphen_values = true)]
@@ -363,6 +369,7 @@ pub(crate) struct Wait {
 pub(crate) struct Release {
     /// What to give back, at most 32, and optionally the lease id
     #[arg(required_unless_present = "all", conflicts_with = "all", value_parser = resource)]
+    #[arg(add = names::yours())]
     #[arg(value_name = "RESOURCE", num_args = 1..)]
     pub(crate) words: Vec<Resource>,
     /// Only if this is the lease; goes with exactly one resource
@@ -391,6 +398,7 @@ pub(crate) struct Release {
 pub(crate) struct Break {
     /// What to take away
     #[arg(value_parser = resource)]
+    #[arg(add = names::held())]
     pub(crate) resource: Resource,
     /// Why, for its holder and everybody else to read
     #[arg(short = 'm', long, value_name = "TEXT", value_parser = reason)]
@@ -418,6 +426,7 @@ pub(crate) struct Break {
 pub(crate) struct Renew {
     /// What you hold
     #[arg(value_parser = resource)]
+    #[arg(add = names::yours())]
     pub(crate) resource: Resource,
     /// Only if this is the lease
     pub(crate) lease: Option<LeaseId>,
@@ -457,6 +466,7 @@ impl RenewHold {
 pub(crate) struct Current {
     /// What to look at
     #[arg(value_parser = resource)]
+    #[arg(add = names::held())]
     pub(crate) resource: Resource,
     /// As the Python tool prints it; wins over -o
     #[arg(short, long, value_enum, value_name = "FORMAT")]
@@ -494,6 +504,7 @@ pub(crate) enum Layout {
 pub(crate) struct IsHeld {
     /// What to look at
     #[arg(value_parser = resource)]
+    #[arg(add = names::known())]
     pub(crate) resource: Resource,
     /// Only by this lease
     pub(crate) lease: Option<LeaseId>,

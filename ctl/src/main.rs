@@ -49,6 +49,9 @@ fn main() -> ExitCode {
     if let Some(args) = run::guardian::is_called(&argv) {
         return ExitCode::from(run::guardian::run(args));
     }
+    if let Some(code) = command::completions::answer(&argv) {
+        return ExitCode::from(code);
+    }
     let code = match args::parse(argv.clone()) {
         Ok(cli) => do_it(&cli),
         Err(error) => told(&mistyped::mended(error, &argv)).code(),

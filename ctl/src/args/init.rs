@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use stormlock_protocol::name::Resource;
 
-use super::resource;
+use super::{names, resource};
 
 /// Longest name of a unit, its type included: systemd's own limit.
 pub(crate) const UNIT_MAX: usize = 255;
@@ -82,6 +82,7 @@ pub(crate) struct InitSystemd {
     pub(crate) unit: String,
     /// The lock that it needs
     #[arg(long, value_name = "RESOURCE", value_parser = resource)]
+    #[arg(add = names::known())]
     pub(crate) lock: Resource,
     /// A unit of your own, as in `systemctl --user`
     #[arg(long)]

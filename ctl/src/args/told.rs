@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 use stormlock_protocol::name::{Resource, UnixMs};
 
-use super::resource;
+use super::{names, resource};
 use crate::time;
 
 /// Show what this host's agent has written down, newest last
@@ -22,6 +22,7 @@ use crate::time;
 pub(crate) struct Log {
     /// Only about this
     #[arg(value_parser = resource)]
+    #[arg(add = names::known())]
     pub(crate) resource: Option<Resource>,
     /// So many of the latest events [default: 20; with --since, all]
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]

@@ -1,18 +1,39 @@
-//! `completions`: a shell's completion script, from the command line's own definition.
+//! `completions`: what has a shell ask this program for completions, and the answers: verbs and
+//! flags from the command line's own definition, names from the agent.
 
-use clap_complete::{Shell, generate};
+use std::env;
+use std::ffi::OsString;
+
+use clap_complete::CompleteEnv;
+use clap_complete::env::{Bash, EnvCompleter, Fish, Zsh};
 
 use crate::args;
-use crate::exit::Answer;
+use crate::exit::{Answer, Exit};
+
+/// Set by the shell when it asks.
+const VARIABLE: &str = "COMPLETE";
+const NAME: &str = "stormctl";
 
 /// Runs the command; it needs no agent.
 pub(crate) fn run(args: &args::Completions) -> Answer {
-    let shell = match args.shell {
-        args::Shell::Bash => Shell::Bash,
-        args::Shell::Zsh => Shell::Zsh,
-        args::Shell::Fish => Shell::Fish,
+    let shell: &dyn EnvCompleter = match args.shell {
+        args::Shell::Bash => &Bash,
+        args::Shell::Zsh => &Zsh,
+        args::Shell::Fish => &Fish,
     };
     let mut script = Vec::new();
-    generate(shell, &mut args::command(), "stormctl", &mut script);
+    // Writing to memory cannot fail.
+    let _ = shell.write_registration(VARIABLE, NAME, NAME, NAME, &mut script);
     Answer { data: String::from_utf8_lossy(&script).into_owned(), ..Answer::default() }
+}
+
+/// Answers a shell that asks what may stand where somebody types; `None` when nobody asks. What is
+/// wrong is nothing that can be said in the midst of a line.
+pub(crate) fn answer(argv: &[OsString]) -> Option<u8> {
+    env::var_os(VARIABLE)?;
+    match CompleteEnv::with_factory(args::command).var(VARIABLE).try_complete(argv, None) {
+        Ok(true) => Some(Exit::Ok.code()),
+        Ok(false) => None,
+        Err(_) => Some(Exit::Usage.code()),
+    }
 }

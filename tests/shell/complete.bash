@@ -1,0 +1,46 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154,SC2016 # other files have them, and other shells expand
+# What is completed when somebody types: verbs, flags, and names that the agent knows.
+
+check_completions() {
+    local shell
+    on alpha acquire tab/mine --for 3h -q >/dev/null
+    on beta acquire tab/theirs:x@y --for 3h -q >/dev/null
+    for shell in "${shells[@]}"; do
+        case $shell in
+        zsh) shell_with zsh 'autoload -Uz compinit; compinit -u' "$(hooked zsh)" ;;
+        *) shell_with "$shell" "$(hooked "$shell")" ;;
+        esac
+        completes 'a verb' "$shell" 'stormctl doc' 'stormctl doctor$'
+        completes 'a flag' "$shell" 'stormctl acquire x --kee' 'stormctl acquire x --keep$'
+        completes 'what is yours, to be given back' "$shell" \
+            'stormctl release tab/' 'stormctl release tab/mine$'
+        completes 'what others hold, to be broken' "$shell" \
+            'stormctl break tab/t' 'stormctl break tab/theirs:x@y$'
+        completes 'what is held, to be taken' "$shell" \
+            'stormctl acquire tab/t' 'stormctl acquire tab/theirs:x@y$'
+        kill -STOP "$alpha_pid"
+        terminal send-keys -t "=$shell:" -l -- 'stormctl release tab/'
+        terminal send-keys -t "=$shell:" Tab
+        terminal send-keys -t "=$shell:" -l -- 'x'
+        shows 'an agent that stands still holds up nobody who types' "$shell" 'release tab/x$'
+        kill -CONT "$alpha_pid"
+        terminal send-keys -t "=$shell:" C-c
+    done
+    on alpha release --all -q >/dev/null
+    on beta release --all -q >/dev/null
+}
+
+# completes DESCRIPTION SHELL TYPED PATTERN: with Tab.
+completes() {
+    terminal send-keys -t "=$2:" C-u
+    terminal send-keys -t "=$2:" -l -- "$3"
+    # What is typed is on the screen before the key that acts on it.
+    within "$patience" typed "$2" "$3"
+    terminal send-keys -t "=$2:" Tab
+    shows "completes $1" "$2" "$4"
+}
+
+typed() {
+    last_line "$1" | grep -Fq -- "$2"
+}
