@@ -176,6 +176,10 @@ fn with_exec_the_terminal_and_its_keys_are_the_commands_as_without_stormctl() {
         shell.types("fg\n");
         shell.sees("exec cat");
     }
+    // Whatever is typed before it has the terminal again is the shell's.
+    shell.types("one\n");
+    shell.sees("one");
+    shell.sees("one");
     shell.types("\x03");
     shell.code(130);
     crate::run::all_is_free(&agent);
