@@ -65,10 +65,16 @@ pub(crate) fn open_to_all(agent: &Agent) {
 
 /// Does something on a thread that is another user's: to the kernel, who connects is a thread.
 pub(crate) fn as_user<T: Send>(uid: u32, what: impl FnOnce() -> T + Send) -> T {
+    as_member(uid, &[], what)
+}
+
+/// The same of somebody in these groups.
+fn as_member<T: Send>(uid: u32, groups: &[u32], what: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let (user, group) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(uid));
-            set_thread_groups(&[]).expect("tests run as root");
+            let groups: Vec<_> = groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+            set_thread_groups(&groups).expect("tests run as root");
             set_thread_res_gid(group, group, group).expect("tests run as root");
             set_thread_res_uid(user, user, user).expect("tests run as root");
             what()
@@ -79,8 +85,14 @@ pub(crate) fn as_user<T: Send>(uid: u32, what: impl FnOnce() -> T + Send) -> T {
 
 /// A connection of another user, who has said nothing yet.
 fn connect(agent: &Agent, uid: u32) -> UnixStream {
+    connect_as(agent, uid, &[])
+}
+
+/// The same of somebody in these groups.
+fn connect_as(agent: &Agent, uid: u32, groups: &[u32]) -> UnixStream {
     let socket = agent.socket();
-    let stream = as_user(uid, || UnixStream::connect(socket)).expect("the agent listens");
+    let connected = as_member(uid, groups, || UnixStream::connect(socket));
+    let stream = connected.expect("the agent listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
     stream
@@ -88,7 +100,10 @@ fn connect(agent: &Agent, uid: u32) -> UnixStream {
 
 /// One that was welcomed, or what it heard instead.
 fn greet(agent: &Agent, uid: u32) -> Result<UnixStream, Verdict> {
-    let mut stream = connect(agent, uid);
+    said_hello(connect(agent, uid))
+}
+
+fn said_hello(mut stream: UnixStream) -> Result<UnixStream, Verdict> {
     // It may be turned away before it has said anything.
     let _ = stream.write_all(&Hello::OURS.encode());
     match welcome(&mut stream) {

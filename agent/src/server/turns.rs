@@ -1,5 +1,5 @@
-//! Questions that take a store long: one user asks a few of them at once, and no more, for the
-//! store has the leases of others to renew.
+//! What takes long and others need too: a store that has the leases of others to renew, the names
+//! of users and groups, the audit file. One user has a few of these under way at once, no more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

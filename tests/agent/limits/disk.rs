@@ -13,7 +13,7 @@ use stormlock_protocol::message::{
 use stormlock_protocol::name::{Reason, Resource};
 
 use super::victim::Victim;
-use super::{EVE, ask, open_to_all, refusal, shared, welcomed};
+use super::{CROWD, EVE, ask, open_to_all, refusal, shared, welcomed};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
@@ -41,6 +41,8 @@ const BROKEN: u64 = 34 << 10;
 /// Requests of the one who would fill it. Each is 32 leases, taken and given back: some hundred
 /// bytes each in the journal and in the audit.
 const ROUNDS: usize = 150;
+/// So many of them one user does without being slowed down.
+const ROUNDS_OF_ONE: usize = 20;
 const AT_ONCE: usize = 32;
 /// How long leases have to be renewed without a disk: several times.
 const BROKEN_MS: u64 = 4_500;
@@ -139,6 +141,10 @@ impl Small {
     }
 }
 
+fn user_of(round: usize) -> u32 {
+    CROWD + u32::try_from(round / ROUNDS_OF_ONE).expect("a number")
+}
+
 fn many(round: usize) -> Acquire {
     let name = |number| resource(&format!("free/{round}/{number}/{}", "x".repeat(80)));
     Acquire {
@@ -155,16 +161,17 @@ pub(super) fn these(ask_for: &Acquire) -> Release {
 }
 
 #[test]
-fn another_user_fills_no_small_disk_by_taking_and_giving_back() {
+fn other_users_fill_no_small_disk_by_taking_and_giving_back() {
     let store = RedisServer::start();
     let small = Small::start(&store, Failing::Full);
     let agent = &small.agent;
     let victim = Victim::of(agent);
     let mut root = agent.client().expect("the agent answers");
-    let mut eve = welcomed(agent, EVE);
     let mut round = 0;
     let mut cycle = || {
         round += 1;
+        // One user who did all of it would be slowed down.
+        let mut eve = welcomed(agent, user_of(round));
         let ask_for = many(round);
         let give_back = these(&ask_for);
         let taken = ask(&mut eve, &Request::Acquire(ask_for));

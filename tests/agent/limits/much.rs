@@ -9,16 +9,20 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use stormlock_protocol::frame;
+use stormlock_protocol::frame::{self, Verdict};
 use stormlock_protocol::message::{
     Acquire, Attach, Break, Code, Hold, List, Release, Reply, Request, Target,
 };
 use stormlock_protocol::name::Reason;
 use stormlock_protocol::process::Process;
 
+use super::crowd::{MEMORY_OF_ONE_KB, memory_kb};
 use super::descriptors::open_files;
 use super::victim::Victim;
-use super::{EVE, MALLORY, SESSIONS_OF_ONE, ask, open_to_all, refusal, reply, shared, welcomed};
+use super::{
+    CROWD, EVE, MALLORY, SESSIONS_OF_ONE, ask, connect_as, open_to_all, refusal, reply, said_hello,
+    shared, welcomed,
+};
 use crate::agent::Agent;
 use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
@@ -32,6 +36,8 @@ const SHARERS: usize = 64;
 /// Lines of one user that are written as fast as they come, and how far apart later ones are.
 const LINES_AT_ONCE: usize = 2048;
 const LINE_EVERY_MS: u64 = 50;
+/// Groups of one user.
+const GROUPS_MAX: u32 = 1024;
 /// Leases that one user may have, that one request may ask for, and requests that ask for less than
 /// all of them.
 const LEASES_OF_ONE: usize = 256;
@@ -323,4 +329,50 @@ fn a_page_of_locks_names_none_that_its_reader_may_not_see() {
         }
         assert_eq!(seen, expected, "{glob:?}");
     }
+}
+
+/// Whoever has subordinate groups is in as many as they like, other ones each time.
+#[test]
+fn groups_without_number_are_turned_away_and_many_delay_nobody() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let victim = Victim::of(&agent);
+    let of = |round: u32, count: u32| -> Vec<u32> {
+        (0..count).map(|number| 1_000_000 + 2 * round * GROUPS_MAX + number).collect()
+    };
+    let too_many = connect_as(&agent, EVE, &of(0, GROUPS_MAX + 1));
+    assert_eq!(said_hello(too_many).err(), Some(Verdict::Denied));
+    let before = memory_kb(&agent);
+    let (mut round, mut slowest) = (0, 0);
+    let mut sessions = Vec::new();
+    let measure =
+        victim.during("sessions of somebody in 1,024 groups, other ones each time", || {
+            round += 1;
+            if sessions.len() < SESSIONS_OF_ONE - 1 {
+                sessions.push(connect_as(&agent, EVE, &of(round, GROUPS_MAX)));
+            }
+            let asked = now_ms();
+            // Somebody whose names nobody has looked up yet.
+            let mut somebody = welcomed(&agent, CROWD + round);
+            let answer = ask(&mut somebody, &Request::Acquire(wish("free/0", Hold::No)));
+            assert!(matches!(answer, Reply::Acquired(_)), "{answer:?}");
+            ask(&mut somebody, &Request::Release(Release::These(these(&["free/0"]))));
+            slowest = slowest.max(now_ms() - asked);
+        });
+    measure.is_undisturbed();
+    let mut sessions: Vec<UnixStream> =
+        sessions.into_iter().map(|stream| said_hello(stream).expect("it is let in")).collect();
+    let measure = victim.during("what they ask", || {
+        for session in &mut sessions {
+            super::send(session, &Request::Current(resource("store/prod/0")));
+        }
+        for session in &mut sessions {
+            super::receive(session);
+        }
+    });
+    measure.is_undisturbed();
+    let grown = memory_kb(&agent).saturating_sub(before);
+    println!("limits: {} sessions: {grown} KiB; another waited {slowest} ms", sessions.len());
+    assert!(grown < MEMORY_OF_ONE_KB, "{grown} KiB for the sessions of one user");
 }

@@ -99,9 +99,7 @@ fn a_hold_that_was_lengthened_while_the_job_stood_still_is_longer() {
     over(7_000);
     shell.types("fg\n");
     shell.sees("exec cat");
-    shell.types("one\n");
-    shell.sees("one");
-    shell.sees("one");
+    shell.reads("one");
     holder.types("fg\n");
     holder.sees("--ttl 60s");
     over(1_500);

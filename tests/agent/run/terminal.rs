@@ -67,6 +67,14 @@ impl Shell {
         self.seen = self.seen.split_off(at);
     }
 
+    /// A `cat` that has the terminal reads a line, and says it again.
+    pub(crate) fn reads(&mut self, line: &str) {
+        self.types(&format!("{line}\n"));
+        // What was typed, and what cat says of it.
+        self.sees(line);
+        self.sees(line);
+    }
+
     /// True if this stands in what was seen since.
     pub(crate) fn has_seen(&self, what: &str) -> bool {
         self.seen.contains(what)
@@ -120,10 +128,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     shell.types("$CTL run -q prod/db -c 'echo be''gun; exec cat'\n");
     shell.sees("begun");
     for _ in 0..10 {
-        shell.types("one\n");
-        // What was typed, and what cat says of it.
-        shell.sees("one");
-        shell.sees("one");
+        shell.reads("one");
         shell.types("\x1a");
         shell.sees("Stopped");
         shell.sees(PROMPT);
@@ -135,9 +140,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
         shell.sees("exec cat");
     }
     // Whatever is typed before it has the terminal again is the shell's.
-    shell.types("one\n");
-    shell.sees("one");
-    shell.sees("one");
+    shell.reads("one");
     // In the background it wants the terminal, and is stopped for it.
     shell.types("\x1a");
     shell.sees("Stopped");
@@ -150,9 +153,7 @@ fn ctrl_z_stops_the_job_and_fg_continues_it_with_its_terminal() {
     shell.sees(PROMPT);
     shell.types("fg\n");
     shell.sees("exec cat");
-    shell.types("two\n");
-    shell.sees("two");
-    shell.sees("two");
+    shell.reads("two");
     shell.types("\x04");
     shell.code(0);
     assert!(leases(&mut agent.client().expect("it answers")).is_empty());
@@ -166,9 +167,7 @@ fn with_exec_the_terminal_and_its_keys_are_the_commands_as_without_stormctl() {
     shell.types("$CTL run -q --exec prod/db -c 'echo be''gun; exec cat'\n");
     shell.sees("begun");
     for _ in 0..3 {
-        shell.types("one\n");
-        shell.sees("one");
-        shell.sees("one");
+        shell.reads("one");
         shell.types("\x1a");
         shell.sees("Stopped");
         shell.sees(PROMPT);
@@ -176,6 +175,8 @@ fn with_exec_the_terminal_and_its_keys_are_the_commands_as_without_stormctl() {
         shell.types("fg\n");
         shell.sees("exec cat");
     }
+    // Whatever is typed before it has the terminal again is the shell's.
+    shell.reads("one");
     shell.types("\x03");
     shell.code(130);
     crate::run::all_is_free(&agent);
@@ -215,9 +216,7 @@ fn a_job_that_was_stopped_for_longer_than_the_ttl_goes_on() {
         }
         shell.types("fg\n");
         shell.sees("exec cat");
-        shell.types("one\n");
-        shell.sees("one");
-        shell.sees("one");
+        shell.reads("one");
         holder.types("fg\n");
         holder.sees("--ttl 5s");
     }
