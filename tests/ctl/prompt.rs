@@ -14,6 +14,7 @@ use crate::fake::{self, Act, Fake, Greet, ID, Run, stormctl};
 /// the agent would not be back before the agent is.
 const BACK_WITHIN: Duration = Duration::from_secs(20);
 
+#[expect(clippy::disallowed_methods, reason = "what the client reads too, to compare with")]
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
@@ -109,6 +110,7 @@ fn nothing_that_another_wrote_is_shown() {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "how long somebody waits, not a lease's time")]
 fn in_doubt(fake: &Fake) {
     let began = Instant::now();
     let mut command = stormctl();

@@ -419,14 +419,24 @@ fn version_never_fails() {
 }
 
 #[test]
-fn completions_are_scripts_that_know_every_verb() {
+fn completions_are_scripts_that_ask_for_every_verb() {
+    let known = ["acquire", "release", "renew", "current", "is-held", "list", "doctor", "prompt"];
     for shell in ["bash", "zsh", "fish"] {
         let mut command = stormctl();
         command.args(["completions", shell]);
         let run = Run::of(command);
         assert_eq!((run.code, run.stderr.as_str()), (0, ""));
-        for verb in ["acquire", "release", "renew", "current", "is-held", "list", "doctor"] {
-            assert!(run.stdout.contains(verb), "no {verb} for {shell}");
+        assert!(run.stdout.replace('"', "").contains(&format!("COMPLETE={shell} ")), "{run:?}");
+        // As that script asks, when a first word is begun.
+        let mut command = stormctl();
+        command.env("COMPLETE", shell).env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", "1");
+        command.args(["--", "stormctl", ""]);
+        let run = Run::of(command);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+        // zsh and fish tell beside each what it does.
+        let verbs = run.stdout.lines().map(|line| line.split([':', '\t']).next().unwrap_or(""));
+        for verb in known {
+            assert!(verbs.clone().any(|told| told == verb), "no {verb} for {shell}: {run:?}");
         }
     }
     let mut bash = Command::new("bash");

@@ -16,6 +16,7 @@ const SERVICE: &str = ".service";
 #[command(arg_required_else_help = true, subcommand_value_name = "WHAT")]
 #[command(after_help = "Examples:
   eval \"$(stormctl init bash)\"
+  stormctl init fish | source
   stormctl init systemd nightly --lock prod/db")]
 pub(crate) struct Init {
     #[command(subcommand)]
