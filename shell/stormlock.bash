@@ -17,36 +17,46 @@ if [[ $- == *i* ]]; then
     }
 
     __stormlock_hook() {
-        builtin local status=$? shown=''
+        builtin local status=$?
+        STORMLOCK_PROMPT=''
         if __stormlock_has_agent; then
             # What it prints is made of letters, digits, ._/:@+- and colours. It has a time limit.
-            shown=$(builtin command stormctl prompt bash 2>/dev/null) || shown=''
+            STORMLOCK_PROMPT=$(builtin command stormctl prompt bash 2>/dev/null) ||
+                STORMLOCK_PROMPT=''
         fi
-        if [[ -z ${__stormlock_no_prompt-} ]]; then
-            # Others may have made PS1 anew since.
-            PS1=$shown${PS1#"${STORMLOCK_PROMPT-}"}
+        # Others may have made PS1 anew since. It names the variable, so that a shell that inherits
+        # PS1 shows no lock of another time; one that expands nothing in it shows none at all.
+        if [[ -z ${__stormlock_no_prompt-} && ${PS1-} != *STORMLOCK_PROMPT* ]] &&
+            builtin shopt -q promptvars; then
+            # shellcheck disable=SC2016 # expanded when it is shown
+            PS1='${STORMLOCK_PROMPT-}'${PS1-}
         fi
-        STORMLOCK_PROMPT=$shown
         builtin return "$status"
     }
 
     __stormlock_install() {
         builtin local kind
+        # For `stormctl doctor`: which shell has this.
+        # shellcheck disable=SC2034
+        builtin export STORMLOCK_SHELL=$$
+        kind=$(builtin declare -p PROMPT_COMMAND 2>/dev/null) || kind=''
+        kind=${kind#declare -} kind=${kind%% *}
         if [[ -n ${BLE_VERSION-} ]]; then
             blehook PRECMD!=__stormlock_hook
+        elif [[ " ${precmd_functions[*]-} ${PROMPT_COMMAND[*]-}" == *__stormlock_hook* ]]; then
+            :
         elif [[ -n ${bash_preexec_imported-}${__bp_imported-} ]]; then
             # It wants to be the only one in PROMPT_COMMAND.
-            [[ " ${precmd_functions[*]-} " == *" __stormlock_hook "* ]] ||
-                precmd_functions+=(__stormlock_hook)
-        elif [[ "${PROMPT_COMMAND[*]-}" != *__stormlock_hook* ]]; then
+            precmd_functions+=(__stormlock_hook)
+        elif [[ $kind == *r* ]]; then
+            builtin printf 'stormlock: PROMPT_COMMAND is readonly, so prompts show no locks\n' >&2
+        elif [[ $kind == *a* ]] && ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)); then
             # The last one, after those that make PS1.
-            kind=$(builtin declare -p PROMPT_COMMAND 2>/dev/null) || kind=''
-            if [[ $kind == 'declare -a'* ]]; then
-                PROMPT_COMMAND+=(__stormlock_hook)
-            else
-                # shellcheck disable=SC2128,SC2178 # here it is none
-                PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}__stormlock_hook
-            fi
+            PROMPT_COMMAND+=(__stormlock_hook)
+        else
+            # Before bash 5.1 only the first of several counts: the one without a number.
+            # shellcheck disable=SC2128,SC2178
+            PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}__stormlock_hook
         fi
     }
 

@@ -5,6 +5,9 @@
 # who make fish_prompt themselves say `stormctl init fish --no-prompt` and use $STORMLOCK_PROMPT.
 
 if status is-interactive
+    # For `stormctl doctor`: which shell has this.
+    set -gx STORMLOCK_SHELL $fish_pid
+
     # True when an agent may be there: without one a prompt costs no process.
     function __stormlock_has_agent
         if test -n "$STORMLOCK_SOCKET"

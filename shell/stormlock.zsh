@@ -30,9 +30,10 @@ if [[ -o interactive ]]; then
     # that is lost turns red in front of who is idle.
     __stormlock_follow() {
         [[ -z ${__stormlock_fd-} && -n $STORMLOCK_PROMPT ]] || return 0
-        builtin exec {__stormlock_fd}< <(
+        # No command that is started has the other end: the process ends with this shell.
+        sysopen -r -o cloexec -u __stormlock_fd <(
             builtin exec command stormctl prompt zsh --follow 2>/dev/null
-        ) || return 0
+        ) 2>/dev/null || return 0
         builtin zle -F $__stormlock_fd __stormlock_heard
     }
 
@@ -59,6 +60,10 @@ if [[ -o interactive ]]; then
         __stormlock_follow
     }
 
+    # For `stormctl doctor`: which shell has this.
+    builtin export STORMLOCK_SHELL=$$
+    # Without it a prompt changes with the next one only.
+    builtin zmodload -F zsh/system b:sysopen 2>/dev/null
     builtin autoload -Uz add-zsh-hook
     # It adds a function once.
     add-zsh-hook precmd __stormlock_precmd

@@ -1,10 +1,11 @@
 //! What `doctor` finds from its own side of the socket, and what of it is left when it is quiet.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use stormlock_protocol::message::{Agent, Finding, Level, Reply, Status};
 
 use crate::fake::{Fake, Run, status};
+use crate::output::terminal;
 
 fn finding(level: Level, text: &str) -> Finding {
     let mend = (level != Level::Good).then(|| "turn it on".to_owned());
@@ -64,4 +65,33 @@ fn a_quiet_doctor_tells_of_problems_only() {
     assert_eq!((run.code, run.stdout.as_str()), (1, expected));
     let run = fake(status(vec![]).agent, findings()[..1].to_vec()).run(&["-q", "doctor"]);
     assert_eq!((run.code, run.stdout.as_str()), (0, ""));
+}
+
+/// The client's parent is this shell, if that is not the last of what it does.
+fn doctor_in_a_shell(before: &str, standard_error: Stdio) -> String {
+    let fake = fake(status(vec![]).agent, vec![]);
+    let mut bash = Command::new("bash");
+    bash.args(["--noprofile", "--norc", "-c"]).arg(format!("{before} \"$@\"; exit"));
+    bash.args(["-", env!("CARGO_BIN_EXE_stormctl"), "doctor"]);
+    bash.env("STORMLOCK_SOCKET", fake.socket()).stdout(Stdio::piped()).stderr(standard_error);
+    let run = bash.output().expect("bash");
+    assert!(run.status.success(), "{run:?}");
+    String::from_utf8_lossy(&run.stdout).into_owned()
+}
+
+#[test]
+fn a_shell_is_told_whether_its_prompt_shows_locks() {
+    let hooked = doctor_in_a_shell("STORMLOCK_SHELL=$$", Stdio::null());
+    assert!(
+        hooked.contains("good     shell     the prompt of this bash shows locks\n"),
+        "{hooked}"
+    );
+    // Of another shell above this one.
+    let (_ours, theirs) = terminal(80);
+    let bare = doctor_in_a_shell("STORMLOCK_SHELL=1", theirs.into());
+    let told = "note     shell     the prompt of this bash shows no locks\n                   \
+                mend: put `eval \"$(stormctl init bash)\"` into ~/.bashrc\n";
+    assert!(bare.contains(told), "{bare}");
+    let script = doctor_in_a_shell("", Stdio::null());
+    assert!(!script.contains("shell"), "{script}");
 }

@@ -95,8 +95,8 @@ fn a_wide_terminal_shows_more_of_a_reason() {
     assert!(narrow.lines().all(|line| line.trim_end().chars().count() <= 70), "{narrow}");
 }
 
-/// What the client writes to a terminal of this width.
-fn on_terminal(mut command: Command, columns: u16) -> String {
+/// The two ends of a terminal of this width: ours, and a program's.
+pub(crate) fn terminal(columns: u16) -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
@@ -104,10 +104,15 @@ fn on_terminal(mut command: Command, columns: u16) -> String {
     tcsetwinsize(&ours, size).unwrap();
     let name = ptsname(&ours, Vec::new()).unwrap();
     let theirs = File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    (File::from(ours), theirs)
+}
+
+/// What the client writes to a terminal of this width.
+fn on_terminal(mut command: Command, columns: u16) -> String {
+    let (mut ours, theirs) = terminal(columns);
     let mut child = command.stdout(theirs).spawn().unwrap();
     // The last handle on the other end goes with the child: then reading ends, with EIO.
     drop(command);
-    let mut ours = File::from(ours);
     let (mut shown, mut part) = (Vec::new(), [0; 4_096]);
     while let Ok(count @ 1..) = ours.read(&mut part) {
         shown.extend_from_slice(&part[..count]);

@@ -1,5 +1,7 @@
 //! What a prompt shows, of whatever agent there is.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use stormlock_protocol::frame::{Verdict, Welcome};
@@ -158,4 +160,59 @@ fn without_an_agent_nothing_is_shown() {
         let run = Run::of(command);
         assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (0, "", ""), "{run:?}");
     }
+}
+
+#[test]
+fn one_that_follows_says_each_change_once_and_ends_when_nothing_is_left() {
+    let kept = || Some(Lease { hold: Hold::Keep, ..lease() });
+    let lost = Some(Lease { state: State::Lost(LostReason::Expired), ..lease() });
+    let replies = [kept(), kept(), lost, None];
+    let replies = replies.map(|lease| Reply::Glance(Glance { lease, more: 0 }));
+    let fake = Fake::replying(replies.into());
+    let mut command = fake.command(&["prompt", "--follow"]);
+    command.env("LANG", "C.UTF-8");
+    Run::of(command).succeeds("\u{25c6} prod/db kept \n\u{2716} prod/db lost \n\n");
+}
+
+/// What a process that stands for a shell does, and whether it is there yet.
+fn shell(script: &str) -> (Child, BufReader<ChildStdout>) {
+    let mut shell = Command::new("bash");
+    shell.args(["--noprofile", "--norc", "-c", script]);
+    let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("bash");
+    let mut told = BufReader::new(shell.stdout.take().expect("its words"));
+    assert_eq!(next(&mut told), "ready");
+    (shell, told)
+}
+
+fn next(told: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    told.read_line(&mut line).expect("a line");
+    line.trim_end().to_owned()
+}
+
+fn telling(shell: &Child, replies: usize) -> Run {
+    let kept = || Reply::Glance(Glance { lease: Some(lease()), more: 0 });
+    let none = Reply::Glance(Glance { lease: None, more: 0 });
+    let fake = Fake::replying((0..replies).map(|_| kept()).chain([none]).collect());
+    Run::of(fake.command(&["prompt", "fish", "--tell", &shell.id().to_string()]))
+}
+
+#[test]
+fn a_shell_is_told_by_a_signal_and_asks_by_itself() {
+    let (mut shell, mut told) =
+        shell("trap 'echo told' USR1; echo ready; until read -r line; do :; done");
+    telling(&shell, 1).succeeds("");
+    assert_eq!(next(&mut told), "told");
+    shell.kill().expect("it is there");
+    shell.wait().expect("its end");
+}
+
+/// The signal would end it.
+#[test]
+fn a_shell_that_became_another_program_is_not_signalled() {
+    let (mut shell, _told) = shell("echo ready; exec cat");
+    telling(&shell, 1).succeeds("");
+    drop(shell.stdin.take());
+    let end = shell.wait().expect("its end");
+    assert!(end.success(), "{end}");
 }

@@ -27,6 +27,14 @@ check_completions() {
         kill -CONT "$alpha_pid"
         terminal send-keys -t "=$shell:" C-c
     done
+    # As a package brings it.
+    mkdir "$place/functions"
+    stormctl completions zsh >"$place/functions/_stormctl"
+    shell_with zsh "fpath=('$place/functions' \$fpath)" 'autoload -Uz compinit; compinit -u'
+    completes 'a verb at the first time' zsh 'stormctl doc' 'stormctl doctor$'
+    # An end of the question is no end of the shell.
+    shell_with bash 'set -euo pipefail' "$(hooked bash)"
+    completes 'in a strict mode' bash 'stormctl doc' 'stormctl doctor$'
     on alpha release --all -q >/dev/null
     on beta release --all -q >/dev/null
 }

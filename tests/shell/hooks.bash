@@ -47,3 +47,114 @@ check_hooks() {
     settings=()
     on alpha release --all -q >/dev/null
 }
+
+# What a child inherits, and what cannot be changed.
+check_inherited() {
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with bash 'export PS1' "$(hooked bash)"
+    types bash ''
+    shows 'an exported prompt has the lock' bash '^◆ hook/db (2h59m|3h) ready>$'
+    types bash 'bash --norc'
+    shows 'a shell without the hook shows no lock of another time' bash '^ready>$'
+    types bash "$(hooked bash)"
+    shows 'and with it each lock once' bash '^◆ hook/db (2h59m|3h) ready>$'
+    shell_with bash 'readonly PROMPT_COMMAND="made=yes"' "$(hooked bash)"
+    shows 'a prompt that may not be changed is left alone' bash '^ready>$'
+    prints '... which is said once' bash 'stormctl init bash 2>&1 | bash -ic "readonly PROMPT_COMMAND
+        . /dev/stdin" 2>&1 | grep -c "PROMPT_COMMAND is readonly"' 1
+    shell_with bash 'shopt -u promptvars' "$(hooked bash)"
+    types bash ''
+    shows 'a prompt that expands nothing shows nothing' bash '^ready>$'
+}
+
+# What bash-preexec and ble.sh say of themselves and of those who use them. Neither can be had from
+# Debian, so these stand for them: their variables, and who calls whom.
+check_preexec() {
+    local before=(
+        'bash_preexec_imported=defined __bp_imported=defined'
+        '__bp_precmd_invoke_cmd() {
+            __bp_last_ret_value=$? BP_PIPESTATUS=("${PIPESTATUS[@]}")
+            local precmd_function
+            for precmd_function in "${precmd_functions[@]}"; do
+                calls=${calls-}$precmd_function,
+                (exit "$__bp_last_ret_value")
+                "$precmd_function"
+            done
+        }'
+        '__bp_interactive_mode() { calls=${calls-}interactive,; }'
+    )
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    local install="PROMPT_COMMAND=__bp_precmd_invoke_cmd\${PROMPT_COMMAND:+;\$PROMPT_COMMAND}"
+    install+=";__bp_interactive_mode"
+    shell_with bash "${before[@]}" "$install" "$(hooked bash)" "$(hooked bash)"
+    types bash 'false'
+    shows 'bash-preexec that was there calls it' bash '^◆ hook/db (2h59m|3h) ready>$'
+    types bash 'calls='
+    prints '... once' bash 'echo "$calls"' '__stormlock_hook,interactive,'
+    shell_with bash "$(hooked bash)" "${before[@]}" "$install" "$(hooked bash)"
+    types bash ''
+    shows 'bash-preexec that comes later leaves it' bash '^◆ hook/db (2h59m|3h) ready>$'
+    prints '... and it is there once' bash \
+        'echo "${#precmd_functions[@]} $(grep -c __stormlock_hook <<<"$PROMPT_COMMAND")"' '0 1'
+
+    shell_with bash 'BLE_VERSION=0.4.0 hooked=()' \
+        'blehook() { [[ $1 = PRECMD!=* ]] && hooked=("${1#*!=}"); }' \
+        'PROMPT_COMMAND='\''for hook in "${hooked[@]}"; do "$hook"; done'\' \
+        "$(hooked bash)" "$(hooked bash)"
+    types bash ''
+    shows 'ble.sh calls it' bash '^◆ hook/db (2h59m|3h) ready>$'
+    prints '... once' bash 'echo "${hooked[*]}"' '__stormlock_hook'
+}
+
+# Who looks for a shell ends with it, also when that becomes another program, and does it no harm.
+check_exec() {
+    local shell
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    for shell in zsh fish; do
+        shell_with "$shell" "$(hooked "$shell")"
+        turns 'a lock is shown' "$shell" 32 '◆ hook/db (2h59m|3h)'
+        soon "$shell: one process looks whether that changes" one_follows "$shell"
+        types "$shell" 'exec cat'
+        ok 'the next change' on alpha acquire hook/more --ttl 5m -q
+        soon "$shell: nobody looks when it is another program" none_follows "$shell"
+        prints 'which that survives' "$shell" 'still here' 'still here'
+        terminal send-keys -t "=$shell:" C-d
+        on alpha release hook/more -q >/dev/null
+    done
+}
+
+followers() {
+    case $1 in
+    zsh) pgrep -f -x 'stormctl prompt zsh --follow' ;;
+    fish) pgrep -f -x "stormctl prompt fish --tell $(pane_pid fish)" ;;
+    esac
+}
+
+pane_pid() {
+    terminal display-message -p -t "=$1:" '#{pane_pid}'
+}
+
+one_follows() {
+    [ "$(followers "$1" | wc -l)" = 1 ]
+}
+
+none_follows() {
+    [ "$(followers "$1" | wc -l)" = 0 ]
+}
+
+# The recipe as shell/README.md has it, in a tmux of one's own.
+check_tmux() {
+    on alpha acquire bar/db --for 3h -q >/dev/null
+    sed -n '/^# tmux.conf$/,/^```$/p' "$here/../../shell/README.md" | sed '$d' >"$place/tmux.conf"
+    terminal new-session -d -x 100 -y 30 -s bar -e STORMLOCK_SOCKET="$place/alpha/sock" \
+        "tmux -S '$place/inner' -f '$place/tmux.conf' new-session 'cat'"
+    soon 'tmux: its line shows a lock' bar_shows '◆ bar/db (2h59m|3h)'
+    ok 'another host breaks it' on beta break bar/db -m 'my turn' --yes --now
+    soon 'tmux: and turns red' bar_shows $'\e\\[31m✖ bar/db lost'
+    tmux -S "$place/inner" kill-server
+    fails 'it is acknowledged' 79 on alpha release bar/db -q
+}
+
+bar_shows() {
+    screen bar -e | tail -n 1 | grep -Eq -- "$1"
+}

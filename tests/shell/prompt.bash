@@ -20,22 +20,75 @@ check_prompt() {
     done
 }
 
-# Another host breaks it: the shell that can redraws while nobody types, bash with the next prompt.
+# Another host breaks it, with words that a shell might run: the shell that can redraws while nobody
+# types, bash with the next prompt.
 check_losses() {
-    local shell
+    local shell since trap
+    trap="\$(touch $place/trap) \`touch $place/trap\` ; touch $place/trap %F{blue} \\w"
     for shell in "${shells[@]}"; do
         shell_with "$shell" "$(hooked "$shell")"
         types "$shell" "stormctl acquire $shell/db --for 3h -q"
         shows 'a lock is shown' "$shell" "^◆ $shell/db "
-        ok "another host breaks it" on beta break "$shell/db" -m 'my turn' --yes --now
-        [ "$shell" != bash ] || {
-            within "$patience" lost_on_alpha "$shell/db"
-            types "$shell" ''
-        }
+        ok "another host breaks it" on beta break "$shell/db" -m "$trap" --yes --now
+        within "$patience" lost_on_alpha "$shell/db"
+        since=$EPOCHREALTIME
+        [ "$shell" != bash ] || types "$shell" ''
         turns 'it turns red' "$shell" 31 "✖ $shell/db lost"
+        printf '# %s: %d ms after it was lost\n' "$shell" \
+            "$(((${EPOCHREALTIME/./} - ${since/./}) / 1000))"
+        types "$shell" '' ''
+        shows 'and stays so' "$shell" "^✖ $shell/db lost ready>$"
         types "$shell" "stormctl release $shell/db -q"
         shows 'and is gone when that is acknowledged' "$shell" '^ready>$'
     done
+    ok 'nothing of what was said is run' not test -e "$place/trap"
+    check_notice
+}
+
+# What bash cannot show while nobody types, the agent says.
+check_notice() {
+    shell_with bash "$(hooked bash)" 'mesg y'
+    types bash 'stormctl acquire bash/note --for 3h'
+    shows 'a lock is shown' bash '^◆ bash/note '
+    ok 'another host breaks it' on beta break bash/note -m 'my turn' --yes --now
+    soon 'bash: the loss is said while nobody types' said_on bash 'bash/note is lost: '
+    types bash "stormctl release bash/note -q"
+    shows 'and is gone when that is acknowledged' bash '^ready>$'
+}
+
+said_on() {
+    screen "$1" | grep -Fq -- "$2"
+}
+
+# No renewal comes through to the store: it is at risk, and lost when its time is over.
+check_risk() {
+    local shell
+    for shell in "${shells[@]}"; do
+        shell_with "$shell" "$(hooked "$shell")"
+    done
+    on alpha acquire risk/db --ttl 40s --for 1h -q >/dev/null
+    for shell in "${shells[@]}"; do
+        types "$shell" ''
+        turns 'a lock is green' "$shell" 32 '◆ risk/db (59m|1h)'
+    done
+    kill -STOP "$redis_pid"
+    soon 'a renewal failed' at_risk_on_alpha
+    types bash ''
+    for shell in "${shells[@]}"; do
+        turns 'what is at risk is yellow' "$shell" 33 '▲ risk/db at risk, [0-9]+s'
+    done
+    within "$((patience + 40))" lost_on_alpha risk/db
+    types bash ''
+    for shell in "${shells[@]}"; do
+        turns 'and what ended red' "$shell" 31 '✖ risk/db lost'
+    done
+    kill -CONT "$redis_pid"
+    soon 'the store is back' on alpha list
+    fails 'it is acknowledged' 79 on alpha release risk/db -q
+}
+
+at_risk_on_alpha() {
+    on alpha status -o tsv | grep -q 'risk/db.*at_risk'
 }
 
 lost_on_alpha() {
@@ -58,5 +111,33 @@ check_silence() {
         shows 'and when it goes on so does the prompt' "$shell" "^◆ $shell/db "
         types "$shell" "stormctl release $shell/db -q"
         shows 'nothing is left' "$shell" '^ready>$'
+    done
+}
+
+# An agent that was killed leaves its socket behind, and one that stops takes it along.
+check_ends() {
+    local shell
+    on alpha acquire end/db --for 3h -q >/dev/null
+    for shell in "${shells[@]}"; do
+        shell_with "$shell" "$(hooked "$shell")"
+        types "$shell" ''
+        shows 'a lock is shown' "$shell" '^◆ end/db '
+    done
+    kill -KILL "$alpha_pid"
+    for shell in "${shells[@]}"; do
+        types "$shell" 'echo still here'
+        shows 'nothing is known of an agent that is dead' "$shell" '^ready>$'
+    done
+    agent alpha
+    for shell in "${shells[@]}"; do
+        types "$shell" ''
+        shows 'and when it is there again so is the lock' "$shell" '^◆ end/db (2h59m|3h) ready>$'
+    done
+    on alpha release --all -q >/dev/null
+    kill "$alpha_pid"
+    within "$patience" not test -e "$place/alpha/sock"
+    for shell in "${shells[@]}"; do
+        types "$shell" ''
+        shows 'nothing is shown without an agent' "$shell" '^ready>$'
     done
 }

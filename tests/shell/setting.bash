@@ -11,7 +11,8 @@ set_up() {
     mkdir -p "$place"/{run,alpha,beta,.config/fish,bin}
     port=$(free_port)
     redis-server --bind 127.0.0.1 --port "$port" --save '' --dir "$place" >"$place/redis.log" &
-    pids+=($!)
+    redis_pid=$!
+    pids+=("$redis_pid")
     soon 'a Redis is there' redis-cli -p "$port" ping
     agent alpha
     agent beta
@@ -113,14 +114,22 @@ last_line() {
     screen "$@" | sed '/^$/d' | tail -n 1
 }
 
-# seen SHELL PATTERN: the line where one types looks so.
+# seen SHELL PATTERN: the line where one types looks so. An agent on a busy machine may be too late
+# for a prompt, which the next one mends.
 seen() {
-    last_line "$1" | grep -Eq -- "$2"
+    local line
+    line=$(last_line "$1")
+    grep -Eq -- "$2" <<<"$line" || mended "$1" "$line"
+}
+
+mended() {
+    [[ $2 != '? ready>' ]] || types "$1" ''
+    return 1
 }
 
 # coloured SHELL COLOUR PATTERN: the same in this colour (of 31, 32, 33) from its beginning on.
 coloured() {
-    last_line "$1" -e | grep -Eq -- "^"$'\e'"\[$2m$3"
+    last_line "$1" -e | grep -Eq -- "^"$'\e'"\[$2m$3" || mended "$1" "$(last_line "$1")"
 }
 
 # shows DESCRIPTION SHELL PATTERN: soon it looks so; else the screen is told.

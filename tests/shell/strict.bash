@@ -27,7 +27,59 @@ check_strict() {
             prints 'also when the agent stands still' "$shell" 'echo "alive again"' 'alive again'
             kill -CONT "$alpha_pid"
         fi
+        check_editing "$shell"
         types "$shell" 'stormctl release --all -q'
         shows 'nothing is left' "$shell" '^ready>$'
     done
+}
+
+# Both ways of editing a line, with a prompt of which every cell counts.
+check_editing() {
+    local shell=$1 mode at
+    for mode in vi emacs; do
+        case $shell in
+        bash) types bash "set -o $mode" ;;
+        zsh) types zsh "bindkey -${mode:0:1}" ;;
+        fish) types fish "fish_${mode/emacs/default}_key_bindings" ;;
+        esac
+        types "$shell" clear
+        within "$patience" joined "$shell" "^[^a-z]*$shell/db[^>]*ready> *$"
+        # A line that is longer than the screen is wide, its beginning changed.
+        terminal send-keys -t "=$shell:" -l -- "cho ${long_word}"
+        within "$patience" joined "$shell" "ready> cho $long_word"
+        case $mode in
+        vi)
+            # One step to the left: what comes then is no part of a longer key.
+            at=$(cursor "$shell")
+            terminal send-keys -t "=$shell:" Escape
+            within "$patience" not is_at "$shell" "$at"
+            terminal send-keys -t "=$shell:" 0 i
+            ;;
+        emacs) terminal send-keys -t "=$shell:" C-a ;;
+        esac
+        terminal send-keys -t "=$shell:" -l -- 'e'
+        terminal send-keys -t "=$shell:" Enter
+        if within "$patience" joined "$shell" "$shell/db (2h59m|3h) (\[.\] )?ready> echo $long_word"; then
+            said 0 "$shell: $mode: a line is edited where it stands"
+        else
+            said 1 "$shell: $mode: a line is edited where it stands" "$(screen "$shell")"
+        fi
+    done
+}
+
+# Wraps with the lock before it on a screen of 100 columns.
+long_word=$(printf 'x%.0s' {1..90})
+readonly long_word
+
+cursor() {
+    terminal display-message -p -t "=$1:" '#{cursor_x},#{cursor_y}'
+}
+
+is_at() {
+    [ "$(cursor "$1")" = "$2" ]
+}
+
+# joined SHELL PATTERN: the screen has it, whatever ends of lines are in between.
+joined() {
+    screen "$1" | tr -d '\n' | grep -Eq -- "$2"
 }

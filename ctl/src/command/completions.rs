@@ -14,6 +14,14 @@ use crate::exit::{Answer, Exit};
 const VARIABLE: &str = "COMPLETE";
 const NAME: &str = "stormctl";
 
+/// zsh loads a file of its `fpath` when somebody first asks, and takes what is done then for the
+/// answer; what clap writes only prepares for the next time.
+const WHEN_LOADED: &str = "\
+if [[ ${funcstack[1]-} == _stormctl ]]; then
+    _clap_dynamic_completer_stormctl \"$@\"
+fi
+";
+
 /// Runs the command; it needs no agent.
 pub(crate) fn run(args: &args::Completions) -> Answer {
     let shell: &dyn EnvCompleter = match args.shell {
@@ -24,7 +32,11 @@ pub(crate) fn run(args: &args::Completions) -> Answer {
     let mut script = Vec::new();
     // Writing to memory cannot fail.
     let _ = shell.write_registration(VARIABLE, NAME, NAME, NAME, &mut script);
-    Answer { data: String::from_utf8_lossy(&script).into_owned(), ..Answer::default() }
+    let mut data = String::from_utf8_lossy(&script).into_owned();
+    if args.shell == args::Shell::Zsh {
+        data.push_str(WHEN_LOADED);
+    }
+    Answer { data, ..Answer::default() }
 }
 
 /// Answers a shell that asks what may stand where somebody types; `None` when nobody asks. What is

@@ -1,5 +1,9 @@
 //! `doctor`: what is wrong, from this side of the socket first, then the agent's own findings.
 
+use std::io::{self, IsTerminal};
+use std::{env, fs};
+
+use rustix::process::{Pid, getppid};
 use stormlock_protocol::message::{Finding, Level};
 
 use super::status::all_leases;
@@ -8,6 +12,15 @@ use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{Document, FindingJson, Line, level_word};
 use crate::render::text::visible;
 use crate::render::{Format, Mood, View, or_empty, tsv};
+
+/// The shells that have a hook, and what puts it there.
+const HOOKS: [(&str, &str); 3] = [
+    ("bash", "put `eval \"$(stormctl init bash)\"` into ~/.bashrc"),
+    ("zsh", "put `eval \"$(stormctl init zsh)\"` into ~/.zshrc, after compinit"),
+    ("fish", "put `stormctl init fish | source` into ~/.config/fish/config.fish"),
+];
+/// Where a hook says in which process it is.
+const HOOKED: &str = "STORMLOCK_SHELL";
 
 #[derive(serde::Serialize)]
 struct Findings<'a> {
@@ -32,6 +45,7 @@ pub(crate) fn run(
         Ok(mut link) => examine(&mut link, &mut findings),
         Err(failure) => findings.push(from_failure("socket", failure)),
     }
+    findings.extend(shell());
     let is_bad = findings.iter().any(|finding| finding.level == Level::Bad);
     let exit = if is_bad { Some(Exit::No) } else { None };
     if view.is_quiet {
@@ -60,6 +74,25 @@ fn examine(link: &mut Link, findings: &mut Vec<Finding>) {
         Ok(theirs) => findings.extend(theirs),
         Err(failure) => findings.push(from_failure("agent", failure)),
     }
+}
+
+/// Whether the prompt of the shell that this was typed into shows locks. Of a script nothing is
+/// told: it has none.
+fn shell() -> Option<Finding> {
+    let parent = getppid().map_or(0, Pid::as_raw_pid);
+    let name = fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    let (name, mend) = HOOKS.into_iter().find(|(shell, _)| *shell == name.trim_end())?;
+    if env::var(HOOKED).is_ok_and(|pid| pid == parent.to_string()) {
+        return Some(finding(
+            Level::Good,
+            "shell",
+            format!("the prompt of this {name} shows locks"),
+        ));
+    }
+    io::stderr().is_terminal().then(|| Finding {
+        mend: Some(mend.to_owned()),
+        ..finding(Level::Note, "shell", format!("the prompt of this {name} shows no locks"))
+    })
 }
 
 fn leases(count: usize) -> String {

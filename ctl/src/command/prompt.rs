@@ -1,12 +1,13 @@
 //! `prompt`: what a shell shows of one's leases before each line that is typed. It says nothing
 //! when in doubt, fails never, starts nothing, and takes a bounded time whatever the agent does.
 
-use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{env, fs};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -24,6 +25,8 @@ use crate::{stdout, time};
 
 /// How long all of it may take, of the 50 ms that a prompt may cost.
 const LIMIT: Duration = Duration::from_millis(40);
+/// Between two looks of one that follows. With the look itself a change is shown within a second.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 900_000_000 };
 /// An answer to the prompt, and what that looks like.
 type Shown = (Mood, String);
 
@@ -77,12 +80,15 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
             match &told {
                 None => stdout::write(format!("{last}\n").as_bytes())
                     .map_err(|error| failed("writing the prompt", error))?,
-                Some(shell) => shell.tell().map_err(|error| failed("telling a shell", error))?,
+                Some(shell) if shell.listens() => {
+                    shell.tell().map_err(|error| failed("telling a shell", error))?;
+                }
+                Some(_) => return Ok(Answer::default()),
             }
         }
         let gone = match &told {
             None => is_gone(&io::stdout(), PollFlags::empty()),
-            Some(shell) => is_gone(&shell.0, PollFlags::IN),
+            Some(shell) => is_gone(&shell.process, PollFlags::IN),
         };
         if is_over || gone.map_err(|error| failed("waiting", error))? {
             return Ok(Answer::default());
@@ -96,8 +102,7 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
 /// Waits until it is time to ask again; true when there is nobody any more to be told: the reader
 /// of a pipe, or a process.
 fn is_gone(whom: &impl AsFd, ends: PollFlags) -> io::Result<bool> {
-    let pause = Timespec { tv_sec: 1, tv_nsec: 0 };
-    match poll(&mut [PollFd::new(whom, ends)], Some(&pause)) {
+    match poll(&mut [PollFd::new(whom, ends)], Some(&PAUSE)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -105,17 +110,32 @@ fn is_gone(whom: &impl AsFd, ends: PollFlags) -> io::Result<bool> {
 }
 
 /// A shell that is told by a signal: it has no other ear while somebody types.
-struct Told(OwnedFd);
+struct Told {
+    process: OwnedFd,
+    folder: PathBuf,
+    program: PathBuf,
+}
 
 impl Told {
     fn of(pid: u32) -> io::Result<Told> {
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Told(pidfd_open(pid, PidfdFlags::empty())?))
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let process = pidfd_open(raw.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let program = fs::read_link(folder.join("exe"))?;
+        Ok(Told { process, folder, program })
+    }
+
+    /// A shell that became another program (`exec`) may end by a signal that it does not know.
+    fn listens(&self) -> bool {
+        let is_same = fs::read_link(self.folder.join("exe")).is_ok_and(|now| now == self.program);
+        let status = fs::read_to_string(self.folder.join("status")).unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        is_same && caught.unwrap_or(0) >> (Signal::USR1.as_raw() - 1) & 1 == 1
     }
 
     fn tell(&self) -> io::Result<()> {
-        match pidfd_send_signal(&self.0, Signal::USR1) {
+        match pidfd_send_signal(&self.process, Signal::USR1) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -189,7 +209,8 @@ impl Look {
             (Mood::Good | Mood::Plain, false) => "\u{25c6}",
             (Mood::Good | Mood::Plain, true) => "*",
             (Mood::Worry, false) => "\u{25b2}",
-            (Mood::Worry, true) => "!",
+            // Some shells have a number in the place of an exclamation mark.
+            (Mood::Worry, true) => "^",
             (Mood::Bad, false) => "\u{2716}",
             (Mood::Bad, true) => "x",
         }
