@@ -160,7 +160,7 @@ impl Command {
   stormctl acquire prod/db -m 'schema migration' --for 2h
   stormctl acquire prod/db prod/cache --until 18:00
   stormctl acquire prod/db --timeout 10m --bind $$
-  lease=$(stormctl acquire -q prod/db) && { migrate; stormctl release prod/db \"$lease\"; }")]
+  lease=$(stormctl acquire -q db) && { ./job; stormctl release db \"$lease\"; }")]
 pub(crate) struct Acquire {
     /// What to take, at most 32: letters, digits and . _ / : @ + -
     #[arg(required = true, num_args = 1.., value_parser = resource)]

@@ -35,8 +35,6 @@ check_completions() {
     # An end of the question is no end of the shell.
     shell_with bash 'set -euo pipefail' "$(hooked bash)"
     completes 'in a strict mode' bash 'stormctl doc' 'stormctl doctor$'
-    on alpha release --all -q >/dev/null
-    on beta release --all -q >/dev/null
 }
 
 # completes DESCRIPTION SHELL TYPED PATTERN: with Tab.

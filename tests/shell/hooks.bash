@@ -45,7 +45,6 @@ check_hooks() {
         is "$shell: ... no colour at all" "${line/$'\e'/colour}" "$line"
     done
     settings=()
-    on alpha release --all -q >/dev/null
 }
 
 # What a child inherits, and what cannot be changed.
@@ -84,8 +83,7 @@ check_preexec() {
         '__bp_interactive_mode() { calls=${calls-}interactive,; }'
     )
     on alpha acquire hook/db --for 3h -q >/dev/null
-    local install="PROMPT_COMMAND=__bp_precmd_invoke_cmd\${PROMPT_COMMAND:+;\$PROMPT_COMMAND}"
-    install+=";__bp_interactive_mode"
+    local install='PROMPT_COMMAND="__bp_precmd_invoke_cmd;${PROMPT_COMMAND-:};__bp_interactive_mode"'
     shell_with bash "${before[@]}" "$install" "$(hooked bash)" "$(hooked bash)"
     types bash 'false'
     shows 'bash-preexec that was there calls it' bash '^◆ hook/db (2h59m|3h) ready>$'

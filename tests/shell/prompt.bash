@@ -133,7 +133,6 @@ check_ends() {
         types "$shell" ''
         shows 'and when it is there again so is the lock' "$shell" '^◆ end/db (2h59m|3h) ready>$'
     done
-    on alpha release --all -q >/dev/null
     kill "$alpha_pid"
     within "$patience" not test -e "$place/alpha/sock"
     for shell in "${shells[@]}"; do

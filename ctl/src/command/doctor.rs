@@ -10,7 +10,7 @@ use super::status::all_leases;
 use crate::connect::{Link, Places, SHORT_PATIENCE};
 use crate::exit::{Answer, Exit, Failure};
 use crate::render::json::{Document, FindingJson, Line, level_word};
-use crate::render::text::visible;
+use crate::render::text::{visible, wrapped};
 use crate::render::{Format, Mood, View, or_empty, tsv};
 
 /// The shells that have a hook, and what puts it there.
@@ -21,6 +21,11 @@ const HOOKS: [(&str, &str); 3] = [
 ];
 /// Where a hook says in which process it is.
 const HOOKED: &str = "STORMLOCK_SHELL";
+
+/// The longest word for how bad it is.
+const LEVEL_WIDTH: usize = "warning".len();
+/// What separates two columns.
+const GAP: &str = "  ";
 
 #[derive(serde::Serialize)]
 struct Findings<'a> {
@@ -151,12 +156,16 @@ fn human(findings: &[Finding], view: &View) -> String {
             Level::Warning => Mood::Worry,
             Level::Bad => Mood::Bad,
         };
-        let level = view.paint(mood, &format!("{:<7}", level_word(finding.level)));
-        let (about, told) = (visible(&finding.about), visible(&finding.text));
-        text.push_str(&format!("{level}  {about:<widest$}  {told}\n"));
+        let level = view.paint(mood, &format!("{:<LEVEL_WIDTH$}", level_word(finding.level)));
+        let about = visible(&finding.about);
+        let indent = LEVEL_WIDTH + widest + 2 * GAP.len();
+        let room = view.width.saturating_sub(indent);
+        let next = format!("\n{:indent$}", "");
+        let mut lines = wrapped(&visible(&finding.text), room);
         if let Some(mend) = &finding.mend {
-            text.push_str(&format!("{:7}  {:widest$}  mend: {}\n", "", "", visible(mend)));
+            lines.extend(wrapped(&format!("mend: {}", visible(mend)), room));
         }
+        text.push_str(&format!("{level}{GAP}{about:<widest$}{GAP}{}\n", lines.join(&next)));
     }
     text
 }

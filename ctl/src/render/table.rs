@@ -1,9 +1,15 @@
-//! Tables that fit the screen: columns that may shrink do, widest first, down to a least width.
+//! Tables that fit the screen: columns that may shrink do, widest first, down to a least width. If
+//! that is not enough, each row takes two lines, the first with what is widest and never cut.
+
+use std::ops::Range;
 
 use super::text::{cut, visible, width};
 
 /// What separates two columns.
 const GAP: &str = "  ";
+
+/// Before the second line of a row.
+const INDENT: &str = "  ";
 
 /// A column that may be cut is no wider than this, unless it is the last: one long name would push
 /// everybody's row apart.
@@ -38,16 +44,36 @@ impl Table {
     /// The table as lines of at most `columns` columns where its parts allow that. `paint` may
     /// colour a cell, given its column and text, after it was padded.
     pub(crate) fn render(&self, screen: usize, paint: impl Fn(usize, &str) -> String) -> String {
-        let widths = self.widths(screen);
+        let widths = self.widths();
+        let whole = 0..widths.len();
+        let parts = match self.fitted(&widths, &whole, screen) {
+            Ok(fitted) => vec![(whole, fitted)],
+            Err(fitted) => {
+                let fixed = whole.clone().filter(|&nth| self.columns[nth].least.is_none());
+                let widest = fixed.rev().max_by_key(|&nth| widths[nth]).unwrap_or(whole.end);
+                if widest + 1 >= whole.end {
+                    vec![(whole, fitted)]
+                } else {
+                    let (first, second) = (0..widest + 1, widest + 1..whole.end);
+                    let room = screen.saturating_sub(INDENT.len());
+                    let fit = |part: &Range<usize>, room| match self.fitted(&widths, part, room) {
+                        Ok(fitted) | Err(fitted) => fitted,
+                    };
+                    let fitted = (fit(&first, screen), fit(&second, room));
+                    vec![(first, fitted.0), (second, fitted.1)]
+                }
+            }
+        };
         let titles: Vec<String> = self.columns.iter().map(|c| c.title.to_owned()).collect();
-        let mut text = line(&titles, &widths, |_, cell| cell.to_owned());
-        for row in &self.rows {
-            text.push_str(&line(row, &widths, &paint));
+        let mut text = row(&titles, &parts, |_, cell| cell.to_owned());
+        for cells in &self.rows {
+            text.push_str(&row(cells, &parts, &paint));
         }
         text
     }
 
-    fn widths(&self, screen: usize) -> Vec<usize> {
+    /// As wide as each would like to be.
+    fn widths(&self) -> Vec<usize> {
         let mut widths: Vec<usize> = self.columns.iter().map(|c| width(c.title)).collect();
         for row in &self.rows {
             for (widest, cell) in widths.iter_mut().zip(row) {
@@ -60,18 +86,47 @@ impl Table {
                 *wide = (*wide).min(WIDE_MAX);
             }
         }
+        widths
+    }
+
+    /// How wide these columns are in so much room; an error if they still do not fit.
+    fn fitted(
+        &self,
+        widths: &[usize],
+        part: &Range<usize>,
+        room: usize,
+    ) -> Result<Vec<usize>, Vec<usize>> {
+        let columns = &self.columns[part.clone()];
+        let mut widths = widths[part.clone()].to_vec();
         let gaps = GAP.len() * widths.len().saturating_sub(1);
-        while widths.iter().sum::<usize>() + gaps > screen {
-            let shrinkable = widths.iter_mut().zip(&self.columns).filter(|(wide, column)| {
+        while widths.iter().sum::<usize>() + gaps > room {
+            let shrinkable = widths.iter_mut().zip(columns).filter(|(wide, column)| {
                 column.least.is_some_and(|least| **wide > least.max(width(column.title)))
             });
             match shrinkable.max_by_key(|(wide, _)| **wide) {
                 Some((widest, _)) => *widest -= 1,
-                None => break,
+                None => return Err(widths),
             }
         }
-        widths
+        Ok(widths)
     }
+}
+
+/// A line for each part of the columns.
+fn row(
+    cells: &[String],
+    parts: &[(Range<usize>, Vec<usize>)],
+    paint: impl Fn(usize, &str) -> String,
+) -> String {
+    let mut text = String::new();
+    for (part, widths) in parts {
+        let start = part.start;
+        if start > 0 {
+            text.push_str(INDENT);
+        }
+        text.push_str(&line(&cells[part.clone()], widths, |nth, cell| paint(start + nth, cell)));
+    }
+    text
 }
 
 fn line(cells: &[String], widths: &[usize], paint: impl Fn(usize, &str) -> String) -> String {
@@ -117,7 +172,20 @@ mod tests {
         assert!(narrow.lines().all(|line| width(line) <= 40), "{narrow}");
         assert!(narrow.contains("prod/db ") && narrow.contains('…'), "{narrow}");
         // Nothing is left to cut: the resource stays whole, whatever the screen.
-        assert!(table("r").render(1, |_, cell| cell.to_owned()).contains("prod/db "));
+        assert!(table("r").render(1, |_, cell| cell.to_owned()).contains("prod/db\n"));
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_takes_two_lines() {
+        let mut table = table("short");
+        let long = "prod/".repeat(8);
+        table.row(vec![long.clone(), "maria@bastion2".into(), "why".into()]);
+        let text = table.render(50, |_, cell| cell.to_owned());
+        let expected = format!(
+            "RESOURCE\n  HOLDER          REASON\nprod/db\n  maria@bastion2  short\nx\n  y\n{long}\n  \
+             maria@bastion2  why\n"
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

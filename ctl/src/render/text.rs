@@ -72,6 +72,22 @@ fn push_json_escape(json: &mut String, c: char) {
     }
 }
 
+/// The text in lines of so many columns, ended between words. A longer word has a line of its own.
+pub(crate) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if width(line) + 1 + width(word) <= columns => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// How many columns a text takes. Good for what names and reasons contain; a terminal may differ in
 /// emoji sequences, which only moves a column.
 pub(crate) fn width(text: &str) -> usize {
@@ -108,6 +124,19 @@ fn char_width(c: char) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_end_between_words() {
+        for (columns, lines) in [
+            (usize::MAX, vec!["a lock is evicted"]),
+            (17, vec!["a lock is evicted"]),
+            (16, vec!["a lock is", "evicted"]),
+            (1, vec!["a", "lock", "is", "evicted"]),
+        ] {
+            assert_eq!(wrapped("a lock is evicted", columns), lines);
+        }
+        assert_eq!(wrapped("", 1), [""]);
+    }
 
     #[test]
     fn what_cannot_be_seen_is_written_as_an_escape() {
