@@ -1,4 +1,5 @@
-# stormlock for bash: `eval "$(stormctl init bash)"` in ~/.bashrc. Doing so twice does no harm.
+# stormlock for bash: `eval "$(stormctl init bash)"` in ~/.bashrc, after what makes the prompt.
+# Doing so twice does no harm.
 #
 # Each prompt begins with the lock that matters most. Those who make PS1 themselves (or let another
 # program do it) say `stormctl init bash --no-prompt` and use ${STORMLOCK_PROMPT-} in it.

@@ -1,5 +1,5 @@
-# stormlock for fish: `stormctl init fish | source` in ~/.config/fish/config.fish. Doing so twice
-# does no harm.
+# stormlock for fish: `stormctl init fish | source` in ~/.config/fish/config.fish, after what makes
+# the prompt. Doing so twice does no harm.
 #
 # Each prompt begins with the lock that matters most, and changes with it while nobody types. Those
 # who make fish_prompt themselves say `stormctl init fish --no-prompt` and use $STORMLOCK_PROMPT.

@@ -1,5 +1,5 @@
-# stormlock for zsh: `eval "$(stormctl init zsh)"` in ~/.zshrc, after compinit. Doing so twice does
-# no harm.
+# stormlock for zsh: `eval "$(stormctl init zsh)"` in ~/.zshrc, after compinit and what makes the
+# prompt. Doing so twice does no harm.
 #
 # Each prompt begins with the lock that matters most, and changes with it while nobody types. Those
 # who make PROMPT themselves say `stormctl init zsh --no-prompt` and use $STORMLOCK_PROMPT in it.

@@ -174,6 +174,12 @@ fn one_that_follows_says_each_change_once_and_ends_when_nothing_is_left() {
     Run::of(command).succeeds("\u{25c6} prod/db kept \n\u{2716} prod/db lost \n\n");
 }
 
+#[test]
+fn an_agent_that_is_for_others_shows_nothing() {
+    let fake = Fake::greeting(Greet::With(Welcome::refusal(Verdict::Denied)), vec![]);
+    fake.run(&["prompt"]).succeeds("");
+}
+
 /// What a process that stands for a shell does, and whether it is there yet.
 fn shell(script: &str) -> (Child, BufReader<ChildStdout>) {
     let mut shell = Command::new("bash");

@@ -43,6 +43,8 @@ fn a_refused_acquire_says_who_where_why_since_until_and_what_to_type() {
         ],
     );
     assert!(!run.stderr.contains("break"), "{}", run.stderr);
+    let run = Fake::refusing(held_by(lock())).run(&["run", "prod/db", "--", "true"]);
+    run.fails(75, &["stormctl run prod/db --wait -- COMMAND  # wait for your turn"]);
     let quiet = Fake::refusing(held_by(lock())).run(&["-q", "acquire", "prod/db"]);
     quiet.fails(75, &[]);
     assert_eq!(quiet.stderr, "stormctl: prod/db is held by otto@bastion3\n");

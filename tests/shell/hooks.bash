@@ -59,8 +59,8 @@ check_inherited() {
     shows 'and with it each lock once' bash '^◆ hook/db (2h59m|3h) ready>$'
     shell_with bash 'readonly PROMPT_COMMAND="made=yes"' "$(hooked bash)"
     shows 'a prompt that may not be changed is left alone' bash '^ready>$'
-    prints '... which is said once' bash 'stormctl init bash 2>&1 | bash -ic "readonly PROMPT_COMMAND
-        . /dev/stdin" 2>&1 | grep -c "PROMPT_COMMAND is readonly"' 1
+    prints '... which is said' bash 'stormctl init bash >~/init
+        bash -ic "readonly PROMPT_COMMAND; . ~/init" 2>&1 | grep -c "PROMPT_COMMAND is readonly"' 1
     shell_with bash 'shopt -u promptvars' "$(hooked bash)"
     types bash ''
     shows 'a prompt that expands nothing shows nothing' bash '^ready>$'
@@ -83,7 +83,8 @@ check_preexec() {
         '__bp_interactive_mode() { calls=${calls-}interactive,; }'
     )
     on alpha acquire hook/db --for 3h -q >/dev/null
-    local install='PROMPT_COMMAND="__bp_precmd_invoke_cmd;${PROMPT_COMMAND-:};__bp_interactive_mode"'
+    local install='PROMPT_COMMAND="__bp_precmd_invoke_cmd;${PROMPT_COMMAND-:}"'
+    install+=' PROMPT_COMMAND+=";__bp_interactive_mode"'
     shell_with bash "${before[@]}" "$install" "$(hooked bash)" "$(hooked bash)"
     types bash 'false'
     shows 'bash-preexec that was there calls it' bash '^◆ hook/db (2h59m|3h) ready>$'

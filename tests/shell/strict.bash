@@ -59,11 +59,8 @@ check_editing() {
         esac
         terminal send-keys -t "=$shell:" -l -- 'e'
         terminal send-keys -t "=$shell:" Enter
-        if within "$patience" joined "$shell" "$shell/db (2h59m|3h) (\[.\] )?ready> echo $long_word"; then
-            said 0 "$shell: $mode: a line is edited where it stands"
-        else
-            said 1 "$shell: $mode: a line is edited where it stands" "$(screen "$shell")"
-        fi
+        soon "$shell: $mode: a line is edited where it stands" \
+            joined "$shell" "$shell/db (2h59m|3h) (\[.\] )?ready> echo $long_word"
     done
 }
 

@@ -28,18 +28,19 @@ pub(crate) struct Init {
 pub(crate) enum Initial {
     /// Print what shows locks in the prompt of bash, and completes commands
     ///
-    /// For ~/.bashrc. Each prompt then begins with the lock of yours that matters most: green while
-    /// it is held, yellow when its end is near or it is at risk, red when it is lost, until you
-    /// take it again or release it.
+    /// For ~/.bashrc, after what makes the prompt. Each prompt then begins with the lock of yours
+    /// that matters most: green while it is held, yellow when its end is near or it is at risk, red
+    /// when it is lost, until you take it again or release it.
     #[command(after_help = "Examples:
   eval \"$(stormctl init bash)\"
   eval \"$(stormctl init bash --no-prompt)\"; PS1='${STORMLOCK_PROMPT-}\\w \\$ '")]
     Bash(InitShell),
     /// Print what shows locks in the prompt of zsh, and completes commands
     ///
-    /// For ~/.zshrc, after compinit. Each prompt then begins with the lock of yours that matters
-    /// most, and changes with it while nobody types: green while it is held, yellow when its end is
-    /// near or it is at risk, red when it is lost, until you take it again or release it.
+    /// For ~/.zshrc, after compinit and what makes the prompt. Each prompt then begins with the
+    /// lock of yours that matters most, and changes with it while nobody types: green while it is
+    /// held, yellow when its end is near or it is at risk, red when it is lost, until you take it
+    /// again or release it.
     #[command(after_help = "Examples:
   eval \"$(stormctl init zsh)\"
   eval \"$(stormctl init zsh --no-prompt)\"; setopt prompt_subst
@@ -47,9 +48,10 @@ pub(crate) enum Initial {
     Zsh(InitShell),
     /// Print what shows locks in the prompt of fish, and completes commands
     ///
-    /// For ~/.config/fish/config.fish. Each prompt then begins with the lock of yours that matters
-    /// most, and changes with it while nobody types: green while it is held, yellow when its end is
-    /// near or it is at risk, red when it is lost, until you take it again or release it.
+    /// For ~/.config/fish/config.fish, after what makes the prompt. Each prompt then begins with
+    /// the lock of yours that matters most, and changes with it while nobody types: green while it
+    /// is held, yellow when its end is near or it is at risk, red when it is lost, until you take
+    /// it again or release it.
     #[command(after_help = "Examples:
   stormctl init fish | source
   stormctl init fish --no-prompt | source")]

@@ -49,7 +49,8 @@ pub(crate) fn run(args: &args::Acquire, link: &mut Link, view: &View) -> Result<
     drop(progress);
     // It may have waited.
     let view = &view.renewed();
-    let leases = taken.map_err(|failure| with_next(failure, args.resources.len()))?;
+    let again = |resource: &str| format!("stormctl acquire {resource} --wait");
+    let leases = taken.map_err(|failure| with_next(failure, args.resources.len(), again))?;
     proven(&doing, &leases)?;
     let talk = leases.iter().map(|lease| told_end(lease, view)).collect();
     let (warnings, unwritten) = (scope(&leases, view), leases.iter().map(unwritten).collect());
@@ -107,8 +108,8 @@ fn is_around(lock: &Lock) -> bool {
     lock.mine && named.split_ascii_whitespace().any(|id| id.parse() == Ok(lock.lease))
 }
 
-/// What to type after a refusal.
-pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
+/// What to type after a refusal: `again` is the same once more, for those who wait.
+pub(crate) fn with_next(failure: Failure, asked: usize, again: impl Fn(&str) -> String) -> Failure {
     let is_held = |code| matches!(code, Code::Held | Code::Timeout);
     let Some(refusal) = failure.refusals.first().filter(|refusal| is_held(refusal.code)) else {
         return failure;
@@ -139,6 +140,6 @@ pub(crate) fn with_next(failure: Failure, asked: usize) -> Failure {
     } else {
         failure
             .then_type(format!("stormctl current {resource}"), "who holds it then")
-            .then_type(format!("stormctl acquire {resource} --wait"), "wait for your turn")
+            .then_type(again(&resource), "wait for your turn")
     }
 }

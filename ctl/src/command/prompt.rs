@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use stormlock_protocol::client::ClientError;
+use stormlock_protocol::frame::Verdict;
 use stormlock_protocol::message::{Code, Glance, Hold, Lease, State};
 use stormlock_protocol::name::UnixMs;
 
@@ -150,14 +151,22 @@ fn ask(places: &Places, until: Moment) -> Result<Glance, bool> {
         let mut client = match connect::connect(socket, left()) {
             Ok(client) => client,
             Err(ClientError::NoAgent { .. } | ClientError::LongPath(_)) => continue,
-            // An agent for others.
-            Err(ClientError::NoAccess { .. }) => return Err(false),
+            Err(error) if is_for_others(&error) => return Err(false),
             Err(_) => return Err(true),
         };
         client.set_patience(left());
-        return client.glance().map_err(|_| true);
+        return client.glance().map_err(|error| !is_for_others(&error));
     }
     Err(false)
+}
+
+/// An agent that this user has nothing to do with: nothing is held through it.
+fn is_for_others(error: &ClientError) -> bool {
+    match error {
+        ClientError::NoAccess { .. } => true,
+        ClientError::Greeting(welcome) => welcome.verdict == Verdict::Denied,
+        _ => false,
+    }
 }
 
 /// How it is written where it is shown.

@@ -50,8 +50,9 @@ pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Fail
     let mut taking = Taking::new(ask, &socket, patience);
     let taken = taking.take(client, &progress);
     drop(progress);
-    let (leases, asked) =
-        taken.map_err(|error| with_next(explain_change(error, &doing), ask.resources.len()))?;
+    let again = |resource: &str| format!("stormctl run {resource} --wait -- COMMAND");
+    let (leases, asked) = taken
+        .map_err(|error| with_next(explain_change(error, &doing), ask.resources.len(), again))?;
     proven(&doing, &leases).map_err(never_began)?;
     Ok(Taken { leases, asked, socket })
 }
