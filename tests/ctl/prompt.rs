@@ -174,6 +174,17 @@ fn one_that_follows_says_each_change_once_and_ends_when_nothing_is_left() {
     Run::of(command).succeeds("\u{25c6} prod/db kept \n\u{2716} prod/db lost \n\n");
 }
 
+/// A prompt may take many processes to draw: not each second.
+#[test]
+fn that_time_passes_is_no_change() {
+    let replies = [Some(held(3_000)), Some(held(2_000)), None];
+    let replies = replies.map(|lease| Reply::Glance(Glance { lease, more: 0 }));
+    let fake = Fake::replying(replies.into());
+    let mut command = fake.command(&["prompt", "--follow"]);
+    command.env("LANG", "C.UTF-8");
+    Run::of(command).succeeds("\u{25c6} prod/db 50m \n\n");
+}
+
 #[test]
 fn an_agent_that_is_for_others_shows_nothing() {
     let fake = Fake::greeting(Greet::With(Welcome::refusal(Verdict::Denied)), vec![]);

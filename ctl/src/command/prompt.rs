@@ -28,8 +28,16 @@ use crate::{stdout, time};
 const LIMIT: Duration = Duration::from_millis(40);
 /// Between two looks of one that follows. With the look itself a change is shown within a second.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 900_000_000 };
-/// An answer to the prompt, and what that looks like.
-type Shown = (Mood, String);
+/// How often one that follows tells that time has passed, and nothing else has come to pass: a prompt
+/// that is drawn anew may cost its shell many processes.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What is shown, and what of it stays so while nothing but time passes.
+struct Shown {
+    mood: Mood,
+    text: String,
+    lasting: String,
+}
 
 /// Does without the reading of a whole command line what shells call before each of theirs; `None`
 /// when anything else is asked for.
@@ -56,11 +64,14 @@ fn answer(surface: Surface, places: &Places) -> Answer {
 
 /// What is to be shown now; empty for nothing.
 fn now(look: &Look, places: &Places) -> String {
-    let shown = ask(places, Moment::now() + LIMIT).map_or_else(
-        |doubt| doubt.then(|| look.doubt()),
-        |glance| look.glance(&glance, time::wall()),
-    );
-    shown.map_or_else(String::new, |shown| look.painted(&shown))
+    look.painted(seen(look, places).as_ref())
+}
+
+fn seen(look: &Look, places: &Places) -> Option<Shown> {
+    match ask(places, Moment::now() + LIMIT) {
+        Ok(glance) => look.glance(&glance, time::wall()),
+        Err(doubt) => doubt.then(|| look.doubt()),
+    }
 }
 
 /// Says what is to be shown whenever that changes, until nothing is, or nobody is left to hear it.
@@ -73,13 +84,14 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let look = Look::of_this_process(args.surface);
     let told = args.tell.map(Told::of).transpose();
     let told = told.map_err(|error| failed("finding the shell that is to be told", error))?;
-    let mut last = now(&look, places);
+    let mut last = seen(&look, places);
     let mut is_new = true;
+    let mut said_at = Moment::now();
     loop {
-        let is_over = last.is_empty();
         if is_new {
+            said_at = Moment::now();
             match &told {
-                None => stdout::write(format!("{last}\n").as_bytes())
+                None => stdout::write(format!("{}\n", look.painted(last.as_ref())).as_bytes())
                     .map_err(|error| failed("writing the prompt", error))?,
                 Some(shell) if shell.listens() => {
                     shell.tell().map_err(|error| failed("telling a shell", error))?;
@@ -91,12 +103,27 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
             None => is_gone(&io::stdout(), PollFlags::empty()),
             Some(shell) => is_gone(&shell.process, PollFlags::IN),
         };
-        if is_over || gone.map_err(|error| failed("waiting", error))? {
+        if last.is_none() || gone.map_err(|error| failed("waiting", error))? {
             return Ok(Answer::default());
         }
-        let shown = now(&look, places);
-        is_new = shown != last;
-        last = shown;
+        let shown = seen(&look, places);
+        is_new = is_other(last.as_ref(), shown.as_ref(), said_at.until(Moment::now()));
+        // What was said is what the next is compared with.
+        if is_new {
+            last = shown;
+        }
+    }
+}
+
+/// Whether what is shown now is to be said, so long after what was said last.
+fn is_other(last: Option<&Shown>, now: Option<&Shown>, passed: Duration) -> bool {
+    match (last, now) {
+        (Some(last), Some(now)) => {
+            last.mood != now.mood
+                || last.lasting != now.lasting
+                || (passed >= MINUTE && last.text != now.text)
+        }
+        (last, now) => last.is_some() || now.is_some(),
     }
 }
 
@@ -193,24 +220,26 @@ impl Look {
 
     fn glance(&self, glance: &Glance, now: UnixMs) -> Option<Shown> {
         let lease = glance.lease.as_ref()?;
-        let (mood, told) = told(lease, now)?;
-        let mut text = format!("{} {} {told}", self.symbol(mood), lease.resource);
-        match lease.waiters {
-            0 => {}
-            1 => text.push_str(", 1 waits"),
-            many => text.push_str(&format!(", {many} wait")),
-        }
+        let told = told(lease, now)?;
+        let mut rest = match lease.waiters {
+            0 => String::new(),
+            1 => ", 1 waits".to_owned(),
+            many => format!(", {many} wait"),
+        };
         if lease.this_host_only {
-            text.push_str(" (this host)");
+            rest.push_str(" (this host)");
         }
         if glance.more > 0 {
-            text.push_str(&format!(" +{}", glance.more));
+            rest.push_str(&format!(" +{}", glance.more));
         }
-        Some((mood, text))
+        let symbol = self.symbol(told.mood);
+        let begins = format!("{symbol} {} {}", lease.resource, told.words);
+        let lasting = format!("{begins}{rest}");
+        Some(Shown { mood: told.mood, text: begins + &told.left + &rest, lasting })
     }
 
     fn doubt(&self) -> Shown {
-        (Mood::Worry, "?".to_owned())
+        Shown { mood: Mood::Worry, text: "?".to_owned(), lasting: "?".to_owned() }
     }
 
     fn symbol(&self, mood: Mood) -> &'static str {
@@ -227,7 +256,8 @@ impl Look {
 
     /// With the colour as the shell wants it, so that it knows how wide the text is, and a space
     /// between this and the prompt.
-    fn painted(&self, (mood, text): &Shown) -> String {
+    fn painted(&self, shown: Option<&Shown>) -> String {
+        let Some(Shown { mood, text, .. }) = shown else { return String::new() };
         if !self.has_colour {
             return format!("{text} ");
         }
@@ -248,21 +278,31 @@ impl Look {
 }
 
 /// What is to be known of a lease, in a word or two. Nothing that another person wrote is in it.
-fn told(lease: &Lease, now: UnixMs) -> Option<(Mood, String)> {
-    let left = time::short(left_ms(lease, now) / 1_000);
+struct Word {
+    mood: Mood,
+    words: &'static str,
+    left: String,
+}
+
+fn told(lease: &Lease, now: UnixMs) -> Option<Word> {
+    let left = || time::short(left_ms(lease, now) / 1_000);
     let is_kept = matches!(lease.hold, Hold::Keep);
-    Some(match &lease.state {
-        State::Lost(_) => (Mood::Bad, "lost".to_owned()),
+    let word = |mood, words| Some(Word { mood, words, left: String::new() });
+    match &lease.state {
+        State::Lost(_) => word(Mood::Bad, "lost"),
         State::AtRisk => {
-            let proven = time::short(lease.left_ms / 1_000);
-            (Mood::Worry, format!("at risk, {proven}"))
+            let left = time::short(lease.left_ms / 1_000);
+            Some(Word { mood: Mood::Worry, words: "at risk, ", left })
         }
-        State::Unknown => (Mood::Worry, "unknown".to_owned()),
-        State::Held if is_kept => (Mood::Good, "kept".to_owned()),
-        State::Held if lease.ends_soon || is_nearly_over(lease, now) => (Mood::Worry, left),
-        State::Held => (Mood::Good, left),
-        State::Asking | State::Released => return None,
-    })
+        State::Unknown => word(Mood::Worry, "unknown"),
+        State::Held if is_kept => word(Mood::Good, "kept"),
+        State::Held => {
+            let is_near = lease.ends_soon || is_nearly_over(lease, now);
+            let mood = if is_near { Mood::Worry } else { Mood::Good };
+            Some(Word { mood, words: "", left: left() })
+        }
+        State::Asking | State::Released => None,
+    }
 }
 
 /// How much longer it is held if nobody does anything.
