@@ -50,25 +50,6 @@ fn nobody_waits_for_a_client_that_was_gone_before_it_was_heard() {
     });
 }
 
-/// Each piece would wake it up once more, which takes longer than all the rest of a prompt.
-#[test]
-fn a_prompt_has_its_welcome_and_its_answer_in_one_piece() {
-    let agent = Agent::start(&local());
-    let ask = frame::encode(&Request::Glance).expect("a request");
-    for _ in 0..GOING {
-        let mut stream = connect(&agent);
-        stream.write_all(&[&Hello::OURS.encode()[..], &ask].concat()).expect("it is taken");
-        let mut piece = [0; 256];
-        let length = stream.read(&mut piece).expect("an answer");
-        let (welcome, reply) = piece[..length].split_at(WELCOME_LEN);
-        let welcome = Welcome::decode(welcome.try_into().expect("its length")).expect("a welcome");
-        assert!(matches!(welcome.verdict, Verdict::Speak(_)), "{welcome:?}");
-        let reply = reply.get(frame::HEADER_LEN..).expect("an answer beside the welcome");
-        let Ok(Reply::Glance(glance)) = frame::decode(reply) else { panic!("{reply:?}") };
-        assert_eq!((glance.lease, glance.more), (None, 0));
-    }
-}
-
 fn connect(agent: &Agent) -> UnixStream {
     let stream = UnixStream::connect(agent.socket()).expect("the agent listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");

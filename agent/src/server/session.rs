@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{FutureExt, SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt};
 use stormlock_protocol::HELLO_SECS;
 use stormlock_protocol::frame::{self, FrameError, HELLO_LEN, Hello, Verdict, Welcome};
 use stormlock_protocol::message::{Attach, Event, Refusal, Reply, Request};
@@ -34,12 +34,11 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     service: Arc<Service>,
     stopping: watch::Receiver<bool>,
 ) {
-    if let Some(welcome) = greet(&mut stream).await {
+    if greet(&mut stream).await {
         let frames = Framed::new(stream, Codec);
         let ahead = Vec::new();
         let mut session = Session { frames, ahead, caller, service, stopping, fresh: Vec::new() };
-        let ended =
-            if session.welcome(welcome).await { session.run().await } else { Ended::Closed };
+        let ended = session.run().await;
         session.end(ended).await;
     }
 }
@@ -49,8 +48,8 @@ pub(super) async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, verdict: Ver
     let _ = timeout(WRITE_PATIENCE, stream.write_all(&Welcome::refusal(verdict).encode())).await;
 }
 
-/// The welcome of a client that speaks the same protocol; any other is told why not.
-async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Option<Welcome> {
+/// True when both sides speak the same protocol.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
     let mut hello = [0; HELLO_LEN];
     let read = timeout(Duration::from_secs(HELLO_SECS), stream.read_exact(&mut hello)).await;
     let welcome = match read {
@@ -58,14 +57,11 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Option<Welc
             Ok(hello) => hello.answer(),
             Err(_) => Welcome::refusal(Verdict::Garbage),
         },
-        Ok(Err(_)) => return None,
+        Ok(Err(_)) => return false,
         Err(_) => Welcome::refusal(Verdict::Slow),
     };
-    if matches!(welcome.verdict, Verdict::Speak(_)) {
-        return Some(welcome);
-    }
-    let _ = timeout(WRITE_PATIENCE, stream.write_all(&welcome.encode())).await;
-    None
+    let written = timeout(WRITE_PATIENCE, stream.write_all(&welcome.encode())).await;
+    matches!(written, Ok(Ok(()))) && matches!(welcome.verdict, Verdict::Speak(_))
 }
 
 struct Session<S> {
@@ -99,25 +95,6 @@ enum Ended {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
-    /// Greets. A prompt has asked already, and is answered from memory: it gets both in one piece,
-    /// for to wake up once more takes it longer than all else that it does with them.
-    async fn welcome(&mut self, welcome: Welcome) -> bool {
-        self.frames.write_buffer_mut().extend_from_slice(&welcome.encode());
-        let is_open = match self.frames.next().now_or_never() {
-            Some(Some(Ok(came))) => {
-                self.ahead.push(came);
-                true
-            }
-            Some(Some(Err(_)) | None) => false,
-            None => true,
-        };
-        if self.ahead.iter().any(|came| came.request == Request::Glance) {
-            return true;
-        }
-        let flushing = SinkExt::<Reply>::flush(&mut self.frames);
-        matches!(timeout(WRITE_PATIENCE, flushing).await, Ok(Ok(()))) && is_open
-    }
-
     async fn run(&mut self) -> Ended {
         loop {
             let request = match self.next_request().await {
