@@ -1,11 +1,13 @@
 //! What other users of the host could do to the files that the agent relies on.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{self, Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::lease::Uid;
 
@@ -14,6 +16,8 @@ const GROUP_WRITES: u32 = 0o020;
 const EVERYONE_WRITES: u32 = 0o002;
 /// In a directory with this bit, only the owner of a file takes it away.
 const STICKY: u32 = 0o1000;
+/// Symbolic links on one path, as many as the kernel follows (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
 
 /// Who could, besides root and the agent's own user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,43 +60,83 @@ fn is_foreign(found: &Metadata) -> bool {
 }
 
 /// Why somebody else than root and the agent's own user could put another file in the place of one
-/// that was opened, or change it, and what mends that; `None` when nobody could.
+/// that was opened, or change it, and what mends that; `None` when nobody could. Each directory and
+/// each symbolic link on the way to it counts.
 ///
 /// # Errors
 /// What the system says when its place is looked at.
 pub fn changed_by(path: &Path, opened: &Metadata) -> io::Result<Option<String>> {
-    let named = path.symlink_metadata()?;
     let shown = path.display();
     if is_open(opened) {
         return Ok(Some(format!("everyone can change it, run: chmod o-w {shown}")));
-    }
-    if named.is_symlink() && is_foreign(&named) {
-        let uid = named.uid();
-        return Ok(Some(format!("is a symbolic link of uid {uid}, run: chown -h root {shown}")));
     }
     if is_foreign(opened) {
         let uid = opened.uid();
         return Ok(Some(format!("belongs to uid {uid}, run: chown root {shown}")));
     }
-    let place = fs::canonicalize(path)?;
-    for directory in [path.parent(), place.parent()].into_iter().flatten() {
-        let found = fs::metadata(directory)?;
-        let directory = directory.display();
-        match replaced_by(&found) {
-            Some(Other::Owner(Uid(uid))) => {
-                return Ok(Some(format!(
-                    "uid {uid}, whose directory it is in, can replace it, run: chown root \
-                     {directory}"
-                )));
+    moved_by(path)
+}
+
+/// The same for the way to a file: by name after name from the root on, as the kernel walks it.
+fn moved_by(path: &Path) -> io::Result<Option<String>> {
+    let mut to_go = Vec::new();
+    go(&mut to_go, &path::absolute(path)?);
+    // Without links, so that the one above is the one it is in.
+    let mut at = PathBuf::new();
+    let mut links = 0;
+    while let Some(name) = to_go.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::Normal(name)) => at.push(name),
+            Some(Component::ParentDir) => {
+                at.pop();
+                continue;
             }
-            Some(Other::Everyone) => {
-                return Ok(Some(format!("everyone can replace it, run: chmod o-w {directory}")));
+            Some(Component::RootDir) => {
+                at = PathBuf::from("/");
+                continue;
             }
-            // Whom the site lets write there, it lets configure.
-            Some(Other::Group(_)) | None => {}
+            Some(Component::CurDir | Component::Prefix(_)) | None => continue,
         }
+        let above = at.parent().unwrap_or(Path::new("/"));
+        if let Some(why) = taken_away_by(above, &fs::metadata(above)?) {
+            return Ok(Some(why));
+        }
+        let found = at.symlink_metadata()?;
+        if !found.is_symlink() {
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(Errno::LOOP.into());
+        }
+        if is_foreign(&found) {
+            let (uid, link) = (found.uid(), at.display());
+            return Ok(Some(format!(
+                "uid {uid}, whose symbolic link leads to it, can replace it, run: chown -h root \
+                 {link}"
+            )));
+        }
+        go(&mut to_go, &fs::read_link(&at)?);
+        at.pop();
     }
     Ok(None)
+}
+
+/// Puts the names of a path before those that are still to go, the next one last.
+fn go(to_go: &mut Vec<OsString>, path: &Path) {
+    to_go.extend(path.components().rev().map(|part| part.as_os_str().to_owned()));
+}
+
+fn taken_away_by(directory: &Path, found: &Metadata) -> Option<String> {
+    let directory = directory.display();
+    match replaced_by(found)? {
+        Other::Owner(Uid(uid)) => Some(format!(
+            "uid {uid}, whose directory it is in, can replace it, run: chown root {directory}"
+        )),
+        Other::Everyone => Some(format!("everyone can replace it, run: chmod o-w {directory}")),
+        // Whom the site lets write there, it lets configure.
+        Other::Group(_) => None,
+    }
 }
 
 /// Opens a file to be read, without waiting for anybody; nothing else than a file is.
@@ -121,7 +165,7 @@ pub fn open(path: &Path) -> io::Result<(File, Metadata)> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
-    use std::os::unix::fs::{PermissionsExt, chown};
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 
     use super::*;
 
@@ -139,5 +183,37 @@ mod tests {
         assert_eq!(seen(0o777), Some(Other::Everyone));
         chown(dir.path(), Some(7), None).expect("tests run as root");
         assert_eq!(seen(0o1777), Some(Other::Owner(Uid(7))));
+    }
+
+    #[test]
+    fn each_directory_and_each_link_on_the_way_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("a/b/c")).unwrap();
+        fs::create_dir_all(at("links/d")).unwrap();
+        fs::write(at("a/b/c/file"), "").unwrap();
+        symlink("../a/./b", at("links/first")).unwrap();
+        symlink(at("links/first/c/../c/file"), at("links/d/second")).unwrap();
+        let said = |path: &Path| changed_by(path, &fs::metadata(path).unwrap()).unwrap();
+        let (file, second) = (at("a/b/c/file"), at("links/d/second"));
+        assert_eq!((said(&file), said(&second)), (None, None));
+        for (name, of_file) in [("a", true), ("a/b", true), ("a/b/c", true), ("links", false)] {
+            chown(at(name), Some(7), None).expect("tests run as root");
+            assert_eq!(said(&file).is_some(), of_file, "{name}");
+            let why = said(&second).expect(name);
+            let mends = format!("run: chown root {}", at(name).display());
+            assert!(why.starts_with("uid 7, whose directory") && why.ends_with(&mends), "{why}");
+            chown(at(name), Some(0), None).unwrap();
+        }
+        for name in ["links/first", "links/d/second"] {
+            lchown(at(name), Some(7), None).expect("tests run as root");
+            let why = said(&second).expect(name);
+            let mends = format!("run: chown -h root {}", at(name).display());
+            assert!(why.starts_with("uid 7, whose symbolic") && why.ends_with(&mends), "{why}");
+            lchown(at(name), Some(0), None).unwrap();
+        }
+        symlink("round", at("round")).unwrap();
+        let error = changed_by(&at("round"), &fs::metadata(&file).unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
     }
 }

@@ -1,11 +1,16 @@
 //! Who may do what: pure. Facts about a caller come from the kernel (`server::peer`), rules from
 //! the configuration; nothing here asks anybody.
 
+mod who;
+
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 
 use stormlock_protocol::name::{Resource, Ttl};
 
+#[cfg(test)]
+pub(crate) use self::who::known;
+pub use self::who::{GroupNames, Who};
 use crate::lease::Uid;
 
 /// The group whose members may acquire when there are no rules.
@@ -13,20 +18,6 @@ pub const GROUP: &str = "stormlock";
 /// Most leases of one user at once, unless a rule says fewer: far above what a person or a pipeline
 /// holds, and a bound on what one account can make the agent keep renewing.
 pub const LEASES_MAX: usize = 256;
-
-/// Who asks, as the kernel knows them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
-    /// The user.
-    pub uid: Uid,
-    /// The user's name; the number as text when there is none.
-    pub user: String,
-    /// The names of the groups; numbers as text where there is none.
-    pub groups: Arc<[String]>,
-    /// False when a directory service did not answer, and numbers stand for names that may exist. A
-    /// rule that takes a right away by name may be about them then.
-    pub is_named: bool,
-}
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,7 +145,7 @@ impl Subject {
     fn covers(&self, who: &Who) -> bool {
         match self {
             Subject::User(name) => who.user == *name,
-            Subject::Group(name) => who.groups.contains(name),
+            Subject::Group(name) => who.is_in(name),
             Subject::Uid(uid) => who.uid == *uid,
             Subject::Everyone => true,
         }
@@ -263,6 +254,10 @@ pub struct Cap {
 pub struct Policy {
     rules: Rules,
     caps: Vec<Cap>,
+    /// The groups that rules name.
+    groups: BTreeSet<String>,
+    /// Whether rules name users.
+    has_users: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -278,19 +273,42 @@ impl Policy {
     /// Everyone may read, members of [`GROUP`] may acquire, root may do all.
     #[must_use]
     pub fn host() -> Policy {
-        Policy { rules: Rules::Host, caps: Vec::new() }
+        Policy { groups: BTreeSet::from([GROUP.to_owned()]), ..Policy::of(Rules::Host) }
     }
 
     /// This user may do all, nobody else anything.
     #[must_use]
     pub fn only(uid: Uid) -> Policy {
-        Policy { rules: Rules::Only(uid), caps: Vec::new() }
+        Policy::of(Rules::Only(uid))
     }
 
     /// What the configuration says. Whoever matches no rule may do nothing.
     #[must_use]
     pub fn written(rules: Vec<Rule>) -> Policy {
-        Policy { rules: Rules::Written(rules), caps: Vec::new() }
+        let mut groups = BTreeSet::new();
+        let mut has_users = false;
+        for subject in rules.iter().flat_map(|rule| &rule.who) {
+            match subject {
+                Subject::User(_) => has_users = true,
+                Subject::Group(name) => drop(groups.insert(name.clone())),
+                Subject::Uid(_) | Subject::Everyone => {}
+            }
+        }
+        Policy { groups, has_users, ..Policy::of(Rules::Written(rules)) }
+    }
+
+    fn of(rules: Rules) -> Policy {
+        Policy { rules, caps: Vec::new(), groups: BTreeSet::new(), has_users: false }
+    }
+
+    /// The groups that it goes by: whoever is judged has to be known to be in these or not.
+    #[must_use]
+    pub fn groups(&self) -> &BTreeSet<String> {
+        &self.groups
+    }
+
+    fn knows(&self, who: &Who) -> bool {
+        (who.is_named || !self.has_users) && self.groups.iter().all(|name| who.groups.knows(name))
     }
 
     /// The written rules that are about somebody, on whatever resources, each with its place; of
@@ -330,9 +348,9 @@ impl Policy {
     /// # Errors
     /// [`Denial`] says which rule, or that none, allows it.
     pub fn judge(&self, who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
-        if !who.is_named && self.may_deny_by_name(who, act, on) {
+        if !self.knows(who) && self.may_deny_by_name(who, act, on) {
             return Err(Denial(format!(
-                "the names of user {} and their groups cannot be looked up now, and rules go by \
+                "the name of user {} or those of groups cannot be looked up now, and rules go by \
                  name; try again in a moment",
                 who.uid.0
             )));
@@ -403,7 +421,7 @@ impl Default for Permit {
 
 fn judge_host(who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
     let is_root = who.uid == Uid(0);
-    let is_member = who.groups.iter().any(|group| group == GROUP);
+    let is_member = who.is_in(GROUP);
     let needed = match act {
         Act::Read => return Ok(Permit::default()),
         Act::Acquire if is_root || is_member => return Ok(Permit::default()),
@@ -464,12 +482,10 @@ fn is_less<T: Ord>(one: Option<T>, other: Option<T>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
-    fn who(uid: u32, user: &str, groups: &[&str]) -> Who {
-        let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-        Who { uid: Uid(uid), user: user.to_owned(), groups, is_named: true }
-    }
+    use super::known as who;
+    use super::*;
 
     fn on(name: &str) -> Resource {
         Resource::new(name).unwrap()
@@ -624,8 +640,22 @@ mod tests {
     #[test]
     fn whose_names_are_not_known_gets_nothing_that_a_rule_could_take_away_by_name() {
         let may = |rules: Vec<Rule>, act, on: Option<&Resource>| {
-            let who = Who { is_named: false, ..who(7, "7", &["8"]) };
-            Policy::written(rules).judge(&who, act, on).is_ok()
+            let nameless = Who { is_named: false, ..who(7, "7", &[]) };
+            let groupless = Who { groups: Arc::default(), ..who(7, "eve", &[]) };
+            let policy = Policy::written(rules);
+            let may = policy.judge(&groupless, act, on).is_ok();
+            // Without a rule about a user's name it is no matter.
+            assert!(policy.judge(&nameless, act, on).is_ok() || !may);
+            let about_users = |rule: &Rule| {
+                let who = rule.who.iter().map(|subject| match subject {
+                    Subject::Group(name) => Subject::User(name.clone()),
+                    other => other.clone(),
+                });
+                Rule { who: who.collect(), ..rule.clone() }
+            };
+            let policy = Policy::written(policy.written_rules().iter().map(about_users).collect());
+            assert_eq!(policy.judge(&nameless, act, on).is_ok(), may);
+            may
         };
         let games = || vec![Subject::Group("games".to_owned())];
         let all = || rule(2, &[Subject::Everyone], &["*"], &[Act::Acquire]);

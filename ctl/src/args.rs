@@ -314,8 +314,8 @@ pub(crate) struct Hold {
     pub(crate) resources: Vec<Resource>,
     #[command(flatten)]
     pub(crate) take: Take,
-    /// How long what depends on this may take to end; at most a third of the ttl [default: 30s, or
-    /// what a short ttl or hold leaves]
+    /// How long what depends on this may take to end; at most a third of the ttl, and an hour
+    /// [default: 30s, or what a short ttl or hold leaves]
     #[arg(long, value_name = "DUR", value_parser = patience, allow_hyphen_values = true)]
     pub(crate) grace: Option<Duration>,
 }

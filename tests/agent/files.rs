@@ -164,7 +164,7 @@ fn a_configuration_that_another_user_could_change_or_that_is_no_file_is_refused(
     symlink(&managed, &file).expect("a link");
     serves(&mut agent);
     lchown(&file, Some(EVE), Some(EVE)).expect("tests run as root");
-    let words = ["is a symbolic link of uid 70101", "chown -h root"];
+    let words = ["uid 70101, whose symbolic link", "chown -h root"];
     refuses(&stormlockd(&agent, &[]), CONFIG, &words);
     fs::remove_file(&file).expect("it is there");
     fs::hard_link(&managed, &file).expect("a second name");

@@ -432,6 +432,8 @@ pub(crate) fn belief(lease: &Lease) -> Option<Belief> {
             let fence = lease.fence.expect("a held lease has a fence");
             Some(Belief { fence, left_us: lease.left_ms * 1000 })
         }
-        State::Asking | State::Unknown | State::Lost(_) | State::Released => None,
+        State::Asking | State::Unknown | State::Lost(_) | State::Released | State::Lingering => {
+            None
+        }
     }
 }

@@ -105,7 +105,7 @@ fn note(who: (usize, u32), lease: &Lease, known: &mut Known, history: &History) 
         }
         State::Released => What::EventReleased,
         State::Lost(reason) => What::EventLost(reason.clone()),
-        State::Asking | State::Unknown => return,
+        State::Asking | State::Unknown | State::Lingering => return,
     };
     if matches!(lease.state, State::Released | State::Lost(_)) {
         known.open.remove(&lease.lease);
@@ -134,7 +134,7 @@ pub(crate) fn beliefs(at: usize, node: &Node, (history, course): (&History, &Cou
         for lease in leases {
             let end = match &lease.state {
                 State::Lost(_) => Some(What::Lost),
-                State::Released => Some(What::Leaving),
+                State::Released | State::Lingering => Some(What::Leaving),
                 State::Unknown => Some(What::Unproven),
                 State::Asking | State::Held | State::AtRisk => None,
             };

@@ -278,6 +278,7 @@ fn small_enums() -> Vec<Sample> {
         sample("State::Unknown", &State::Unknown),
         sample("State::Lost", &State::Lost(LostReason::Expired)),
         sample("State::Released", &State::Released),
+        sample("State::Lingering", &State::Lingering),
         sample("LostReason::Expired", &LostReason::Expired),
         sample("LostReason::TakenBy", &LostReason::TakenBy(who())),
         sample("LostReason::BrokenBy", &LostReason::BrokenBy { who: who(), why: Some(reason()) }),

@@ -134,7 +134,8 @@ pub enum Attach {
         /// Whose end ends it.
         process: Process,
         /// For how many seconds nobody else can have it then. It is not renewed meanwhile, so it
-        /// ends earlier where less was left.
+        /// ends earlier where less was left. No longer than a third of the ttl, and than
+        /// [`crate::LINGER_SECS_MAX`].
         grace_secs: u32,
     },
 }
@@ -358,6 +359,9 @@ pub enum State {
     Lost(LostReason),
     /// Given back.
     Released,
+    /// Its holder has ended; those it held it for have until its end to do so, too, while nobody
+    /// else can have it ([`Attach::Holder`]). It never becomes held again.
+    Lingering,
 }
 
 /// Why a lease was lost.

@@ -229,6 +229,11 @@ impl Audit {
         let lease = view.claim.lease;
         match &view.state {
             State::Asking => None,
+            // It changes hands at the end of that.
+            State::Lingering => {
+                leases.entry(lease).or_default();
+                None
+            }
             State::Unknown => {
                 let known = leases.entry(lease).or_default();
                 known.is_recovered |= before.is_none();

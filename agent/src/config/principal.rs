@@ -82,14 +82,11 @@ impl Template {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::lease::Uid;
+    use crate::policy::known;
 
     fn called(template: &str, uid: u32, user: &str) -> String {
-        let who =
-            Who { uid: Uid(uid), user: user.to_owned(), groups: Arc::default(), is_named: true };
+        let who = known(uid, user, &[]);
         let template = Template::parse(template, "bastion2").unwrap();
         template.principal(&who).as_str().to_owned()
     }
@@ -110,8 +107,7 @@ mod tests {
 
     #[test]
     fn the_standard_template_is_user_at_host() {
-        let who =
-            Who { uid: Uid(7), user: "maria".to_owned(), groups: Arc::default(), is_named: true };
+        let who = known(7, "maria", &[]);
         assert_eq!(Template::standard("bastion2").principal(&who).as_str(), "maria@bastion2");
     }
 

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::backend::redis;
-use crate::policy::Act;
+use crate::policy::{Act, known as who};
 
 /// A host named `bastion2`, an agent of uid 990, and an environment of two variables.
 fn outside() -> Outside {
@@ -47,11 +47,6 @@ fn redis_of(config: &Config) -> &redis::Options {
 
 fn on(name: &str) -> Resource {
     Resource::new(name).unwrap()
-}
-
-fn who(uid: u32, user: &str, groups: &[&str]) -> Who {
-    let groups = groups.iter().map(|group| (*group).to_owned()).collect();
-    Who { uid: Uid(uid), user: user.to_owned(), groups, is_named: true }
 }
 
 const FULL: &str = r#"

@@ -283,14 +283,15 @@ impl Driver {
         let rank = |view: &View| match view.state {
             State::Held | State::AtRisk => 0,
             State::Unknown => 1,
-            State::Lost(_) => 2,
-            State::Asking => 3,
-            State::Released => 4,
+            State::Lingering => 2,
+            State::Lost(_) => 3,
+            State::Asking => 4,
+            State::Released => 5,
         };
         let owned = self.table.owned(clock::now(), owner, None);
         owned
             .filter(|view| view.claim.resource == *on)
-            .filter(|view| rank(view) < 3)
+            .filter(|view| rank(view) < 4)
             .min_by_key(|view| (rank(view), std::cmp::Reverse(view.deadline)))
     }
 

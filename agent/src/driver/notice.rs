@@ -64,7 +64,7 @@ impl Notices {
         let left = || words(clock::now().until(view.deadline));
         match &view.state {
             State::Asking => None,
-            State::Released => {
+            State::Released | State::Lingering => {
                 self.said.remove(&lease);
                 None
             }

@@ -97,5 +97,6 @@ fn word(view: &View) -> &'static str {
         State::Unknown => "unknown",
         State::Lost(_) => "lost",
         State::Released => "released",
+        State::Lingering => "lingering",
     }
 }

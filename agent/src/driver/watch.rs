@@ -62,6 +62,12 @@ impl Watchers {
             State::Unknown => {
                 tracing::info!(resource, %lease, principal, fence, backend, "lease is unproven");
             }
+            State::Lingering => {
+                tracing::info!(
+                    resource, %lease, principal, fence, backend,
+                    "the holder has ended: the lease stays for those it held it for"
+                );
+            }
             State::Held | State::Released | State::Lost(_) | State::Asking => {}
         }
     }

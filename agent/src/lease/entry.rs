@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use stormlock_protocol::LINGER_SECS_MAX;
 use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Ttl};
 
 use super::port::{After, CallId, No, State, SyncId, Ticket, View};
@@ -21,6 +22,8 @@ const RELEASE_SLACK: Duration = Duration::from_secs(60);
 /// The part of a ttl that others may count on it after its holder: one that is renewed on time has
 /// more left than that at any time.
 const LINGER_PART: u32 = 3;
+/// And no longer, whatever the ttl: the longest time that whoever breaks it waits for it.
+const LINGER_MAX: Duration = Duration::from_secs(LINGER_SECS_MAX as u64);
 /// The part of a ttl by which the store's clock may be slower than ours: as in law 1.
 const DRIFT_PART: u32 = 500;
 
@@ -292,6 +295,11 @@ impl Entry {
         self.deadline.min(self.hold_end())
     }
 
+    /// The end that is told: of what lingers, when others can have it.
+    pub(super) fn told_end(&self) -> Moment {
+        if self.lingers() { self.retry_at } else { self.end() }
+    }
+
     /// When its hold gives it back. Not under a command that was started under it: that is ended
     /// before, and if nobody did so (its wrapper stands still, or was killed), the end of its group
     /// gives back what another would have under it else.
@@ -313,6 +321,7 @@ impl Entry {
             Phase::Held if self.is_at_risk(now, journal_works) => State::AtRisk,
             Phase::Held => State::Held,
             Phase::Unproven => State::Unknown,
+            Phase::Ending(Ending::Linger, _) => State::Lingering,
             Phase::Ending(..) => State::Released,
             Phase::Lost(loss, _) => State::Lost(loss.clone()),
         }
@@ -334,7 +343,7 @@ impl Entry {
             claim: self.claim.clone(),
             owner: self.owner,
             fence: self.fence,
-            deadline: self.end(),
+            deadline: self.told_end(),
             hold: self.hold,
             attach: self.attach,
             sharers: self.sharers.clone(),
@@ -355,7 +364,7 @@ impl Entry {
 
     /// How long others count on it after the end of its holder.
     pub(super) fn lingers_for(&self) -> Duration {
-        self.attach.grace().min(length(self.claim.ttl) / LINGER_PART)
+        self.attach.grace().min(length(self.claim.ttl) / LINGER_PART).min(LINGER_MAX)
     }
 
     /// True while this agent may still be about to free the resource in the store.

@@ -326,7 +326,7 @@ impl LeaseTable {
         // An acquire is news once it is granted, and one that never was is none.
         let never_was = entry.told.is_none() && matches!(state, State::Asking | State::Released);
         let view = entry.view(now, works, checks, waiters);
-        let news = Told { state, end: entry.end(), waiters, ends_soon: view.ends_soon };
+        let news = Told { state, end: entry.told_end(), waiters, ends_soon: view.ends_soon };
         let is_known = match &entry.told {
             // That a lost lease is cleared away, once its holder knows, is no second end (law 7).
             Some(told) if is_over => is_end(&told.state),

@@ -362,4 +362,6 @@ pub enum State {
     Lost(Loss),
     /// Given back, as far as its holder is concerned.
     Released,
+    /// Its holder has ended, those it held it for may not have: nobody else can have it yet.
+    Lingering,
 }

@@ -132,13 +132,9 @@ impl LeaseTable {
         let on_it = self.resources.range(from..).take_while(|(on, _, _)| *on == claim.resource);
         on_it
             .filter(|(_, backend, _)| *backend != claim.backend)
-            .filter_map(|(_, _, lease)| {
-                let lingers = self.entries.get(lease).is_some_and(Entry::lingers);
-                Some((self.view(now, *lease)?, lingers))
+            .filter_map(|(_, _, lease)| self.view(now, *lease))
+            .find(|it| {
+                matches!(it.state, State::Held | State::AtRisk | State::Unknown | State::Lingering)
             })
-            .find(|(it, lingers)| {
-                *lingers || matches!(it.state, State::Held | State::AtRisk | State::Unknown)
-            })
-            .map(|(it, _)| it)
     }
 }

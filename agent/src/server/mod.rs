@@ -32,7 +32,7 @@ use crate::audit::{Facts, Flood};
 use crate::clock;
 use crate::lease::{SessionId, Uid};
 use listen::{Listener, Stream};
-use peer::{Names, Peer, PeerError};
+use peer::{Peer, PeerError};
 use service::{Caller, Service};
 
 /// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd
@@ -126,7 +126,6 @@ impl Drop for Seat {
 pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watch::Receiver<bool>) {
     let sessions = TaskTracker::new();
     let guests = Arc::clone(&service.guests);
-    let names = Arc::new(Names::new());
     let mut last_session = 0;
     loop {
         let accepted = tokio::select! {
@@ -138,10 +137,9 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
             Ok(stream) => {
                 last_session += 1;
                 let id = SessionId(last_session);
-                let (names, stopping) = (Arc::clone(&names), stopping.clone());
-                let service = Arc::clone(&service);
+                let (service, stopping) = (Arc::clone(&service), stopping.clone());
                 sessions.spawn(async move {
-                    match admit(&stream, id, &names, &service).await {
+                    match admit(&stream, id, &service).await {
                         Ok((caller, _seat)) => {
                             session::serve(stream, caller, service, stopping).await;
                         }
@@ -165,10 +163,9 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
 async fn admit(
     stream: &Stream,
     session: SessionId,
-    names: &Names,
     service: &Service,
 ) -> Result<(Caller, Seat), Verdict> {
-    let guests = &service.guests;
+    let Service { guests, names, .. } = service;
     let denied = |error: PeerError| {
         guests.log_turned_away(error.uid(), &error.to_string());
         Verdict::Denied

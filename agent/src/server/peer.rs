@@ -1,6 +1,7 @@
 //! Who is at the other end of a connection, from the kernel alone. Nothing that the client says
 //! counts, and names are only words for the kernel's numbers.
 
+mod groups;
 mod origin;
 
 use std::collections::HashMap;
@@ -14,20 +15,21 @@ use interprocess::local_socket::traits::StreamCommon as _;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::unistd::{Gid, Group, User};
+use nix::unistd::User;
 use tokio::sync::Semaphore;
 
+use self::groups::Groups;
 use self::origin::Origin;
 use super::listen::Stream;
 use super::turns::Turns;
 use crate::audit::Login;
 use crate::clock;
 use crate::lease::{Moment, Uid};
-use crate::policy::Who;
+use crate::policy::{GroupNames, Policy, Who};
 
-/// Most groups of one user, each of which has a name to be looked up: as many as a ticket of Active
-/// Directory has room for. The kernel gives a process 64 times as many (`NGROUPS_MAX`), and whoever
-/// has subordinate groups takes as many as they like.
+/// Most groups of one user: as many as a ticket of Active Directory has room for. The kernel gives
+/// a process 64 times as many (`NGROUPS_MAX`), whoever has subordinate groups takes as many as they
+/// like, and they are kept for each session.
 const GROUPS_MAX: usize = 1024;
 /// Room for the groups of nearly everybody, so that one question is enough.
 const GROUPS_USUAL: usize = 32;
@@ -43,7 +45,7 @@ const LOOKUPS_OF_ONE: usize = 1;
 /// How long names are believed without asking again. It is for names only: which groups a client is
 /// in comes from the kernel each time.
 const NAMES_FRESH: Duration = Duration::from_secs(60);
-/// Sets of names remembered, far more than a host has people at work.
+/// Names of users remembered, far more than a host has people at work.
 const NAMES_MAX: usize = 1024;
 
 /// Why a connection has to be closed unheard.
@@ -107,7 +109,8 @@ pub struct Names {
     overflow: Uid,
     lookups: Arc<Semaphore>,
     turns: Turns,
-    known: Arc<Mutex<HashMap<Ids, Known>>>,
+    known: Arc<Mutex<HashMap<Uid, Known>>>,
+    groups: Groups,
 }
 
 impl Names {
@@ -119,7 +122,13 @@ impl Names {
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             turns: Turns::new(LOOKUPS_OF_ONE, Duration::ZERO),
             known: Arc::default(),
+            groups: Groups::new(),
         }
+    }
+
+    /// What the names of the groups that rules go by stand for, as far as it can be known now.
+    pub async fn groups(&self, policy: &Policy) -> Arc<GroupNames> {
+        self.groups.named(policy.groups()).await
     }
 
     /// The user who connected; at once, from the kernel.
@@ -144,7 +153,8 @@ impl Names {
     }
 
     /// Asks the kernel who is there, and looks up what they are called: not for longer than
-    /// [`LOOKUP_PATIENCE`], and not on the caller's thread.
+    /// [`LOOKUP_PATIENCE`], and not on the caller's thread. What their groups are called is asked
+    /// for when they want something: [`Names::groups`].
     ///
     /// # Errors
     /// [`PeerError`]: close the connection.
@@ -161,7 +171,14 @@ impl Names {
         let pidfd = getsockopt(&fd, sockopt::PeerPidfd).ok();
         // At once, while the process is most likely still there.
         let Origin { login, unit } = Origin::of(pid, pidfd.as_ref(), uid);
-        let who = self.names(Ids { uid: uid.0, gids }).await;
+        let name = self.name(uid).await;
+        let who = Who {
+            uid,
+            is_named: name.is_some(),
+            user: name.unwrap_or_else(|| uid.0.to_string()),
+            gids: gids.into(),
+            groups: Arc::default(),
+        };
         let login = match login {
             Some(login) if login == uid => Some(Login { uid, user: who.user.clone() }),
             Some(login) => Some(self.login(login).await),
@@ -171,46 +188,44 @@ impl Names {
     }
 
     async fn login(&self, uid: Uid) -> Login {
-        let who = self.names(Ids { uid: uid.0, gids: Vec::new() }).await;
-        Login { uid, user: who.user }
+        Login { uid, user: self.name(uid).await.unwrap_or_else(|| uid.0.to_string()) }
     }
 
-    async fn names(&self, ids: Ids) -> Who {
-        if let Some(known) = locked(&self.known).get(&ids)
-            && clock::now() < known.until
-        {
-            return known.who.clone();
+    /// A user's name, or the number of one who has none; `None` when it cannot be known.
+    async fn name(&self, uid: Uid) -> Option<String> {
+        match self.fresh(uid) {
+            Some(name) => Some(name),
+            None => tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(uid)).await.ok()?,
         }
-        let numbers = ids.numbers();
-        match tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(ids)).await {
-            Ok(Some(who)) => who,
-            Ok(None) | Err(_) => numbers,
-        }
+    }
+
+    fn fresh(&self, uid: Uid) -> Option<String> {
+        let known = locked(&self.known);
+        known.get(&uid).filter(|known| clock::now() < known.until).map(|known| known.name.clone())
     }
 
     /// What comes too late for its asker is still there for the next.
-    async fn look_up(&self, ids: Ids) -> Option<Who> {
+    async fn look_up(&self, uid: Uid) -> Option<String> {
         // Who asks again and again waits for their own lookups first.
-        let turn = self.turns.of(Uid(ids.uid)).await;
-        if let Some(known) = locked(&self.known).get(&ids)
-            && clock::now() < known.until
-        {
-            return Some(known.who.clone());
+        let turn = self.turns.of(uid).await;
+        if let Some(name) = self.fresh(uid) {
+            return Some(name);
         }
         let permit = Arc::clone(&self.lookups).acquire_owned().await.ok()?;
         let known = Arc::clone(&self.known);
         let looked_up = tokio::task::spawn_blocking(move || {
-            let who = ids.named();
-            if let Ok(who) = &who {
-                remember(&known, ids, who.clone());
+            let found = User::from_uid(uid.0.into());
+            let name = found.map(|user| user.map_or_else(|| uid.0.to_string(), |user| user.name));
+            if let Ok(name) = &name {
+                remember(&known, uid, name.clone());
             }
             drop((permit, turn));
-            who
+            name
         });
         match looked_up.await {
-            Ok(Ok(who)) => Some(who),
+            Ok(Ok(name)) => Some(name),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "names of users or groups cannot be looked up");
+                tracing::warn!(%error, uid = uid.0, "the name of a user cannot be looked up");
                 None
             }
             Err(_) => None,
@@ -224,39 +239,13 @@ impl Default for Names {
     }
 }
 
-/// The kernel's numbers, groups sorted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Ids {
-    uid: u32,
-    gids: Vec<u32>,
-}
-
-impl Ids {
-    fn numbers(&self) -> Who {
-        let groups = self.gids.iter().map(u32::to_string).collect();
-        Who { uid: Uid(self.uid), user: self.uid.to_string(), groups, is_named: false }
-    }
-
-    /// Blocks for as long as the host's name services like.
-    fn named(&self) -> Result<Who, Errno> {
-        let user = User::from_uid(self.uid.into())?;
-        let user = user.map_or_else(|| self.uid.to_string(), |user| user.name);
-        let mut groups = Vec::with_capacity(self.gids.len());
-        for gid in &self.gids {
-            let group = Group::from_gid(Gid::from_raw(*gid))?;
-            groups.push(group.map_or_else(|| gid.to_string(), |group| group.name));
-        }
-        Ok(Who { uid: Uid(self.uid), user, groups: groups.into(), is_named: true })
-    }
-}
-
 #[derive(Debug)]
 struct Known {
-    who: Who,
+    name: String,
     until: Moment,
 }
 
-fn remember(known: &Mutex<HashMap<Ids, Known>>, ids: Ids, who: Who) {
+fn remember(known: &Mutex<HashMap<Uid, Known>>, uid: Uid, name: String) {
     let now = clock::now();
     let mut known = locked(known);
     if known.len() >= NAMES_MAX {
@@ -265,7 +254,7 @@ fn remember(known: &Mutex<HashMap<Ids, Known>>, ids: Ids, who: Who) {
     if known.len() >= NAMES_MAX {
         known.clear();
     }
-    known.insert(ids, Known { who, until: now + NAMES_FRESH });
+    known.insert(uid, Known { name, until: now + NAMES_FRESH });
 }
 
 /// A panic elsewhere leaves a map that is as good as before.

@@ -8,7 +8,7 @@ use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
 use super::service::{Answered, Caller, Found, Service};
 use super::told;
 use crate::driver::at_work;
-use crate::lease::{Answer, Claim};
+use crate::lease::{Answer, Claim, State, View};
 
 impl Service {
     pub(super) async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
@@ -50,7 +50,7 @@ impl Service {
     /// As many of the caller's leases as one reply has room for.
     async fn release_all(&self, caller: &Caller) -> Answered<Reply> {
         let mut owned = self.driver.owned(caller.who.uid, None, usize::MAX).await?;
-        owned.retain(told::is_current);
+        owned.retain(is_to_give_back);
         // What a command counts on comes last: it stays, and must not fill reply after reply.
         owned.sort_by_key(|view| at_work(view).is_some());
         owned.truncate(RELEASED_MAX);
@@ -92,6 +92,12 @@ impl Service {
             Answer::Acquired(_) | Answer::Renewed(_) => Err(told::bug("a release")),
         }
     }
+}
+
+/// True for what its owner can end: also for what stays after its holder.
+fn is_to_give_back(view: &View) -> bool {
+    use State::{AtRisk, Held, Lingering, Unknown};
+    matches!(view.state, Held | AtRisk | Unknown | Lingering)
 }
 
 /// How far a release has come.

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attach::{attach, terminal};
 use super::audited::Asked;
+use super::peer::Names;
 use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
 use super::turns::Turns;
 use super::wait::{self, Tell};
@@ -45,6 +46,7 @@ pub struct Service {
     pub(super) guests: Arc<Guests>,
     /// Who asks for what takes a store long.
     pub(super) turns: Arc<Turns>,
+    pub(super) names: Arc<Names>,
 }
 
 /// About this agent.
@@ -84,13 +86,15 @@ impl Service {
     ) -> Service {
         let guests = Arc::new(Guests::new(fd::most()));
         let turns = Arc::new(Turns::of_stores());
-        Service { config, stores, driver, audit, about, guests, turns }
+        let names = Arc::new(Names::new());
+        Service { config, stores, driver, audit, about, guests, turns, names }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the
     /// session's own business.
     pub(super) async fn answer(&self, caller: &Caller, request: Request, tell: &Tell) -> Reply {
         let asked = Asked::of(&request);
+        let caller = &self.known(caller, &self.config()).await;
         let answered = match request {
             Request::Acquire(ask) => self.acquire(caller, ask, tell).await,
             Request::Release(ask) => self.release(caller, ask).await,
@@ -112,6 +116,12 @@ impl Service {
         let reply = answered.unwrap_or_else(Reply::Refused);
         self.note_refusals(caller, asked, &reply);
         reply
+    }
+
+    /// The caller as this configuration's rules can judge them.
+    async fn known(&self, caller: &Caller, config: &Config) -> Caller {
+        let groups = self.names.groups(&config.policy).await;
+        Caller { who: Who { groups, ..caller.who.clone() }, ..caller.clone() }
     }
 
     async fn acquire(&self, caller: &Caller, ask: Acquire, tell: &Tell) -> Answered<Reply> {
@@ -150,7 +160,8 @@ impl Service {
         if Arc::ptr_eq(before, &config) {
             return Ok(());
         }
-        let Err(refusal) = self.wish(&config, caller, ask) else { return Ok(()) };
+        let caller = self.known(caller, &config).await;
+        let Err(refusal) = self.wish(&config, &caller, ask) else { return Ok(()) };
         self.driver.release_all(views.iter().map(|view| view.claim.lease).collect()).await?;
         Err(refusal)
     }

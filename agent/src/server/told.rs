@@ -104,11 +104,6 @@ fn as_told(ProcessId { pid, started, group }: ProcessId) -> Process {
     Process { pid, started, group }
 }
 
-/// True for a lease that can still be given back: not lost, not ended.
-pub(super) fn is_current(view: &View) -> bool {
-    matches!(view.state, State::Held | State::AtRisk | State::Unknown)
-}
-
 /// Another has it.
 pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
     let why = match &lock {
@@ -321,6 +316,7 @@ fn state(state: &State) -> message::State {
         State::AtRisk => message::State::AtRisk,
         State::Unknown => message::State::Unknown,
         State::Released => message::State::Released,
+        State::Lingering => message::State::Lingering,
         State::Lost(loss) => message::State::Lost(match loss {
             Loss::Expired => LostReason::Expired,
             Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use stormlock_protocol::LINGER_SECS_MAX;
 use stormlock_protocol::message::{self, Attach, Code, Hold, Lease};
 use stormlock_protocol::name::Ttl;
 
@@ -142,6 +143,11 @@ fn check(args: &args::Hold, ttl: Ttl) -> Result<(), Failure> {
         return Err(Failure::usage(told).advise(format!("--ttl {min} is the shortest")));
     }
     match args.grace {
+        Some(asked) if asked.as_secs() > LINGER_SECS_MAX.into() => {
+            let (asked, max) = (time::exact(asked.as_secs()), time::exact(LINGER_SECS_MAX.into()));
+            let told = format!("--grace {asked} is too long: nobody else could have it meanwhile");
+            Err(Failure::usage(told).advise(format!("{max} is the longest")))
+        }
         Some(_) if length < TTL_MIN => {
             let told = format!("a ttl of {} leaves no grace", time::exact(length.as_secs()));
             let min = time::exact(TTL_MIN.as_secs());

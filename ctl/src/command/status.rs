@@ -159,6 +159,7 @@ fn state_words(state: &State) -> String {
         State::Unknown => "unknown".to_owned(),
         // What the store has confirmed is not shown any more.
         State::Released => "being released".to_owned(),
+        State::Lingering => "its holder has ended".to_owned(),
         State::Lost(reason) => {
             let why = lost_word(reason).replace('_', " ");
             let to = lost_to(reason).map_or_else(String::new, |who| format!(" {who}"));
@@ -173,13 +174,16 @@ fn mood(told: &str) -> Mood {
     match told.split([':', ',']).next() {
         Some("held") if told.contains("ends soon") => Mood::Worry,
         Some("held") => Mood::Good,
-        Some("at risk" | "unknown" | "asking") => Mood::Worry,
+        Some("at risk" | "unknown" | "asking" | "its holder has ended") => Mood::Worry,
         Some("lost") => Mood::Bad,
         _ => Mood::Plain,
     }
 }
 
 fn told_hold(lease: &Lease, view: &View) -> String {
+    if lease.state == State::Lingering {
+        return "given back then".to_owned();
+    }
     match (lease.hold, lease.attach.process()) {
         (Hold::Keep, Some(Process { pid, group: true, .. })) => {
             format!("until group {pid} ends")

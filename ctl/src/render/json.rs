@@ -85,9 +85,12 @@ impl<'a> LeaseJson<'a> {
     pub(crate) fn new(lease: &'a Lease, now: &Zoned) -> LeaseJson<'a> {
         let (lost_reason, lost_to) = match &lease.state {
             State::Lost(reason) => (Some(lost_word(reason)), lost_to(reason)),
-            State::Asking | State::Held | State::AtRisk | State::Unknown | State::Released => {
-                (None, None)
-            }
+            State::Asking
+            | State::Held
+            | State::AtRisk
+            | State::Unknown
+            | State::Released
+            | State::Lingering => (None, None),
         };
         let (hold, hold_until) = match lease.hold {
             Hold::No | Hold::Usual => ("no", None),
@@ -315,6 +318,7 @@ pub(crate) fn state_word(state: &State) -> &'static str {
         State::Unknown => "unknown",
         State::Lost(_) => "lost",
         State::Released => "released",
+        State::Lingering => "lingering",
     }
 }
 
@@ -351,7 +355,8 @@ pub(crate) fn lost_why(state: &State) -> Option<&str> {
         | State::Held
         | State::AtRisk
         | State::Unknown
-        | State::Released => None,
+        | State::Released
+        | State::Lingering => None,
     }
 }
 

@@ -217,7 +217,7 @@ impl Ear {
 /// True for what never becomes held again.
 pub(crate) fn is_over(state: &State) -> bool {
     match state {
-        State::Lost(_) | State::Released => true,
+        State::Lost(_) | State::Released | State::Lingering => true,
         State::Asking | State::Held | State::AtRisk | State::Unknown => false,
     }
 }

@@ -224,7 +224,7 @@ pub(crate) fn hear(news: News, deadline: &mut Deadline) {
             State::Lost(why) => {
                 deadline.lose(lease.lease, format!("{} is lost: {}", lease.resource, lost(why)));
             }
-            State::Released => {
+            State::Released | State::Lingering => {
                 let told = format!("{} was given back meanwhile", lease.resource);
                 deadline.given_back(Moment::now(), lease.lease, told);
             }

@@ -38,6 +38,10 @@ const LINES_AT_ONCE: usize = 2048;
 const LINE_EVERY_MS: u64 = 50;
 /// Groups of one user.
 const GROUPS_MAX: u32 = 1024;
+/// The number of group adm on every Debian.
+const ADM: u32 = 4;
+/// More than may be looked up at once.
+const USERS: u32 = 110;
 /// Leases that one user may have, that one request may ask for, and requests that ask for less than
 /// all of them.
 const LEASES_OF_ONE: usize = 256;
@@ -375,4 +379,50 @@ fn groups_without_number_are_turned_away_and_many_delay_nobody() {
     let grown = memory_kb(&agent).saturating_sub(before);
     println!("limits: {} sessions: {grown} KiB; another waited {slowest} ms", sessions.len());
     assert!(grown < MEMORY_OF_ONE_KB, "{grown} KiB for the sessions of one user");
+}
+
+/// Whoever has subordinate users is as many as they like, each in as many groups.
+#[test]
+fn a_hundred_users_in_a_thousand_groups_each_hold_up_nobodys_name() {
+    let rules = "host = \"alpha\"\n[backend.here]\nkind = \"local\"\n\
+                 [[rule]]\nwho = [\"group:games\", \"user:nobody\"]\nmay = []\n\
+                 [[rule]]\nwho = [\"group:adm\"]\nmay = [\"acquire\"]\n";
+    let agent = Agent::start(rules);
+    open_to_all(&agent);
+    let stops = AtomicBool::new(false);
+    let came = AtomicUsize::new(0);
+    let mut slowest = 0;
+    std::thread::scope(|scope| {
+        for at in 0..USERS {
+            let (agent, stops, came) = (&agent, &stops, &came);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if stops.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let first = 1_000_000 + (at * 1000 + round) * GROUPS_MAX;
+                    let groups: Vec<u32> = (first..first + GROUPS_MAX - 1).collect();
+                    let stream = connect_as(agent, 2 * CROWD + at, &groups);
+                    if said_hello(stream).is_ok() {
+                        came.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        until("all of them came", || {
+            (came.load(Ordering::Relaxed) > 2 * USERS as usize).then_some(())
+        });
+        for round in 0..10 {
+            // Nobody has looked up what they are called.
+            let asked = now_ms();
+            let somebody = connect_as(&agent, CROWD + round, &[ADM]);
+            let mut somebody = said_hello(somebody).expect("it is let in");
+            let answer = ask(&mut somebody, &Request::Acquire(wish("free", Hold::No)));
+            assert!(matches!(answer, Reply::Acquired(_)), "{answer:?}");
+            ask(&mut somebody, &Request::Release(Release::These(these(&["free"]))));
+            slowest = slowest.max(now_ms() - asked);
+        }
+        stops.store(true, Ordering::Relaxed);
+    });
+    println!("limits: {USERS} users in {GROUPS_MAX} groups each; another waited {slowest} ms");
 }

@@ -202,3 +202,41 @@ fn one_whose_words_nobody_reads_ends_in_time() {
     agent.resume();
     assert_eq!(ran.code, Some(79), "{ran:?}");
 }
+
+/// Nobody is kept from what was theirs: they see why it is not free yet, and can say that it is.
+#[test]
+fn what_a_killed_holder_leaves_is_seen_and_can_be_given_back() {
+    let agent = Agent::start(&local());
+    let systemd = Supervisor::start(&agent);
+    let left = |on: &str| {
+        let mut job = Supervisor::hold(&agent, &[on, "--ttl", "1h", "--grace", "15m"]);
+        systemd.hears("READY=1");
+        job.signal(Signal::KILL);
+        job.wait();
+        until("it is told", || {
+            let status = agent.ctl(&["status", "-o", "jsonl"]).stdout;
+            status.contains("\"state\":\"lingering\"").then_some(())
+        });
+    };
+    let releases = || {
+        let log = agent.ctl(&["log", "-o", "jsonl"]).stdout;
+        let is_it = |line: &&str| line.contains("\"event\":\"release\"");
+        log.lines().filter(is_it).map(str::to_owned).collect::<Vec<String>>()
+    };
+    left("prod/db");
+    let shown = agent.ctl(&["status"]).stdout;
+    assert!(shown.contains("its holder has ended  14m"), "{shown}");
+    assert_eq!(agent.ctl(&["is-held", "prod/db"]).code, Some(0), "nobody else can have it");
+    let free = agent.ctl(&["acquire", "prod/db"]);
+    assert_eq!(free.code, Some(75), "others count on it: {free:?}");
+    assert_eq!(releases(), Vec::<String>::new());
+    let given_back = agent.ctl(&["release", "prod/db"]);
+    assert_eq!(given_back.code, Some(0), "{given_back:?}");
+    let told = releases();
+    assert!(told.len() == 1 && told[0].contains("\"by\":\"caller\""), "{told:?}");
+
+    left("prod/cache");
+    assert_eq!(agent.ctl(&["release", "--all"]).code, Some(0));
+    assert_eq!(releases().len(), 2);
+    all_is_free(&agent);
+}

@@ -267,7 +267,8 @@ fn killed_holder() -> Play {
 #[test]
 fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
     let mut play = killed_holder();
-    assert_eq!(play.view().state, State::Released, "nobody believes in it any more");
+    assert_eq!(play.view().state, State::Lingering, "nobody believes in it any more");
+    assert_eq!(play.view().deadline, T0 + secs(25));
     play.at(secs(24));
     assert!(play.calls.is_empty(), "nor is it renewed or given back: {:?}", play.calls);
     play.at(secs(25));
@@ -291,6 +292,18 @@ fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
         }
     }
     assert!(matches!(play.call(), Call::Release(_)));
+
+    // Of a lease for a day that is an hour, whatever was asked for.
+    let mut play = Play::new();
+    play.input(ask(1, 1, vec![claim(1, "infra", 24 * 3600)], Hold::Keep));
+    play.synced(true);
+    play.settle(granted(10, 24 * 3600));
+    play.synced(true);
+    let holder = ProcessId { pid: 7, started: 1, group: false };
+    let attach = Attach::Holder(holder, u32::MAX);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.input(Input::Ended(holder));
+    assert_eq!(play.view().deadline, play.now + secs(3600));
 
     // Whoever says that nobody counts on it any more is believed.
     let mut play = killed_holder();

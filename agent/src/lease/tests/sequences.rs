@@ -178,7 +178,9 @@ impl Run {
                 *times += 1;
                 assert_eq!(*times, 1, "it ended twice: {view:?}");
             }
-            State::Held | State::AtRisk => assert_eq!(*times, 0, "it came back: {view:?}"),
+            State::Held | State::AtRisk | State::Lingering => {
+                assert_eq!(*times, 0, "it came back: {view:?}");
+            }
             State::Asking | State::Unknown => {}
         }
     }

@@ -572,7 +572,7 @@ impl World {
                     self.believes(agent, view);
                 }
             }
-            State::Lost(_) | State::Released => {
+            State::Lost(_) | State::Released | State::Lingering => {
                 self.ends_with_its_processes(agent, view);
                 self.agents[agent].beliefs.remove(&lease);
                 let lost = matches!(view.state, State::Lost(_));
