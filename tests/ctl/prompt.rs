@@ -58,6 +58,8 @@ fn each_state_of_a_lease_has_its_words() {
     is(Lease { ends_soon: true, ..held(1_800) }, "\u{25b2} prod/db 30m ");
     let at_risk = Lease { state: State::AtRisk, hold: Hold::Keep, left_ms: 90_000, ..lease() };
     is(at_risk, "\u{25b2} prod/db at risk, 1m30s ");
+    let lingers = Lease { state: State::Lingering, hold: Hold::Keep, left_ms: 25_000, ..lease() };
+    is(lingers, "\u{25b2} prod/db ends, 25s ");
     is(Lease { state: State::Unknown, ..lease() }, "\u{25b2} prod/db unknown ");
     is(Lease { waiters: 1, ..held(1_800) }, "\u{25c6} prod/db 30m, 1 waits ");
     is(Lease { waiters: 3, ..held(1_800) }, "\u{25c6} prod/db 30m, 3 wait ");

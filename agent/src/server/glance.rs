@@ -27,6 +27,7 @@ fn trouble(lease: &Lease) -> Option<u8> {
         State::Lost(_) => Some(0),
         State::Unknown | State::AtRisk => Some(1),
         State::Held if lease.ends_soon => Some(2),
+        State::Lingering => Some(2),
         State::Held => Some(3),
         State::Asking | State::Released => None,
     }
@@ -34,6 +35,9 @@ fn trouble(lease: &Lease) -> Option<u8> {
 
 /// How much longer it is held if nobody does anything. One that is kept has no end.
 fn left_ms(lease: &Lease, now: UnixMs) -> u64 {
+    if lease.state == State::Lingering {
+        return lease.left_ms;
+    }
     match lease.hold {
         Hold::Until(end) => u64::try_from(end.0.saturating_sub(now.0)).unwrap_or(0),
         Hold::No | Hold::Usual => lease.left_ms,
@@ -78,6 +82,7 @@ mod tests {
             lease("lost", State::Lost(LostReason::Expired), Hold::Keep),
             lease("risk", State::AtRisk, Hold::Keep),
             soon,
+            Lease { left_ms: 95_000, ..lease("lingers", State::Lingering, Hold::Keep) },
             lease("first", State::Held, until(30)),
             lease("ttl", State::Held, Hold::No),
             lease("later", State::Held, until(9_000)),

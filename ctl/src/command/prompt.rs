@@ -288,12 +288,14 @@ fn told(lease: &Lease, now: UnixMs) -> Option<Word> {
     let left = || time::short(left_ms(lease, now) / 1_000);
     let is_kept = matches!(lease.hold, Hold::Keep);
     let word = |mood, words| Some(Word { mood, words, left: String::new() });
+    let proven = |words| {
+        let left = time::short(lease.left_ms / 1_000);
+        Some(Word { mood: Mood::Worry, words, left })
+    };
     match &lease.state {
         State::Lost(_) => word(Mood::Bad, "lost"),
-        State::AtRisk => {
-            let left = time::short(lease.left_ms / 1_000);
-            Some(Word { mood: Mood::Worry, words: "at risk, ", left })
-        }
+        State::AtRisk => proven("at risk, "),
+        State::Lingering => proven("ends, "),
         State::Unknown => word(Mood::Worry, "unknown"),
         State::Held if is_kept => word(Mood::Good, "kept"),
         State::Held => {
