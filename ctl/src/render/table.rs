@@ -182,8 +182,8 @@ mod tests {
         table.row(vec![long.clone(), "maria@bastion2".into(), "why".into()]);
         let text = table.render(50, |_, cell| cell.to_owned());
         let expected = format!(
-            "RESOURCE\n  HOLDER          REASON\nprod/db\n  maria@bastion2  short\nx\n  y\n{long}\n  \
-             maria@bastion2  why\n"
+            "RESOURCE\n  HOLDER          REASON\n\
+             prod/db\n  maria@bastion2  short\nx\n  y\n{long}\n  maria@bastion2  why\n"
         );
         assert_eq!(text, expected);
     }
