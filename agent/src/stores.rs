@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use stormlock_protocol::message;
 use stormlock_protocol::name::UnixMs;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
 use crate::clock;
@@ -42,12 +42,28 @@ struct Store {
     identity: Option<String>,
     /// It answered after it had been down, and no call of the core was told yet.
     came_back: bool,
+    /// Who reads much of it, in the order in which they came.
+    readers: Arc<Semaphore>,
 }
+
+/// So many read much of a store at once, whoever they are: what they leave of its time is for the
+/// calls that renew.
+const READERS_MAX: usize = 2;
+/// How long one waits for that: less than a client does for its answer.
+const READERS_PATIENCE: Duration = Duration::from_secs(8);
 
 impl Store {
     fn new(options: Options, backend: Arc<dyn Backend>) -> Store {
-        let (health, since, identity) = (message::Health::Unused, None, None);
-        Store { options, backend, is_configured: true, health, since, identity, came_back: false }
+        Store {
+            options,
+            backend,
+            is_configured: true,
+            health: message::Health::Unused,
+            since: None,
+            identity: None,
+            came_back: false,
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+        }
     }
 }
 
@@ -73,6 +89,9 @@ pub enum AskError {
     /// No answer in time.
     #[error("no answer within {} ms", .0.as_millis())]
     Mute(Duration),
+    /// Others ask it for much.
+    #[error("many list it now; try again in a moment, or ask for one lock by its name")]
+    Busy,
 }
 
 impl AskError {
@@ -82,7 +101,9 @@ impl AskError {
         match self {
             AskError::Backend(BackendError::Refused { kind, .. }) => Some(*kind),
             AskError::NoSuch(_) => Some(RefusedKind::Unreachable),
-            AskError::Backend(BackendError::Unknown { .. }) | AskError::Mute(_) => None,
+            AskError::Backend(BackendError::Unknown { .. })
+            | AskError::Mute(_)
+            | AskError::Busy => None,
         }
     }
 }
@@ -208,8 +229,9 @@ impl Stores {
         answer
     }
 
-    /// The same of a question whose answer takes as long as there is much in the store: that it is
-    /// not there in time says nothing of the store's health.
+    /// The same of a question whose answer takes as long as there is much in the store: a few of
+    /// them are asked at once, and that an answer is not there in time says nothing of the store's
+    /// health.
     ///
     /// # Errors
     /// [`AskError`].
@@ -219,6 +241,10 @@ impl Stores {
         patience: Duration,
         question: impl Future<Output = Result<T, BackendError>>,
     ) -> Result<T, AskError> {
+        let readers = self.known().get(name).map(|store| Arc::clone(&store.readers));
+        let readers = readers.ok_or_else(|| AskError::NoSuch(name.clone()))?;
+        let turn = tokio::time::timeout(READERS_PATIENCE, readers.acquire_owned()).await;
+        let _turn = turn.map_err(|_| AskError::Busy)?;
         match tokio::time::timeout(patience, question).await {
             Ok(answer) => self.within(name, patience, std::future::ready(answer)).await,
             Err(_) => Err(AskError::Mute(patience)),

@@ -61,6 +61,18 @@ fn these(names: &[&str]) -> Vec<Target> {
 
 #[test]
 fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
+    list(&[EVE], SESSIONS_OF_ONE);
+}
+
+/// Whoever has subordinate users is as many as they like.
+#[test]
+fn lists_of_many_users_delay_no_renewal_and_no_look_at_one() {
+    let users: Vec<u32> = (CROWD..CROWD + 200).collect();
+    list(&users, 2);
+}
+
+/// So many sessions of each list 100,000 locks and find none.
+fn list(users: &[u32], each: usize) {
     let store = RedisServer::start();
     let agent = Agent::start(&shared(store.port()));
     open_to_all(&agent);
@@ -71,8 +83,8 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
     let victim = Victim::in_store(&agent);
     victim.during("nobody lists anything", || {}).is_undisturbed();
     let (ends, lists) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let mut sessions: Vec<UnixStream> =
-        (0..SESSIONS_OF_ONE).map(|_| welcomed(&agent, EVE)).collect();
+    let of_one = |uid: &u32| (0..each).map(|_| welcomed(&agent, *uid)).collect::<Vec<_>>();
+    let mut sessions: Vec<UnixStream> = users.iter().flat_map(of_one).collect();
     let clone = |stream: &UnixStream| stream.try_clone().expect("a file");
     let streams: Vec<UnixStream> = sessions.iter().map(clone).collect();
     std::thread::scope(|scope| {
@@ -95,7 +107,8 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
         }
         let mut mallory = welcomed(&agent, MALLORY);
         let mut slowest = 0;
-        let measure = victim.during("64 sessions that list 100,000 locks", || {
+        let what = format!("{each} sessions of {} users list {LOCKS} locks", users.len());
+        let measure = victim.during(&what, || {
             let asked = now_ms();
             let answer = ask(&mut mallory, &Request::Current(resource("store/foreign/7")));
             assert!(matches!(&answer, Reply::Current(Some(_))), "{answer:?}");
@@ -110,7 +123,7 @@ fn lists_of_many_locks_delay_no_renewal_and_no_look_at_one() {
         println!("limits: {count} lists; another's question took {slowest} ms at most");
         measure.is_undisturbed();
     });
-    assert!(lists.into_inner() >= SESSIONS_OF_ONE, "that was no flood");
+    assert!(lists.into_inner() >= streams.len(), "that was no flood");
 }
 
 /// A group whose leader ends when it is told to, while another process of it goes on.

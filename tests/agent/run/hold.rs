@@ -233,7 +233,7 @@ fn what_a_killed_holder_leaves_is_seen_and_can_be_given_back() {
     let given_back = agent.ctl(&["release", "prod/db"]);
     assert_eq!(given_back.code, Some(0), "{given_back:?}");
     let told = releases();
-    assert!(told.len() == 1 && told[0].contains("\"by\":\"caller\""), "{told:?}");
+    assert!(told.len() == 1 && told[0].contains("\"by\":\"root@alpha\""), "{told:?}");
 
     left("prod/cache");
     assert_eq!(agent.ctl(&["release", "--all"]).code, Some(0));
