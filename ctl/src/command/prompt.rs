@@ -28,8 +28,8 @@ use crate::{stdout, time};
 const LIMIT: Duration = Duration::from_millis(40);
 /// Between two looks of one that follows. With the look itself a change is shown within a second.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 900_000_000 };
-/// How often one that follows tells that time has passed and nothing else has changed: a prompt that
-/// is drawn anew may cost its shell many processes.
+/// How often one that follows tells that time has passed and nothing else has changed: a prompt
+/// that is drawn anew may cost its shell many processes.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// What is shown, and what of it stays so while nothing but time passes.
