@@ -245,7 +245,7 @@ fn a_grace_that_a_hold_has_no_room_for_is_told_with_one_that_it_has() {
     run(&["--until", "+20s"]).fails(64, &["--kill-after 20s", "(--until)", "say --kill-after "]);
     fake.run(&["run", "a", "--for", "3s", "--", "true"]).fails(64, &["--for", "4s at least"]);
     let hold = ["hold", "a", "--ttl", "1d", "--grace", "61m"];
-    fake.run(&hold).fails(64, &["--grace 61m is too long", "1h is the longest"]);
+    fake.run(&hold).fails(64, &["--grace 1h1m is too long", "1h is the longest"]);
     assert!(fake.was_asked_nothing_more());
 }
 

@@ -45,10 +45,6 @@ pub const RESOURCES_MAX: usize = 32;
 pub const RELEASED_MAX: usize = 64;
 /// How long the agent waits for a client's hello, in seconds.
 pub const HELLO_SECS: u64 = 5;
-/// Longest time, in seconds, that others may count on a lease after the end of its holder
-/// ([`message::Attach::Holder`]): nobody but root and the holder's user can have it sooner, and no
-/// stop of a service takes longer.
-pub const LINGER_SECS_MAX: u32 = 3600;
 /// Longest path of a Unix socket, in bytes: the kernel has room for no more.
 pub const SOCKET_PATH_MAX: usize = 107;
 /// Where the agent of the system listens.

@@ -135,7 +135,7 @@ pub enum Attach {
         process: Process,
         /// For how many seconds nobody else can have it then. It is not renewed meanwhile, so it
         /// ends earlier where less was left. No longer than a third of the ttl, and than
-        /// [`crate::LINGER_SECS_MAX`].
+        /// [`crate::name::LINGER_SECS_MAX`].
         grace_secs: u32,
     },
 }

@@ -21,6 +21,10 @@ pub const REASON_MAX: usize = 256;
 pub const TTL_MIN_SECS: u32 = 1;
 /// Longest [`Ttl`], in seconds (366 days). A ttl is crash safety; longer is a forgotten lock.
 pub const TTL_MAX_SECS: u32 = 366 * 86_400;
+/// Longest time, in seconds, that others may count on a lease after the end of its holder
+/// ([`crate::message::Attach::Holder`]): nobody but root and the holder's user can have it sooner,
+/// and no stop of a service takes longer.
+pub const LINGER_SECS_MAX: u32 = 3600;
 
 /// Why a text is not the name it was meant to be. The caller says which text and where it stood.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

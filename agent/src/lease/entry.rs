@@ -3,8 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use stormlock_protocol::LINGER_SECS_MAX;
-use stormlock_protocol::name::{Fence, LeaseId, TTL_MAX_SECS, Ttl};
+use stormlock_protocol::name::{Fence, LINGER_SECS_MAX, LeaseId, TTL_MAX_SECS, Ttl};
 
 use super::port::{After, CallId, No, State, SyncId, Ticket, View};
 use super::schedule::{self, length};

@@ -58,7 +58,8 @@ impl Service {
         // did.
         if let Err(error) = self.audit.durable(&event(Outcome::Begun)).await {
             let why = format!(
-                "what is broken is written down first, and the audit file cannot be written: \
+                "nothing was done: what is to be broken is written down first, and the audit file \
+                 cannot be written: \
                  {error}; see `stormctl doctor`"
             );
             return Err(Refusal::new(Code::Unavailable, why).about(on));

@@ -60,7 +60,7 @@ pub(crate) fn run(args: &args::Break, link: &mut Link, view: &View) -> Result<An
     });
     let broken = broken.map_err(|failure| match failure.exit {
         Exit::Unavailable => failure
-            .advise(format!("whether {on} is broken, or may be yet, is not known"))
+            .advise("unless it says that nothing was done, it may be broken, or be so yet")
             .then_type(format!("stormctl current {on}"), "who holds it now"),
         _ => failure,
     })?;

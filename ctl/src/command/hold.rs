@@ -6,9 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use stormlock_protocol::LINGER_SECS_MAX;
 use stormlock_protocol::message::{self, Attach, Code, Hold, Lease};
-use stormlock_protocol::name::Ttl;
+use stormlock_protocol::name::{LINGER_SECS_MAX, Ttl};
 
 use super::run::{fits_ttl, length, untold};
 use super::{each_once, scope, told_end};
