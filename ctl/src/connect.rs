@@ -1,6 +1,7 @@
 //! Finding the agent, and saying in words why it cannot be talked to.
 //!
-//! It tries each socket once. It starts nothing and retries nothing.
+//! It starts nothing. An agent that stops closes its connections; where systemd keeps its socket,
+//! the next one answers there in a moment, so a question that changes nothing is asked again.
 
 use std::env;
 use std::ffi::OsString;
@@ -27,6 +28,8 @@ pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How much later than the end of a wait its answer may come: the agent may be asking the store
 /// then, which it does for 5 s at most. A longer silence is an agent that hangs.
 const WAIT_SLACK: Duration = Duration::from_secs(7);
+/// How often a question is asked again because its agent stopped: one that does so again is broken.
+const AGAIN: usize = 2;
 /// When a person who waits for an answer begins to wonder.
 const SLOW: Duration = Duration::from_secs(2);
 
@@ -54,6 +57,7 @@ pub(crate) struct Link {
     pub(crate) client: Client,
     pub(crate) socket: PathBuf,
     pub(crate) patience: Duration,
+    tells: bool,
 }
 
 /// Whether a question changes anything: then a lost answer leaves the outcome unknown.
@@ -71,6 +75,7 @@ impl Link {
 
     /// Says so when an answer takes long: silence would look like a client that hangs.
     pub(crate) fn tell_if_slow(&mut self) {
+        self.tells = true;
         self.client.tell_if_slow(SLOW, self.socket.clone(), told_slow);
     }
 
@@ -80,13 +85,27 @@ impl Link {
         self.client.set_patience(patience);
     }
 
-    /// Asks what changes nothing.
+    /// Asks what changes nothing; of the next agent, if this one stops meanwhile.
     pub(crate) fn read<T>(
         &mut self,
         doing: &str,
-        ask: impl FnOnce(&mut Client) -> Result<T, ClientError>,
+        ask: impl Fn(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T, Failure> {
-        ask(&mut self.client).map_err(|error| explain(error, doing, Asks::Reads))
+        let mut answer = ask(&mut self.client);
+        for _ in 0..AGAIN {
+            match &answer {
+                Err(error) if stopped(error) => {}
+                _ => break,
+            }
+            // What it said says more than that no other is there.
+            let Ok(client) = connect(&self.socket, self.patience) else { break };
+            self.client = client;
+            if self.tells {
+                self.tell_if_slow();
+            }
+            answer = ask(&mut self.client);
+        }
+        answer.map_err(|error| explain(error, doing, Asks::Reads))
     }
 
     /// Asks for a change.
@@ -160,16 +179,36 @@ impl Places {
     }
 }
 
-/// A connection that waits no longer than it was told to.
+/// A connection that waits no longer than it was told to; to the next agent, if this one stops
+/// before it has greeted.
 pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
-    let mut client = Client::connect(socket, patience)?;
+    let mut connected = Client::connect(socket, patience);
+    for _ in 0..AGAIN {
+        match &connected {
+            Err(error) if stopped(error) => connected = Client::connect(socket, patience),
+            _ => break,
+        }
+    }
+    let mut client = connected?;
     client.bound_waits(WAIT_SLACK);
     Ok(client)
 }
 
+/// True when the other end was an agent that stops, or that is gone.
+fn stopped(error: &ClientError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error {
+        ClientError::Closed => true,
+        ClientError::Io(error) => matches!(error.kind(), ConnectionReset | BrokenPipe),
+        ClientError::Greeting(welcome) => welcome.verdict == Verdict::Stopping,
+        ClientError::Refused(refusal) => refusal.code == Code::Stopping,
+        _ => false,
+    }
+}
+
 fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
     let connect = |path: &Path| match connect(path, patience) {
-        Ok(client) => Ok(Link { client, socket: path.to_owned(), patience }),
+        Ok(client) => Ok(Link { client, socket: path.to_owned(), patience, tells: false }),
         Err(error) => Err(error),
     };
     let opened = match (&places.named, &places.user) {

@@ -12,15 +12,17 @@ use crate::fake::{Act, Fake, Greet, ID, Run, held_by, lease, lock, stormctl};
 #[test]
 fn every_refusal_has_its_exit_code_and_nothing_on_stdout() {
     let exits = [75, 79, 1, 77, 69, 64, 75, 75, 69, 78, 70];
+    let words = "the agent's words";
     for (code, exit) in Code::ALL.into_iter().zip(exits) {
+        // As often as anything is asked.
+        let refusing = || Fake::replying(vec![Reply::Refused(Refusal::new(code, words)); 3]);
         for verb in ["acquire", "release", "renew", "current", "is-held"] {
-            let fake = Fake::refusing(Refusal::new(code, "the agent's words"));
-            fake.run(&[verb, "prod/db"]).fails(exit, &["prod/db", ": the agent's words"]);
+            let run = refusing().run(&[verb, "prod/db"]);
+            run.fails(exit, &["prod/db", ": the agent's words"]);
         }
-        let words = "the agent's words";
-        Fake::refusing(Refusal::new(code, words)).run(&["list"]).fails(exit, &[words]);
-        Fake::refusing(Refusal::new(code, words)).run(&["status"]).fails(exit, &[words]);
-        let run = Fake::refusing(Refusal::new(code, words)).run(&["--json", "acquire", "a"]);
+        refusing().run(&["list"]).fails(exit, &[words]);
+        refusing().run(&["status"]).fails(exit, &[words]);
+        let run = refusing().run(&["--json", "acquire", "a"]);
         assert_eq!((run.code, &run.error_json()["code"]), (exit, &code.as_str().into()));
     }
 }
@@ -307,4 +309,21 @@ fn a_run_that_the_agent_has_no_session_for_runs_nothing() {
     let run = fake.run(&["run", "prod/db", "--", "touch", file.to_str().unwrap()]);
     run.fails(75, &["running touch: ", "too many sessions"]);
     assert!(!file.exists());
+}
+
+#[test]
+fn a_question_is_asked_again_of_the_agent_that_comes_after_one_that_stopped() {
+    let stopping = || Act::Reply(Reply::Refused(Refusal::new(Code::Stopping, "it stops")));
+    let held = || Act::Reply(Reply::Verdict { held: true, lock: None });
+    for first in [|| Act::Close, stopping] {
+        let fake = Fake::new(vec![first(), first(), held()]);
+        let run = fake.run(&["is-held", "a"]);
+        assert_eq!(run.code, 0, "{run:?}");
+        // One that always stops is told of.
+        let fake = Fake::new(vec![first(), first(), first(), held()]);
+        fake.run(&["is-held", "a"]).fails(69, &["asking whether a is held"]);
+        // What changes something may have been done.
+        let fake = Fake::new(vec![first(), held()]);
+        fake.run(&["release", "a"]).fails(69, &["releasing a"]);
+    }
 }

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &args::IsHeld, link: &mut Link, view: &View) -> Result<A
         by_me: args.by == Some(By::Me),
     };
     let doing = format!("asking whether {} is held", args.resource);
-    let (held, lock) = link.read(&doing, |client| client.is_held(ask))?;
+    let (held, lock) = link.read(&doing, |client| client.is_held(ask.clone()))?;
     let as_json = || Verdict { held, lock: lock.as_ref().map(|l| LockJson::new(l, &view.now)) };
     let data = match view.format {
         Format::Human => String::new(),

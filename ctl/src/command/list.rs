@@ -69,7 +69,7 @@ fn all(args: &args::List, link: &mut Link) -> Result<Locks, Failure> {
     loop {
         let after = all.next.clone();
         let ask = message::List { glob: args.glob.clone(), mine: args.mine, after: after.clone() };
-        let page = link.read("listing locks", |client| client.list(ask))?;
+        let page = link.read("listing locks", |client| client.list(ask.clone()))?;
         all.locks.extend(page.locks.into_iter().filter(|lock| is_wanted(lock, args)));
         for unread in page.unread {
             if !all.unread.contains(&unread) {

@@ -54,7 +54,7 @@ fn all(args: &args::Log, link: &mut Link) -> Result<Vec<Logged>, Failure> {
         let limit = u32::try_from(wanted - events.len()).unwrap_or(u32::MAX);
         let resource = args.resource.clone();
         let ask = message::Log { resource, since: args.since, before, limit };
-        let (page, next) = link.read("reading the log", |client| client.log(ask))?;
+        let (page, next) = link.read("reading the log", |client| client.log(ask.clone()))?;
         events.extend(page);
         match (before, next) {
             (_, None) => break,

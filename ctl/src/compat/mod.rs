@@ -188,7 +188,7 @@ fn is_held(resource: Resource, lease: Option<LeaseId>) -> Result<u8, u8> {
     }
     let doing = format!("asking whether {resource} is held");
     let ask = IsHeld { resource, lease, by_me: false };
-    match open()?.read(&doing, |client| client.is_held(ask)) {
+    match open()?.read(&doing, |client| client.is_held(ask.clone())) {
         Ok((held, _)) => Ok(if held { OK } else { NO_OR_FAILED }),
         Err(failure) => Err(failed(&failure)),
     }

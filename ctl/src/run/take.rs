@@ -45,7 +45,7 @@ pub(crate) struct Taken {
 pub(crate) fn take(ask: &Acquire, link: Link, view: &View) -> Result<Taken, Failure> {
     let names: Vec<&str> = ask.resources.iter().map(|resource| resource.as_str()).collect();
     let doing = format!("acquiring {}", names.join(", "));
-    let Link { client, socket, patience } = link;
+    let Link { client, socket, patience, .. } = link;
     let progress = Progress::new(view);
     let mut taking = Taking::new(ask, &socket, patience);
     let taken = taking.take(client, &progress);
