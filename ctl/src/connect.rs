@@ -98,7 +98,7 @@ impl Link {
                 _ => break,
             }
             // What it said says more than that no other is there.
-            let Ok(client) = connect(&self.socket, self.patience) else { break };
+            let Ok(client) = connect_again(&self.socket, self.patience) else { break };
             self.client = client;
             if self.tells {
                 self.tell_if_slow();
@@ -179,19 +179,23 @@ impl Places {
     }
 }
 
-/// A connection that waits no longer than it was told to; to the next agent, if this one stops
-/// before it has greeted.
+/// A connection that waits no longer than it was told to.
 pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
-    let mut connected = Client::connect(socket, patience);
+    let mut client = Client::connect(socket, patience)?;
+    client.bound_waits(WAIT_SLACK);
+    Ok(client)
+}
+
+/// The same to the next agent, if this one stops before it has greeted.
+fn connect_again(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
+    let mut connected = connect(socket, patience);
     for _ in 0..AGAIN {
         match &connected {
-            Err(error) if stopped(error) => connected = Client::connect(socket, patience),
+            Err(error) if stopped(error) => connected = connect(socket, patience),
             _ => break,
         }
     }
-    let mut client = connected?;
-    client.bound_waits(WAIT_SLACK);
-    Ok(client)
+    connected
 }
 
 /// True when the other end was an agent that stops, or that is gone.
@@ -207,7 +211,7 @@ fn stopped(error: &ClientError) -> bool {
 }
 
 fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
-    let connect = |path: &Path| match connect(path, patience) {
+    let connect = |path: &Path| match connect_again(path, patience) {
         Ok(client) => Ok(Link { client, socket: path.to_owned(), patience, tells: false }),
         Err(error) => Err(error),
     };
