@@ -303,8 +303,10 @@ fn get_slow(agent: &Agent, uid: u32) {
         // All is given back, and that is written.
         until("it is free", || {
             let metrics = agent.client().ok()?.metrics().ok()?;
-            let is_over = |line: &str| line == "stormlock_leases{state=\"held\"} 1";
-            metrics.lines().any(is_over).then_some(())
+            let leases = metrics.lines().filter(|line| line.starts_with("stormlock_leases{"));
+            let counts = leases.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+            // In any state: one that is being released is one of a user's leases yet.
+            (counts.sum::<usize>() == 1).then_some(())
         });
         if now_ms() - began > SLOW_MS {
             return;
