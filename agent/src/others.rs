@@ -16,6 +16,8 @@ const GROUP_WRITES: u32 = 0o020;
 const EVERYONE_WRITES: u32 = 0o002;
 /// In a directory with this bit, only the owner of a file takes it away.
 const STICKY: u32 = 0o1000;
+/// Whom the kernel shows for a user that this namespace does not know.
+const OVERFLOW_UID: u32 = 65_534;
 /// Symbolic links on one path, as many as the kernel follows (`MAXSYMLINKS`).
 const LINKS_MAX: usize = 40;
 
@@ -56,7 +58,16 @@ pub fn is_open(found: &Metadata) -> bool {
 
 /// True of what belongs neither to root nor to the user that this process runs as.
 fn is_foreign(found: &Metadata) -> bool {
-    found.uid() != rustix::process::geteuid().as_raw() && found.uid() != 0
+    let uid = found.uid();
+    uid != rustix::process::geteuid().as_raw() && uid != 0 && !(uid == OVERFLOW_UID && no_root())
+}
+
+/// True in a user namespace that does not know root, nor what is root's from anybody else's: whoever
+/// runs an agent there (`unshare --user`) has only themselves in it.
+fn no_root() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    !map.is_empty() && map.lines().filter_map(first).all(|first| first != "0")
 }
 
 /// Why somebody else than root and the agent's own user could put another file in the place of one
@@ -74,16 +85,23 @@ pub fn changed_by(path: &Path, opened: &Metadata) -> io::Result<Option<String>> 
         let uid = opened.uid();
         return Ok(Some(format!("belongs to uid {uid}, run: chown root {shown}")));
     }
-    moved_by(path)
+    let (why, found) = moved_by(path)?;
+    let is_it = found.is_some_and(|it| (it.dev(), it.ino()) == (opened.dev(), opened.ino()));
+    if why.is_none() && !is_it {
+        return Ok(Some(format!("something else took the place of {shown} meanwhile, try again")));
+    }
+    Ok(why)
 }
 
-/// The same for the way to a file: by name after name from the root on, as the kernel walks it.
-fn moved_by(path: &Path) -> io::Result<Option<String>> {
+/// The same for the way to a file: by name after name from the root on, as the kernel walks it. And
+/// what is there now.
+fn moved_by(path: &Path) -> io::Result<(Option<String>, Option<Metadata>)> {
     let mut to_go = Vec::new();
     go(&mut to_go, &path::absolute(path)?);
     // Without links, so that the one above is the one it is in.
     let mut at = PathBuf::new();
     let mut links = 0;
+    let mut last = None;
     while let Some(name) = to_go.pop() {
         match Path::new(&name).components().next() {
             Some(Component::Normal(name)) => at.push(name),
@@ -99,10 +117,11 @@ fn moved_by(path: &Path) -> io::Result<Option<String>> {
         }
         let above = at.parent().unwrap_or(Path::new("/"));
         if let Some(why) = taken_away_by(above, &fs::metadata(above)?) {
-            return Ok(Some(why));
+            return Ok((Some(why), None));
         }
         let found = at.symlink_metadata()?;
         if !found.is_symlink() {
+            last = Some(found);
             continue;
         }
         links += 1;
@@ -111,15 +130,16 @@ fn moved_by(path: &Path) -> io::Result<Option<String>> {
         }
         if is_foreign(&found) {
             let (uid, link) = (found.uid(), at.display());
-            return Ok(Some(format!(
+            let why = format!(
                 "uid {uid}, whose symbolic link leads to it, can replace it, run: chown -h root \
                  {link}"
-            )));
+            );
+            return Ok((Some(why), None));
         }
         go(&mut to_go, &fs::read_link(&at)?);
         at.pop();
     }
-    Ok(None)
+    Ok((None, last))
 }
 
 /// Puts the names of a path before those that are still to go, the next one last.
@@ -212,6 +232,10 @@ mod tests {
             assert!(why.starts_with("uid 7, whose symbolic") && why.ends_with(&mends), "{why}");
             lchown(at(name), Some(0), None).unwrap();
         }
+        // What is looked at is what was opened.
+        let other = fs::metadata(dir.path()).unwrap();
+        let why = changed_by(&file, &other).unwrap().expect("it is another");
+        assert!(why.contains("took the place"), "{why}");
         symlink("round", at("round")).unwrap();
         let error = changed_by(&at("round"), &fs::metadata(&file).unwrap()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(Errno::LOOP.raw_os_error()));

@@ -138,16 +138,13 @@ pub enum Subject {
 }
 
 impl Subject {
-    fn is_name(&self) -> bool {
-        matches!(self, Subject::User(_) | Subject::Group(_))
-    }
-
-    fn covers(&self, who: &Who) -> bool {
+    /// `None` when that is not known.
+    fn covers(&self, who: &Who) -> Option<bool> {
         match self {
-            Subject::User(name) => who.user == *name,
+            Subject::User(name) => who.is_called(name),
             Subject::Group(name) => who.is_in(name),
-            Subject::Uid(uid) => who.uid == *uid,
-            Subject::Everyone => true,
+            Subject::Uid(uid) => Some(who.uid == *uid),
+            Subject::Everyone => Some(true),
         }
     }
 }
@@ -222,8 +219,14 @@ impl Rule {
         self.may.contains(&act) || (act == Act::Read && !self.may.is_empty())
     }
 
-    fn covers(&self, who: &Who, on: Option<&Resource>) -> bool {
-        self.who.iter().any(|subject| subject.covers(who)) && on.is_none_or(|name| self.is_on(name))
+    /// `None` when it is not known whether it is about them.
+    fn covers(&self, who: &Who, on: Option<&Resource>) -> Option<bool> {
+        if !on.is_none_or(|name| self.is_on(name)) {
+            return Some(false);
+        }
+        let each = || self.who.iter().map(|subject| subject.covers(who));
+        let is_sure = each().any(|covers| covers == Some(true));
+        (is_sure || each().all(|covers| covers.is_some())).then_some(is_sure)
     }
 
     fn is_on(&self, name: &Resource) -> bool {
@@ -256,8 +259,6 @@ pub struct Policy {
     caps: Vec<Cap>,
     /// The groups that rules name.
     groups: BTreeSet<String>,
-    /// Whether rules name users.
-    has_users: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -285,30 +286,23 @@ impl Policy {
     /// What the configuration says. Whoever matches no rule may do nothing.
     #[must_use]
     pub fn written(rules: Vec<Rule>) -> Policy {
-        let mut groups = BTreeSet::new();
-        let mut has_users = false;
-        for subject in rules.iter().flat_map(|rule| &rule.who) {
-            match subject {
-                Subject::User(_) => has_users = true,
-                Subject::Group(name) => drop(groups.insert(name.clone())),
-                Subject::Uid(_) | Subject::Everyone => {}
-            }
-        }
-        Policy { groups, has_users, ..Policy::of(Rules::Written(rules)) }
+        let subjects = rules.iter().flat_map(|rule| &rule.who);
+        let groups = subjects.filter_map(|subject| match subject {
+            Subject::Group(name) => Some(name.clone()),
+            Subject::User(_) | Subject::Uid(_) | Subject::Everyone => None,
+        });
+        Policy { groups: groups.collect(), ..Policy::of(Rules::Written(rules)) }
     }
 
     fn of(rules: Rules) -> Policy {
-        Policy { rules, caps: Vec::new(), groups: BTreeSet::new(), has_users: false }
+        Policy { rules, caps: Vec::new(), groups: BTreeSet::new() }
     }
 
-    /// The groups that it goes by: whoever is judged has to be known to be in these or not.
+    /// The groups that it goes by: of whoever is judged it should be known whether they are in
+    /// these.
     #[must_use]
     pub fn groups(&self) -> &BTreeSet<String> {
         &self.groups
-    }
-
-    fn knows(&self, who: &Who) -> bool {
-        (who.is_named || !self.has_users) && self.groups.iter().all(|name| who.groups.knows(name))
     }
 
     /// The written rules that are about somebody, on whatever resources, each with its place; of
@@ -316,7 +310,7 @@ impl Policy {
     pub fn rules_about<'a>(&'a self, who: &'a Who) -> impl Iterator<Item = (Source, &'a Rule)> {
         let rules = self.written_rules().iter().enumerate();
         rules
-            .filter(|(_, rule)| rule.covers(who, None))
+            .filter(|(_, rule)| rule.covers(who, None) == Some(true))
             .map(|(index, rule)| (rule.source(index), rule))
     }
 
@@ -348,13 +342,6 @@ impl Policy {
     /// # Errors
     /// [`Denial`] says which rule, or that none, allows it.
     pub fn judge(&self, who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
-        if !self.knows(who) && self.may_deny_by_name(who, act, on) {
-            return Err(Denial(format!(
-                "the name of user {} or those of groups cannot be looked up now, and rules go by \
-                 name; try again in a moment",
-                who.uid.0
-            )));
-        }
         let mut permit = match &self.rules {
             Rules::Host => judge_host(who, act, on)?,
             Rules::Only(uid) if who.uid == *uid => Permit::default(),
@@ -374,27 +361,6 @@ impl Policy {
             }
         }
         Ok(permit)
-    }
-
-    /// True unless it is certain without names that no rule would deny it by name. What changes
-    /// something is never certain: groups give it.
-    fn may_deny_by_name(&self, who: &Who, act: Act, on: Option<&Resource>) -> bool {
-        let rules = match &self.rules {
-            Rules::Only(_) => return false,
-            _ if act != Act::Read => return true,
-            Rules::Host => return false,
-            Rules::Written(rules) => rules,
-        };
-        let about = rules.iter().filter(|rule| on.is_none_or(|name| rule.is_on(name)));
-        for rule in about {
-            if rule.who.iter().any(|subject| !subject.is_name() && subject.covers(who)) {
-                return false;
-            }
-            if !rule.allows(act) && rule.who.iter().any(Subject::is_name) {
-                return true;
-            }
-        }
-        false
     }
 }
 
@@ -420,18 +386,16 @@ impl Default for Permit {
 }
 
 fn judge_host(who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
-    let is_root = who.uid == Uid(0);
-    let is_member = who.is_in(GROUP);
     let needed = match act {
-        Act::Read => return Ok(Permit::default()),
-        Act::Acquire if is_root || is_member => return Ok(Permit::default()),
-        Act::ReleaseAny | Act::Break if is_root => return Ok(Permit::default()),
+        _ if act == Act::Read || who.uid == Uid(0) => return Ok(Permit::default()),
+        Act::Acquire if who.is_in(GROUP) == Some(true) => return Ok(Permit::default()),
+        Act::Acquire if who.is_in(GROUP).is_none() => return Err(unsure(who)),
         Act::Acquire => format!(
             "root and members of group `{GROUP}` may (root can add them: usermod -aG {GROUP} {}; \
              it counts from the next login)",
             who.user
         ),
-        Act::ReleaseAny | Act::Break => "root may".to_owned(),
+        Act::Read | Act::ReleaseAny | Act::Break => "root may".to_owned(),
     };
     let asked = Asked { who, act, on };
     Err(Denial(format!("{asked}: without rules in the configuration only {needed}")))
@@ -439,26 +403,46 @@ fn judge_host(who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Deni
 
 fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Result<Permit, Denial> {
     let asked = Asked { who, act, on };
-    let mut matching = rules.iter().enumerate().filter(|(_, rule)| rule.covers(who, on));
-    let Some(first) = matching.next() else {
-        return Err(Denial(format!("{asked}: no rule of the configuration matches")));
-    };
-    for (index, rule) in std::iter::once(first).chain(matching.filter(|_| on.is_none())) {
-        if rule.allows(act) {
-            let by = rule.source(index);
-            return Ok(Permit { by, ttl_by: by, hold_by: by, ..rule.permit.clone() });
-        }
-        if rule.is_on_all() {
-            break;
+    let (mut first, mut is_unsure) = (None, false);
+    for (index, rule) in rules.iter().enumerate() {
+        match rule.covers(who, on) {
+            Some(false) => {}
+            Some(true) if rule.allows(act) => {
+                let by = rule.source(index);
+                return Ok(Permit { by, ttl_by: by, hold_by: by, ..rule.permit.clone() });
+            }
+            Some(true) => {
+                first = first.or(Some((index, rule)));
+                if on.is_some() || rule.is_on_all() {
+                    break;
+                }
+            }
+            // To see something is the same by whatever rule; all else has the limits of its own.
+            None if act == Act::Read && rule.allows(act) => is_unsure = true,
+            None => return Err(unsure(who)),
         }
     }
-    let (index, rule) = first;
+    if is_unsure {
+        return Err(unsure(who));
+    }
+    let Some((index, rule)) = first else {
+        return Err(Denial(format!("{asked}: no rule of the configuration matches")));
+    };
     let allowed: Vec<_> = Act::ALL.iter().filter(|act| rule.allows(**act)).collect();
     let allowed = match allowed.as_slice() {
         [] => "nothing".to_owned(),
         acts => acts.iter().map(|act| act.as_str()).collect::<Vec<_>>().join(", "),
     };
     Err(Denial(format!("{asked}: {} decides and allows {allowed}", rule.source(index))))
+}
+
+/// A rule that decides about it may be about them or not.
+fn unsure(who: &Who) -> Denial {
+    Denial(format!(
+        "the name of user {} or that of a group cannot be looked up now, and a rule goes by it; try \
+         again in a moment",
+        who.uid.0
+    ))
 }
 
 /// How a denial begins: "maria may not acquire prod/db".
@@ -644,8 +628,11 @@ mod tests {
             let groupless = Who { groups: Arc::default(), ..who(7, "eve", &[]) };
             let policy = Policy::written(rules);
             let may = policy.judge(&groupless, act, on).is_ok();
-            // Without a rule about a user's name it is no matter.
+            // Without a rule about a user's name theirs is no matter.
             assert!(policy.judge(&nameless, act, on).is_ok() || !may);
+            let certain = vec![rule(9, &[Subject::Uid(Uid(7))], &["*"], &Act::ALL)];
+            let before = Policy::written([certain, policy.written_rules().to_vec()].concat());
+            assert!(before.judge(&groupless, act, on).is_ok(), "what comes after is no matter");
             let about_users = |rule: &Rule| {
                 let who = rule.who.iter().map(|subject| match subject {
                     Subject::Group(name) => Subject::User(name.clone()),
@@ -664,11 +651,13 @@ mod tests {
         assert!(!may(vec![denies(), all()], Act::Read, Some(&db)));
         assert!(!may(vec![denies(), all()], Act::Read, None));
         assert!(may(vec![denies(), all()], Act::Read, Some(&web)));
-        assert!(!may(vec![denies(), all()], Act::Acquire, Some(&web)), "groups give that");
+        assert!(may(vec![denies(), all()], Act::Acquire, Some(&web)));
+        assert!(!may(vec![denies(), all()], Act::Acquire, Some(&db)));
         // What comes after the rule that decides changes nothing.
         assert!(may(vec![all(), denies()], Act::Read, Some(&db)));
         let gives = || rule(1, &games(), &["*"], &[Act::Break]);
         assert!(may(vec![gives(), all()], Act::Read, Some(&db)));
+        assert!(!may(vec![gives(), all()], Act::Acquire, Some(&db)), "each has its own limits");
         assert!(!may(vec![gives()], Act::Read, Some(&db)), "they may be in another group");
     }
 

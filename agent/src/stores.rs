@@ -90,7 +90,7 @@ pub enum AskError {
     #[error("no answer within {} ms", .0.as_millis())]
     Mute(Duration),
     /// Others ask it for much.
-    #[error("many list it now; try again in a moment, or ask for one lock by its name")]
+    #[error("many read it now")]
     Busy,
 }
 

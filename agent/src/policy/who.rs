@@ -22,11 +22,17 @@ pub struct Who {
 }
 
 impl Who {
-    /// Whether they are in the group of this name, as far as is known.
+    /// Whether they are in the group of this name; `None` when that is not known.
     #[must_use]
-    pub fn is_in(&self, group: &str) -> bool {
-        let gid = self.groups.gid(group).flatten();
-        gid.is_some_and(|gid| self.gids.binary_search(&gid).is_ok())
+    pub fn is_in(&self, group: &str) -> Option<bool> {
+        let gid = self.groups.gid(group)?;
+        Some(gid.is_some_and(|gid| self.gids.binary_search(&gid).is_ok()))
+    }
+
+    /// Whether they are the user of this name; `None` when that is not known.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> Option<bool> {
+        self.is_named.then(|| self.user == name)
     }
 }
 
@@ -47,10 +53,12 @@ impl GroupNames {
         self.0.get(name).copied()
     }
 
-    /// Whether it is known that it has a number, or none.
+    /// The same and one more.
     #[must_use]
-    pub fn knows(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+    pub fn with(&self, name: &str, gid: Option<u32>) -> GroupNames {
+        let mut names = self.0.clone();
+        names.insert(name.to_owned(), gid);
+        GroupNames(names)
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use stormlock_protocol::RESOURCES_MAX;
 use stormlock_protocol::message::{self, Code, Refusal, Reply, Target};
+use stormlock_protocol::name::LINGER_SECS_MAX;
 use stormlock_protocol::process::{self, Process};
 
 use super::service::{Answered, Caller, Found, Service};
@@ -87,7 +88,7 @@ pub(super) fn attach(caller: &Caller, asked: message::Attach, of: &[View]) -> An
         message::Attach::Session => Attach::Session(caller.session),
         message::Attach::Process(asked) => Attach::Process(process(caller, asked, of)?),
         message::Attach::Holder { process: asked, grace_secs } => {
-            Attach::Holder(process(caller, asked, of)?, grace_secs)
+            Attach::Holder(process(caller, asked, of)?, grace_secs.min(LINGER_SECS_MAX))
         }
     })
 }

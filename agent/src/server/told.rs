@@ -204,7 +204,12 @@ pub(super) fn no_answer(backend: &BackendName, on: &Resource, error: &AskError) 
 
 /// What a store's failure means; its own text stays in the agent's log.
 pub(super) fn describe_error(backend: &BackendName, error: &AskError) -> String {
-    describe(backend, error.kind())
+    match error {
+        AskError::Busy => "is read by many now; try again in a moment, or ask for one lock by its \
+                           name (`stormctl current`)"
+            .to_owned(),
+        error => describe(backend, error.kind()),
+    }
 }
 
 /// A configuration that names no such store.

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process, test_kill_process_group};
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Attach, Refusal};
+use stormlock_protocol::message::{Attach, Refusal, State};
 use stormlock_protocol::process::Process;
 
 use super::take::leases;
@@ -21,10 +21,13 @@ pub(super) fn wait_secs(client: &mut Client, refusal: &Refusal) -> Option<u32> {
     let holder = refusal.holder.as_ref()?;
     let status = client.status(None).ok()?;
     let leases = leases(client).ok()?;
-    match leases.iter().find(|lease| lease.lease == holder.lease).map(|lease| lease.attach) {
+    let own = leases.iter().find(|lease| lease.lease == holder.lease);
+    match own.map(|lease| lease.attach) {
         Some(Attach::Process(process)) => has_ended(&process).then_some(LEFTOVER_SECS),
         Some(Attach::Holder { process, grace_secs }) if has_ended(&process) => {
-            let secs = LEFTOVER_SECS.saturating_add(grace_secs);
+            let lingers = own.filter(|lease| lease.state == State::Lingering);
+            let left = lingers.and_then(|lease| u32::try_from(lease.left_ms / 1_000).ok());
+            let secs = LEFTOVER_SECS.saturating_add(left.unwrap_or(grace_secs));
             say(&format!(
                 "{} was held by process {} of yours, which was killed: what counted on that has \
                  its time to end; this waits for it, {} at most",

@@ -2,92 +2,107 @@
 //! not by the numbers of a caller's groups: rules are the site's, and whoever has subordinate
 //! groups (`/etc/subgid`) is in a thousand that nobody has looked up yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use nix::errno::Errno;
-use nix::unistd::Group;
+use nix::unistd::{Gid, Group};
 use tokio::sync::Semaphore;
 
-use super::{LOOKUP_PATIENCE, NAMES_FRESH, locked};
+use super::{NAMES_FRESH, locked};
 use crate::clock;
 use crate::lease::Moment;
 use crate::policy::GroupNames;
+
+/// How long it takes until a name is asked for again that nobody knew: a group may have come, or a
+/// directory service be back.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Who waits for an answer does so for a request of theirs, and has their own patience.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A service that hangs holds no more threads than these.
+const LOOKUPS_MAX: usize = 4;
 
 /// Remembers them for a while; asks once for all who want to know.
 #[derive(Debug)]
 pub(super) struct Groups {
     known: Arc<Mutex<Known>>,
-    /// A service that hangs holds no more threads than this.
-    pub(super) lookups: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     names: Arc<GroupNames>,
-    until: Option<Moment>,
+    /// When each may be asked for again; `NEVER` while somebody does.
+    due: BTreeMap<String, Moment>,
 }
 
 impl Groups {
     pub(super) fn new() -> Groups {
-        Groups { known: Arc::default(), lookups: Arc::new(Semaphore::new(1)) }
+        Groups { known: Arc::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
     }
 
-    /// What is known of these by now. Waits no longer than [`LOOKUP_PATIENCE`]; a directory service
-    /// that does not answer leaves what it said before, for names keep their numbers.
+    /// What is known of these by now. Waits a little for what is to be asked for; what does not
+    /// come in time is there for who asks later, and what was known stays so meanwhile, for names
+    /// keep their numbers.
     pub(super) async fn named(&self, wanted: &BTreeSet<String>) -> Arc<GroupNames> {
-        if let Some(names) = self.fresh(wanted) {
-            return names;
-        }
-        if tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(wanted)).await.is_err() {
+        // They go on, whoever asked for them hangs up.
+        let asked = self.take_due(wanted).into_iter().map(|name| {
+            let (known, lookups) = (Arc::clone(&self.known), Arc::clone(&self.lookups));
+            tokio::spawn(look_up(known, lookups, name))
+        });
+        if tokio::time::timeout(PATIENCE, join_all(asked)).await.is_err() {
             tracing::warn!("looking up the names of groups takes long");
-            // Who asks next need not wait for it as well.
-            locked(&self.known).until = Some(clock::now() + NAMES_FRESH);
         }
         Arc::clone(&locked(&self.known).names)
     }
 
-    fn fresh(&self, wanted: &BTreeSet<String>) -> Option<Arc<GroupNames>> {
-        let known = locked(&self.known);
-        let is_fresh = known.until.is_some_and(|until| clock::now() < until);
-        let has_all = wanted.iter().all(|name| known.names.knows(name));
-        (is_fresh && has_all).then(|| Arc::clone(&known.names))
-    }
-
-    /// What comes too late for its asker is still there for the next.
-    async fn look_up(&self, wanted: &BTreeSet<String>) {
-        let Ok(permit) = Arc::clone(&self.lookups).acquire_owned().await else { return };
-        if self.fresh(wanted).is_some() {
-            return;
+    /// Those that are to be asked for now, by this caller alone. Names that no rule has any more
+    /// are forgotten.
+    fn take_due(&self, wanted: &BTreeSet<String>) -> Vec<String> {
+        let now = clock::now();
+        let mut known = locked(&self.known);
+        let is_due = |name: &&String| known.due.get(*name).is_none_or(|due| *due <= now);
+        let due: Vec<String> = wanted.iter().filter(is_due).cloned().collect();
+        if !due.is_empty() {
+            known.due.retain(|name, _| wanted.contains(name));
+            known.due.extend(due.iter().map(|name| (name.clone(), Moment::NEVER)));
         }
-        let (known, wanted) = (Arc::clone(&self.known), wanted.clone());
-        let looked_up = tokio::task::spawn_blocking(move || {
-            let before = Arc::clone(&locked(&known).names);
-            let names = wanted.iter().filter_map(|name| number(name, &before)).collect();
-            let names = Arc::new(GroupNames::new(names));
-            *locked(&known) = Known { names, until: Some(clock::now() + NAMES_FRESH) };
-            drop(permit);
-        });
-        // A panic in it leaves what was known.
-        let _ = looked_up.await;
+        due
     }
 }
 
-/// A name with the number it has here, if any; nothing when that cannot be known. Blocks for as
-/// long as the host's name services like.
-fn number(name: &str, before: &GroupNames) -> Option<(String, Option<u32>)> {
-    let gid = match Group::from_name(name) {
-        Ok(Some(group)) => Some(group.gid.as_raw()),
-        // Rules have a number for a group that has no name.
-        Ok(None) => name.parse().ok(),
-        Err(error) => {
-            if error != Errno::EINTR {
-                tracing::warn!(%error, name, "the name of a group cannot be looked up");
-            }
-            before.gid(name)?
+/// Asks, and writes down what came of it.
+async fn look_up(known: Arc<Mutex<Known>>, lookups: Arc<Semaphore>, name: String) {
+    let Ok(permit) = lookups.acquire_owned().await else { return };
+    let looked_up = tokio::task::spawn_blocking(move || {
+        let found = number(&name);
+        let pause = if matches!(found, Ok(Some(_))) { NAMES_FRESH } else { AGAIN };
+        let mut known = locked(&known);
+        if let Ok(gid) = found {
+            known.names = Arc::new(known.names.with(&name, gid));
         }
-    };
-    Some((name.to_owned(), gid))
+        known.due.insert(name, clock::now() + pause);
+        drop(permit);
+    });
+    // A panic in it leaves what was known.
+    let _ = looked_up.await;
+}
+
+/// The number that a name has here, if any. Blocks for as long as the host's name services like.
+fn number(name: &str) -> Result<Option<u32>, Errno> {
+    let found = Group::from_name(name).inspect_err(|error| {
+        tracing::warn!(%error, name, "the name of a group cannot be looked up");
+    });
+    match found? {
+        Some(group) => Ok(Some(group.gid.as_raw())),
+        // Rules have a number for a group that has no name.
+        None => match name.parse::<u32>().ok().filter(|gid| gid.to_string() == name) {
+            Some(gid) if Group::from_gid(Gid::from_raw(gid))?.is_none() => Ok(Some(gid)),
+            _ => Ok(None),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -102,32 +117,41 @@ mod tests {
     async fn rules_name_groups_and_numbers_of_groups_without_a_name() {
         let groups = Groups::new();
         // 4 is adm on every Debian; nobody has the others.
-        let names = groups.named(&wanted(&["adm", "no such group", "54321"])).await;
+        let all = wanted(&["adm", "no such group", "54321", "4", "054321", "+54321"]);
+        let names = groups.named(&all).await;
         assert_eq!(names.gid("adm"), Some(Some(4)));
-        assert_eq!(names.gid("no such group"), Some(None));
         assert_eq!(names.gid("54321"), Some(Some(54321)));
+        for nobody in ["no such group", "4", "054321", "+54321"] {
+            assert_eq!(names.gid(nobody), Some(None), "{nobody}");
+        }
         assert_eq!(names.gid("tty"), None, "nobody asked for it");
     }
 
     #[tokio::test]
-    async fn what_was_known_stays_known_while_nobody_answers() {
+    async fn a_service_that_hangs_is_waited_for_once_and_what_was_known_stays_so() {
         let groups = Groups::new();
         groups.named(&wanted(&["adm"])).await;
-        groups.lookups.close();
-        locked(&groups.known).until = Some(Moment::BOOT);
-        let names = groups.named(&wanted(&["adm", "tty"])).await;
-        assert_eq!((names.gid("adm"), names.gid("tty")), (Some(Some(4)), None));
+        let permits = u32::try_from(LOOKUPS_MAX).unwrap();
+        let hangs = Arc::clone(&groups.lookups).acquire_many_owned(permits).await.unwrap();
+        locked(&groups.known).due.insert("adm".to_owned(), Moment::BOOT);
+        let both = wanted(&["adm", "tty"]);
+        let gids = |names: Arc<GroupNames>| (names.gid("adm"), names.gid("tty"));
+        assert_eq!(gids(groups.named(&both).await), (Some(Some(4)), None));
+        let again = tokio::time::timeout(PATIENCE / 2, groups.named(&both)).await;
+        assert_eq!(gids(again.expect("at once")), (Some(Some(4)), None));
+        drop(hangs);
+        // Nobody has to ask again for what was asked for.
+        while locked(&groups.known).names.gid("tty").is_none() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
-    async fn a_service_that_hangs_is_waited_for_once_in_a_while() {
+    async fn a_name_that_nobody_knew_is_asked_for_again_soon() {
         let groups = Groups::new();
-        groups.named(&wanted(&["adm"])).await;
-        let _hangs = Arc::clone(&groups.lookups).acquire_owned().await.unwrap();
-        locked(&groups.known).until = Some(Moment::BOOT);
-        assert_eq!(groups.named(&wanted(&["adm"])).await.gid("adm"), Some(Some(4)));
-        let wanted = wanted(&["adm"]);
-        let again = tokio::time::timeout(LOOKUP_PATIENCE / 2, groups.named(&wanted)).await;
-        assert_eq!(again.expect("at once").gid("adm"), Some(Some(4)));
+        groups.named(&wanted(&["adm", "no such group"])).await;
+        let due = locked(&groups.known).due.clone();
+        assert!(due["no such group"] < clock::now() + AGAIN, "{due:?}");
+        assert!(due["adm"] > clock::now() + AGAIN, "{due:?}");
     }
 }
