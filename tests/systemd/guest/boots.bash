@@ -34,8 +34,19 @@ in_order() {
     done
 }
 
+lingers() {
+    stormctl status -o jsonl | grep -q '"state":"lingering"'
+}
+
 before_crash() {
+    local holder
     lease long/job >/guest/out/lease
+    # Longer than anybody waits here; but nobody survives a boot.
+    stormctl hold crash/left --ttl 1h --grace 15m &
+    holder=$!
+    soon 'a holder is there' held crash/left
+    kill -KILL "$holder"
+    soon '... and leaves its lock to what counts on it' lingers
     sync
     reboot -ff
 }
@@ -45,4 +56,5 @@ after_crash() {
     fails '... under another lease' any grep -qx "$(lease long/job)" /guest/out/lease
     systemctl stop booted
     soon '... which is given back' free long/job
+    soon '... and so is what the killed holder had left' free crash/left
 }

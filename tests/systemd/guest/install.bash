@@ -18,6 +18,7 @@ check_install() {
         systemd-analyze security --no-pager --threshold=15 stormlockd.service
     ok "the holder's exposure is 0.7 at most" \
         systemd-analyze security --no-pager --threshold=7 stormlock@x.service
+    tell_boots_apart
     useradd -m -G stormlock maria
     useradd -m eve
 
@@ -39,4 +40,15 @@ check_install() {
         "$(sed -nE 's/^Uid:\t([0-9]+)\t.*/\1/p' "/proc/$(of_unit stormlockd MainPID)/status")" \
         "$(id -u stormlock)"
     ok 'doctor finds nothing wrong' runuser -u maria -- stormctl doctor
+}
+
+# A unit has a /proc of its own, which has the id of the machine's boot and not that of the guest's.
+tell_boots_apart() {
+    mkdir -p "$etc/stormlockd.service.d"
+    cat >"$etc/stormlockd.service.d/boot.conf" <<'END'
+[Service]
+ExecStartPre=+/bin/sh -c 'cat /proc/sys/kernel/random/boot_id >/run/boot_id'
+Environment=STORMLOCK_BOOT_ID_FILE=/run/boot_id
+END
+    systemctl daemon-reload
 }
