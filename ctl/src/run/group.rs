@@ -220,9 +220,14 @@ impl Group {
         found.filter(|pid| !guardian::is_one(*pid)).collect()
     }
 
-    /// Kills the group and every descendant, wherever it went, until none is left. Those that
-    /// cannot be killed are given back.
-    pub(crate) fn kill(&mut self) -> Vec<u32> {
+    /// True when something that it started may go on and cannot be seen.
+    pub(super) fn is_blind(&self) -> bool {
+        !self.is_child() && Outside::is_blind()
+    }
+
+    /// Kills the group and every descendant, wherever it went, until none is left. What cannot be
+    /// killed is named.
+    pub(crate) fn kill(&mut self) -> Vec<String> {
         if let Some(outside) = &mut self.outside {
             return outside.kill();
         }
@@ -243,7 +248,7 @@ impl Group {
                 return Vec::new();
             }
             if began.until(Moment::now()) > KILL_MAX {
-                return found.iter().map(|one| one.pid).collect();
+                return found.iter().map(|one| one.pid.to_string()).collect();
             }
             if !found.is_empty() {
                 pause(LOOK_EVERY);

@@ -22,6 +22,11 @@ use crate::time;
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
 
+/// Said where nobody can know whether all that the command started has ended.
+const UNSEEN: &str = "the command has ended, and its group; /proc does not show every process here \
+                      (ProtectProc=, hidepid, few files to open): look by hand whether it started \
+                      something that left the group";
+
 /// What becomes of a command that has not begun.
 pub(super) enum Begin {
     Go,
@@ -47,7 +52,7 @@ pub(super) struct Guard<'a> {
     /// It has or had the terminal, and gets it again when it goes on.
     has_lent: bool,
     /// What could not be killed.
-    left: Vec<u32>,
+    left: Vec<String>,
 }
 
 impl<'a> Guard<'a> {
@@ -286,10 +291,10 @@ impl<'a> Guard<'a> {
         }
         if self.is_lost {
             if !self.left.is_empty() {
-                let pids: Vec<String> = self.left.iter().map(ToString::to_string).collect();
-                say(&format!("could not kill {}: end them by hand", pids.join(", ")));
-            }
-            if self.left.is_empty() {
+                say(&format!("could not kill {}: end them by hand", self.left.join(", ")));
+            } else if self.group.is_blind() {
+                say(UNSEEN);
+            } else {
                 nothing_relies_on(&under.own.leases, &under.socket);
             }
             // The agent gives back what is left, for the group is gone.
