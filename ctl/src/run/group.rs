@@ -18,7 +18,7 @@ use rustix::process::{
 use stormlock_protocol::process::Stat;
 
 use super::guardian;
-use super::outside::Outside;
+use super::outside::{Outside, Sight};
 use crate::clock::Moment;
 
 /// How often a group is looked at whose leader has ended.
@@ -220,9 +220,9 @@ impl Group {
         found.filter(|pid| !guardian::is_one(*pid)).collect()
     }
 
-    /// True when something that it started may go on and cannot be seen.
-    pub(super) fn is_blind(&self) -> bool {
-        !self.is_child() && Outside::is_blind()
+    /// How far what it started could be looked for.
+    pub(super) fn sight(&self) -> Sight {
+        if self.is_child() { Sight::All } else { Outside::sight() }
     }
 
     /// Kills the group and every descendant, wherever it went, until none is left. What cannot be

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::deadline::{Deadline, Due, Kept, Why};
 use super::events::{Events, Ready};
 use super::group::{self, Group};
+use super::outside::Sight;
 use super::signals::{Came, Signals, stand_still};
 use super::take::wait_for;
 use super::terminal::Terminal;
@@ -290,11 +291,14 @@ impl<'a> Guard<'a> {
             }
         }
         if self.is_lost {
+            let sight = self.group.sight();
             if !self.left.is_empty() {
                 say(&format!("could not kill {}: end them by hand", self.left.join(", ")));
-            } else if self.group.is_blind() {
+            } else if sight != Sight::All {
                 say(UNSEEN);
-            } else {
+            }
+            // Where nothing was looked for the lock stays until it would end by itself.
+            if self.left.is_empty() && sight != Sight::Nothing {
                 nothing_relies_on(&under.own.leases, &under.socket);
             }
             // The agent gives back what is left, for the group is gone.

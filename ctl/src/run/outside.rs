@@ -39,6 +39,15 @@ const LOOKS: u32 = 2;
 /// The first process of every host and container.
 const FIRST: u32 = 1;
 
+/// What can be seen of other processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    All,
+    /// What the kernel would let this user trace.
+    Own,
+    Nothing,
+}
+
 /// Such a command.
 #[derive(Debug)]
 pub(super) struct Outside {
@@ -175,11 +184,15 @@ impl Outside {
         self.find().is_empty() && !self.is_left()
     }
 
-    /// True when something of it may go on that cannot be seen from here.
-    pub(super) fn is_blind() -> bool {
+    /// What `/proc` shows here.
+    pub(super) fn sight() -> Sight {
         let all = Stat::all();
         let sees = |pid| all.iter().any(|one| one.pid == pid);
-        !sees(FIRST) || !sees(std::process::id())
+        match (sees(std::process::id()), sees(FIRST)) {
+            (false, _) => Sight::Nothing,
+            (true, false) => Sight::Own,
+            (true, true) => Sight::All,
+        }
     }
 
     /// True while it goes on, or something of a group that is its own.
