@@ -45,9 +45,18 @@ impl Job {
         args: &[S],
         change: impl FnOnce(&mut Command),
     ) -> Job {
+        Job::start_by(Command::new(program("stormctl")), agent, args, change)
+    }
+
+    /// The same by a command that becomes stormctl with these arguments.
+    pub(crate) fn start_by<S: AsRef<OsStr>>(
+        mut command: Command,
+        agent: &Agent,
+        args: &[S],
+        change: impl FnOnce(&mut Command),
+    ) -> Job {
         let file = || tempfile::tempfile().expect("a file for its output");
         let (stdout, stderr) = (file(), file());
-        let mut command = Command::new(program("stormctl"));
         command.arg("--socket").arg(agent.socket()).args(args).stdin(Stdio::null());
         command.stdout(stdout.try_clone().expect("a second handle"));
         command.stderr(stderr.try_clone().expect("a second handle"));

@@ -63,8 +63,30 @@ fn a_file_that_says_something_else_is_replaced_only_by_force() {
     assert_eq!(fs::read(&path).unwrap(), before);
     let mut forced = other.to_vec();
     forced.push("--force");
-    assert_eq!(home.run(&forced).code, 0);
+    let run = home.run(&forced);
+    assert_eq!(run.code, 0);
+    // At a daemon-reload its old lock is given up while it runs.
+    for told in ["systemctl --user stop nightly, and only then", "stormlock@prod-db\\x2d1.service"]
+    {
+        assert!(run.stderr.contains(told), "{told}: {}", run.stderr);
+    }
     assert!(fs::read_to_string(&path).unwrap().contains("BindsTo=stormlock@prod-cache.service"));
+}
+
+#[test]
+fn a_unit_that_is_nowhere_is_bound_and_that_is_told() {
+    let home = Home::new();
+    let note = "note: systemd has no nigthly.service";
+    let typo = ["--user", "nigthly", "--lock", "prod/db"];
+    let run = home.run(&typo);
+    assert!(run.code == 0 && run.stderr.contains(note), "{}", run.stderr);
+    let units = home.0.path().join("systemd/user");
+    fs::write(units.join("nigthly.service"), "").unwrap();
+    let run = home.run(&typo);
+    assert!(run.code == 0 && !run.stderr.contains("note:"), "{}", run.stderr);
+    fs::write(units.join("backup@.service"), "").unwrap();
+    let run = home.run(&["--user", "backup@home", "--lock", "prod/db"]);
+    assert!(run.code == 0 && !run.stderr.contains("note:"), "{}", run.stderr);
 }
 
 #[test]
@@ -80,6 +102,7 @@ fn print_writes_nothing() {
 fn what_cannot_be_bound_is_refused() {
     let home = Home::new();
     home.run(&["nightly.timer", "--lock", "a"]).fails(64, &["bind that, nightly.service"]);
+    home.run(&["stormlockd", "--lock", "a"]).fails(64, &["stormlock's own"]);
     home.run(&["nightly"]).fails(64, &["--lock"]);
     let long = "-".repeat(64);
     let long = format!("a{long}");

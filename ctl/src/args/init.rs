@@ -10,6 +10,9 @@ pub(crate) const UNIT_MAX: usize = 255;
 /// What may stand in the name of a unit besides letters and digits.
 const UNIT_MARKS: &str = ":-_.\\@";
 const SERVICE: &str = ".service";
+/// The agent's own unit, and the template of holders, without their type.
+const AGENT: &str = "stormlockd";
+const HOLDERS: &str = "stormlock@";
 
 /// Show locks in a shell's prompt, or bind a unit of systemd to one
 #[derive(Debug, Args)]
@@ -73,7 +76,8 @@ pub(crate) struct InitShell {
 /// stormlock@LOCK.service; that one holds the lock as long as any unit needs it. The unit itself is
 /// not touched. It counts from the next `systemctl daemon-reload` on, which stops the unit if it
 /// runs without the lock. A drop-in that is there and says something else is left as it is, unless
-/// --force replaces it. To undo it, delete the file. It prints the path of the file.
+/// --force replaces it. It prints the path of the file. To undo it, stop the unit, delete the file,
+/// and `systemctl daemon-reload`: a unit that runs meanwhile runs on without the lock.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   stormctl init systemd nightly --lock prod/db
@@ -105,7 +109,11 @@ fn unit(text: &str) -> Result<String, String> {
         Some((name, "timer")) => {
             return Err(format!("a timer only starts another unit: bind that, {name}{SERVICE}"));
         }
-        Some((_, "socket" | "target" | "mount" | "path" | "slice" | "scope" | "swap")) => {
+        Some((
+            _,
+            "automount" | "device" | "mount" | "path" | "scope" | "slice" | "socket" | "swap"
+            | "target",
+        )) => {
             return Err("only a service can be bound like this".to_owned());
         }
         _ => format!("{text}{SERVICE}"),
@@ -116,6 +124,9 @@ fn unit(text: &str) -> Result<String, String> {
             "it is no name of a unit, allowed: letters, digits and {}",
             UNIT_MARKS.chars().map(String::from).collect::<Vec<_>>().join(" ")
         ));
+    }
+    if name.strip_suffix(SERVICE) == Some(AGENT) || name.starts_with(HOLDERS) {
+        return Err("it is stormlock's own, which is there for other units to be bound to".into());
     }
     if name.len() > UNIT_MAX {
         return Err(format!("a unit's name has at most {UNIT_MAX} bytes"));
@@ -144,6 +155,12 @@ mod tests {
         for (typed, told) in [
             ("nightly.timer", "bind that, nightly.service"),
             ("x.socket", "only a service"),
+            ("dev-sda.device", "only a service"),
+            ("home.automount", "only a service"),
+            ("stormlockd", "stormlock's own"),
+            ("stormlockd.service", "stormlock's own"),
+            ("stormlock@prod-db.service", "stormlock's own"),
+            ("stormlock@", "stormlock's own"),
             ("../x", "no name of a unit"),
             ("a b", "no name of a unit"),
             ("", "no name of a unit"),

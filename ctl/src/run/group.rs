@@ -18,7 +18,7 @@ use rustix::process::{
 use stormlock_protocol::process::Stat;
 
 use super::guardian;
-use super::outside::Outside;
+use super::outside::{Outside, Sight};
 use crate::clock::Moment;
 
 /// How often a group is looked at whose leader has ended.
@@ -220,9 +220,14 @@ impl Group {
         found.filter(|pid| !guardian::is_one(*pid)).collect()
     }
 
-    /// Kills the group and every descendant, wherever it went, until none is left. Those that
-    /// cannot be killed are given back.
-    pub(crate) fn kill(&mut self) -> Vec<u32> {
+    /// How far what it started could be looked for.
+    pub(super) fn sight(&self) -> Sight {
+        if self.is_child() { Sight::All } else { Outside::sight() }
+    }
+
+    /// Kills the group and every descendant, wherever it went, until none is left. What cannot be
+    /// killed is named.
+    pub(crate) fn kill(&mut self) -> Vec<String> {
         if let Some(outside) = &mut self.outside {
             return outside.kill();
         }
@@ -243,7 +248,7 @@ impl Group {
                 return Vec::new();
             }
             if began.until(Moment::now()) > KILL_MAX {
-                return found.iter().map(|one| one.pid).collect();
+                return found.iter().map(|one| one.pid.to_string()).collect();
             }
             if !found.is_empty() {
                 pause(LOOK_EVERY);

@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::deadline::{Deadline, Due, Kept, Why};
 use super::events::{Events, Ready};
 use super::group::{self, Group};
+use super::outside::Sight;
 use super::signals::{Came, Signals, stand_still};
 use super::take::wait_for;
 use super::terminal::Terminal;
@@ -21,6 +22,11 @@ use crate::time;
 
 /// The signals by which a job is stopped that wants a terminal which it has not.
 const WANTS_TERMINAL: [Signal; 2] = [Signal::TTIN, Signal::TTOU];
+
+/// Said where nobody can know whether all that the command started has ended.
+const UNSEEN: &str = "the command has ended, and its group; /proc does not show every process here \
+                      (ProtectProc=, hidepid, few files to open): look by hand whether it started \
+                      something that left the group";
 
 /// What becomes of a command that has not begun.
 pub(super) enum Begin {
@@ -47,7 +53,7 @@ pub(super) struct Guard<'a> {
     /// It has or had the terminal, and gets it again when it goes on.
     has_lent: bool,
     /// What could not be killed.
-    left: Vec<u32>,
+    left: Vec<String>,
 }
 
 impl<'a> Guard<'a> {
@@ -285,11 +291,14 @@ impl<'a> Guard<'a> {
             }
         }
         if self.is_lost {
+            let sight = self.group.sight();
             if !self.left.is_empty() {
-                let pids: Vec<String> = self.left.iter().map(ToString::to_string).collect();
-                say(&format!("could not kill {}: end them by hand", pids.join(", ")));
+                say(&format!("could not kill {}: end them by hand", self.left.join(", ")));
+            } else if sight != Sight::All {
+                say(UNSEEN);
             }
-            if self.left.is_empty() {
+            // Where nothing was looked for the lock stays until it would end by itself.
+            if self.left.is_empty() && sight != Sight::Nothing {
                 nothing_relies_on(&under.own.leases, &under.socket);
             }
             // The agent gives back what is left, for the group is gone.

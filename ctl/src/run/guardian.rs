@@ -21,7 +21,7 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, Signal, setsid};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, setrlimit, setsid};
 use serde::{Deserialize, Serialize};
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::message::{Code, Lease};
@@ -201,8 +201,10 @@ fn guard(charge: &OsStr, socket: &OsStr) -> Result<u8, Failure> {
     let charge = charge.to_str().ok_or_else(|| internal("reading what to guard"))?;
     let charge: Charge = serde_json::from_str(charge)
         .map_err(|error| internal(&format!("reading what to guard: {error}")))?;
-    // Who stops a unit asks everything in it to end; this ends after the command.
-    let signals = Signals::block().map_err(failed)?;
+    // Who stops a unit asks everything in it to end, and by whatever signal: this ends after the
+    // command.
+    let signals = Signals::block_all().map_err(failed)?;
+    open_as_many_files_as_may_be();
     voice::of_its_own().map_err(failed)?;
     let outside = Outside::open(charge.pid, charge.started).map_err(failed)?;
     let process = outside.process();
@@ -258,6 +260,15 @@ fn under(charge: &Charge, socket: PathBuf) -> Result<Under, Failure> {
     let (own, shared) = (ask(&charge.own)?, ask(&charge.shared)?);
     let told = Vec::<Lease>::new();
     Ok(Under { own, shared, limit, told, socket })
+}
+
+/// Those of a whole host are read one by one. The command has its own limit.
+fn open_as_many_files_as_may_be() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current < maximum || maximum.is_none() {
+        // It does with less, too.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
 }
 
 /// Whoever reads what the command writes sees its end, not that of this. A terminal and the

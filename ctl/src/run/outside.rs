@@ -1,6 +1,10 @@
 //! A command that is no child of this process: what it became was there before (`run --exec`). Its
 //! end is that of its process, and of the group if it leads one, and so is what it started as far
 //! as that can be known of somebody else's children.
+//!
+//! `/proc` may hide the command (`ProtectProc=`, `hidepid`), and then its group and its children,
+//! or not be readable for want of files to open. The process and its group are signalled, and their
+//! end is known, without it; what they started elsewhere is found by it alone.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,7 +12,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, getpgid, kill_process_group, pidfd_open, pidfd_send_signal,
+    test_kill_process_group,
+};
 use rustix::time::Timespec;
 use stormlock_protocol::process::{Process, Stat};
 
@@ -28,13 +36,27 @@ const DEAD_EVERY: Duration = Duration::from_millis(10);
 const REAPED_WITHIN: Duration = Duration::from_secs(2);
 /// How often in a row nothing must be found: one that starts while the list is read can be missed.
 const LOOKS: u32 = 2;
+/// The first process of every host and container.
+const FIRST: u32 = 1;
+
+/// What can be seen of other processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sight {
+    All,
+    /// What the kernel would let this user trace.
+    Own,
+    Nothing,
+}
 
 /// Such a command.
 #[derive(Debug)]
 pub(super) struct Outside {
     process: Process,
+    number: Pid,
     pidfd: OwnedFd,
     leads_session: bool,
+    /// Somebody else's is in its group, as what stands behind a `|` in a shell.
+    shares_group: bool,
     /// What belonged to its group, its session or its children before it was let go, but itself.
     others: BTreeSet<Named>,
     /// What was found of it: an orphan has nothing that says so.
@@ -58,13 +80,22 @@ impl Outside {
         let process = Process { pid, started, group: stat.group == pid };
         let known = BTreeSet::from([(pid, started)]);
         let leads_session = stat.session == pid;
-        let others = BTreeSet::new();
-        let (dead_since, is_spared) = (None, true);
-        let mut outside =
-            Outside { process, pidfd, leads_session, others, known, dead_since, is_spared };
-        outside.others = outside.find().iter().map(named).collect();
-        outside.others.remove(&(pid, started));
-        outside.known = BTreeSet::from([(pid, started)]);
+        let mut outside = Outside {
+            process,
+            number,
+            pidfd,
+            leads_session,
+            shares_group: false,
+            others: BTreeSet::new(),
+            known: known.clone(),
+            dead_since: None,
+            is_spared: true,
+        };
+        let before = outside.find();
+        let others = before.iter().filter(|one| named(one) != (pid, started));
+        outside.shares_group = others.clone().any(|one| one.group == pid);
+        outside.others = others.map(named).collect();
+        outside.known = known;
         Ok(outside)
     }
 
@@ -88,12 +119,14 @@ impl Outside {
     /// True when nothing is left of its group either. The dead are in it until somebody waits for
     /// them, which is about to happen, or never does.
     pub(super) fn is_gone(&mut self) -> bool {
-        if !self.has_ended() || self.has_group() {
+        // In this order: until it is waited for its group is not empty.
+        let is_there = self.process.is_there();
+        if !self.has_ended() || self.has_group(&Stat::all()) {
             self.dead_since = None;
             return false;
         }
         let dead_since = *self.dead_since.get_or_insert_with(Moment::now);
-        self.process.is_there() != Some(true) || dead_since + REAPED_WITHIN < Moment::now()
+        is_there != Some(true) || dead_since + REAPED_WITHIN < Moment::now()
     }
 
     /// When to look again whether it is gone, if it has ended.
@@ -102,70 +135,118 @@ impl Outside {
         self.has_ended().then_some(if is_dead { DEAD_EVERY } else { GROUP_EVERY })
     }
 
-    fn has_group(&self) -> bool {
-        self.process.group && Stat::all().iter().any(|one| self.leads(one))
+    /// True while something of the group that it leads is alive, or may be: what is in it and not
+    /// shown. The kernel knows of the dead, too; they are shown.
+    fn has_group(&self, all: &[Stat]) -> bool {
+        if !self.process.group
+            || !self.keeps_number()
+            || test_kill_process_group(self.number) == Err(Errno::SRCH)
+        {
+            return false;
+        }
+        let mut shown = all.iter().filter(|one| one.group == self.process.pid).peekable();
+        shown.peek().is_none() || shown.any(|one| !one.is_dead)
     }
 
-    /// Sends it, and its group if it leads one, a signal.
+    /// Sends it a signal, and its group if that is its own, whatever is shown of them.
     pub(super) fn signal(&self, signal: Signal) {
         if self.is_spared {
             return;
         }
-        let _ = pidfd_send_signal(&self.pidfd, signal);
-        let own = (self.process.pid, self.process.started);
-        let group = Stat::all().into_iter().filter(|one| self.leads(one) && named(one) != own);
-        group.for_each(|one| named_signal(named(&one), signal));
+        let by_group = self.process.group && !self.shares_group && self.keeps_number();
+        if by_group {
+            // What may not be told is another user's by now, and named when it is left.
+            let _ = kill_process_group(self.number, signal);
+        }
+        // Once: it may count them. One that leads a group may go into another.
+        if !by_group || getpgid(Some(self.number)) != Ok(self.number) {
+            let _ = pidfd_send_signal(&self.pidfd, signal);
+        }
     }
 
     /// The same with all that it started.
     pub(super) fn signal_all(&mut self, signal: Signal) {
-        if !self.is_spared {
-            self.find().iter().for_each(|one| named_signal(named(one), signal));
+        if self.is_spared {
+            return;
+        }
+        self.signal(signal);
+        let own = (self.process.pid, self.process.started);
+        let found = self.find();
+        let is_told = |one: &Stat| {
+            let in_group = self.process.group && one.group == self.process.pid;
+            named(one) == own || (in_group && !self.shares_group)
+        };
+        found.iter().filter(|one| !is_told(one)).for_each(|one| named_signal(named(one), signal));
+    }
+
+    /// True when nothing is left of it, nor of all that was found.
+    pub(super) fn is_alone(&mut self) -> bool {
+        self.find().is_empty() && !self.is_left()
+    }
+
+    /// What `/proc` shows here.
+    pub(super) fn sight() -> Sight {
+        let all = Stat::all();
+        let sees = |pid| all.iter().any(|one| one.pid == pid);
+        match (sees(std::process::id()), sees(FIRST)) {
+            (false, _) => Sight::Nothing,
+            (true, false) => Sight::Own,
+            (true, true) => Sight::All,
         }
     }
 
-    /// True when nothing is left of all that was found.
-    pub(super) fn is_alone(&mut self) -> bool {
-        self.find().is_empty()
+    /// True while it goes on, or something of a group that is its own.
+    fn is_left(&self) -> bool {
+        !self.has_ended() || (!self.shares_group && self.has_group(&Stat::all()))
     }
 
-    /// Kills all of it. Those that cannot be killed are given back.
-    pub(super) fn kill(&mut self) -> Vec<u32> {
+    /// Kills all of it. What cannot be killed is named.
+    pub(super) fn kill(&mut self) -> Vec<String> {
         if self.is_spared {
             return Vec::new();
         }
         let (began, mut empty) = (Moment::now(), 0);
         loop {
-            // What stands still starts nothing, and its children are still known as such.
-            let mut stopped = BTreeSet::new();
-            let found = loop {
-                let found = self.find();
-                let fresh = found.iter().map(named).filter(|one| !stopped.contains(one));
-                let fresh: Vec<Named> = fresh.collect();
-                if fresh.is_empty() {
-                    break found;
-                }
-                fresh.iter().for_each(|one| named_signal(*one, Signal::STOP));
-                stopped.extend(fresh);
-                if began.until(Moment::now()) > KILL_MAX {
-                    break found;
-                }
-            };
+            self.signal(Signal::STOP);
+            let found = self.stop_all(began);
+            self.signal(Signal::KILL);
             found.iter().for_each(|one| named_signal(named(one), Signal::KILL));
-            empty = if found.is_empty() { empty + 1 } else { 0 };
+            let is_over = found.is_empty() && !self.is_left();
+            empty = if is_over { empty + 1 } else { 0 };
             if empty >= LOOKS {
                 return Vec::new();
             }
             if began.until(Moment::now()) > KILL_MAX {
-                return found.iter().map(|one| one.pid).collect();
+                return self.left(&found);
             }
             pause(LOOK_EVERY);
         }
     }
 
-    /// True for one of the group that it leads, by the number that nobody else has meanwhile.
-    fn leads(&self, one: &Stat) -> bool {
-        self.process.group && !one.is_dead && one.group == self.process.pid && self.keeps_number()
+    /// What stands still starts nothing, and its children are still known as such.
+    fn stop_all(&mut self, began: Moment) -> Vec<Stat> {
+        let mut stopped = BTreeSet::new();
+        loop {
+            let found = self.find();
+            let fresh = found.iter().map(named).filter(|one| !stopped.contains(one));
+            let fresh: Vec<Named> = fresh.collect();
+            if fresh.is_empty() || began.until(Moment::now()) > KILL_MAX {
+                return found;
+            }
+            fresh.iter().for_each(|one| named_signal(*one, Signal::STOP));
+            stopped.extend(fresh);
+        }
+    }
+
+    fn left(&self, found: &[Stat]) -> Vec<String> {
+        let mut left: BTreeSet<u32> = found.iter().map(|one| one.pid).collect();
+        if !self.has_ended() {
+            left.insert(self.process.pid);
+        }
+        if left.is_empty() && self.is_left() {
+            return vec![format!("the group {}", self.process.pid)];
+        }
+        left.iter().map(ToString::to_string).collect()
     }
 
     /// The kernel gives a number to nobody else while a group or session has it.
@@ -178,10 +259,13 @@ impl Outside {
         let all = Stat::all();
         let number = self.process.pid;
         let keeps_number = self.keeps_number();
+        // It may be hidden when they are not.
+        let has_children = !self.has_ended();
         let is_own = |one: &Stat| {
             let in_group = self.process.group && one.group == number;
             let in_session = self.leads_session && one.session == number;
-            keeps_number && (in_group || in_session)
+            let is_child = has_children && one.parent == number;
+            keeps_number && (in_group || in_session || is_child)
         };
         let mut found: BTreeSet<Named> = BTreeSet::new();
         loop {

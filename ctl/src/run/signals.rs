@@ -56,6 +56,13 @@ impl Signals {
         Ok(Signals(SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
     }
 
+    /// The same, and no other that may be kept from it does anything either: nothing but SIGKILL
+    /// and SIGSTOP, those that the C library keeps for itself, and this process's own faults.
+    pub(crate) fn block_all() -> io::Result<Signals> {
+        SigSet::all().thread_block()?;
+        Signals::block()
+    }
+
     /// The next one, if there is one.
     pub(crate) fn next(&self) -> Option<Came> {
         let number = self.0.read_signal().ok().flatten()?.ssi_signo;

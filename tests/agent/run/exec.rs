@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
 use stormlock_protocol::process::Stat;
@@ -135,12 +136,25 @@ fn a_killed_guardian_leaves_the_lease_to_the_command_and_to_nobody_after_it() {
 #[test]
 fn a_signal_to_a_guardian_is_none_to_the_command() {
     let agent = Agent::start(&local());
-    let mut job = leads(&agent, &["-c", &format!("echo runs; {FOR_EVER}")]);
+    // By the shell alone, which blocks them while it starts another.
+    let own = "while read -r line; do echo \"$line\"; done </proc/self/status";
+    let mut job = leads(&agent, &["-c", &format!("{own}; echo runs; {FOR_EVER}")]);
     until("it runs", || job.said().contains("runs").then_some(()));
+    // What whoever started it had is the command's, whatever the guardian does with its own.
+    let given = fs::read_to_string("/proc/thread-self/status").expect("this thread's");
+    let said = job.said();
+    let blocked = |text: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix("SigBlk:").map(|mask| mask.trim().to_owned()))
+    };
+    assert_eq!(blocked(&said), blocked(&given), "{said}");
     let guards = guardian(&job).expect("a guardian");
-    let guards = i32::try_from(guards).ok().and_then(Pid::from_raw).expect("a number");
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
-        kill_process(guards, signal).expect("it is there");
+    // KillSignal= may be any, and WatchdogSec= sends SIGABRT to all of a unit. The C library keeps
+    // two, and SIGKILL and SIGSTOP are nobody's.
+    let kept = [9, 19, 32, 33];
+    for signal in (1..=64).filter(|signal| !kept.contains(signal)) {
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(guards.to_string()).status();
+        assert!(sent.is_ok_and(|sent| sent.success()), "{signal}");
     }
     let began = now_ms();
     until("a second is over", || (now_ms() - began > 1_000).then_some(()));
@@ -176,6 +190,95 @@ fn without_a_renewal_the_command_is_asked_then_killed_before_the_deadline() {
     until("all of it has ended", || Stat::of(away).is_err().then_some(()));
     assert!(job.said().contains("was not renewed in time"), "{}", job.said());
     leaves_nothing(&agent, &job);
+}
+
+/// From all but root and its group.
+const HIDE: &str = "mount -t proc -o hidepid=2 proc /proc";
+
+/// What is done before stormctl, as root: everything of another's is hidden, as by
+/// `ProtectProc=invisible`, and what the kernel does not let anybody trace, as a server with
+/// capabilities of its own. `sh` is such a shell: nobody but root may read it.
+fn hidden(agent: &mut Agent) -> String {
+    let dir = path(agent, "");
+    let stormctl = crate::agent::program("stormctl");
+    let make = format!(
+        "cp \"$0\" {dir}/agent; cp {} {dir}/stormctl; cp /bin/sh {dir}/sh; chown -R 64999 {dir}; \
+         chown root {dir}/sh; chmod 711 {dir}/sh; \
+         exec setpriv --reuid 64999 --clear-groups {dir}/agent \"$@\"",
+        stormctl.to_str().expect("a path in UTF-8")
+    );
+    assert!(agent.stop().success());
+    let config = fs::read_to_string(agent.file("stormlockd.toml")).expect("its configuration");
+    agent.configure(&config.replace("uid:0", "uid:64999\", \"uid:0"));
+    agent.restart_under(&["sh", "-c", &make], |_| {});
+    format!("{HIDE} && exec setpriv --reuid 64999 --regid 64999 --clear-groups")
+}
+
+/// Leads a group, after what `before` has done, which becomes its arguments.
+fn leads_after(agent: &Agent, before: &str, args: &[&str]) -> Job {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("{before} \"$@\""), "sh"]);
+    let stormctl = match before.contains("setpriv --reuid") {
+        true => agent.file("stormctl"),
+        false => crate::agent::program("stormctl"),
+    };
+    command.arg(stormctl);
+    Job::start_by(command, agent, args, |command| {
+        command.process_group(0);
+    })
+}
+
+#[test]
+fn a_command_that_cannot_be_seen_is_asked_and_killed_like_any() {
+    let is_hidden = |is_hidden: bool| {
+        let store = RedisServer::start();
+        let mut agent = Agent::on_redis("alpha", &store.url());
+        let few_files = "ulimit -n 8; exec".to_owned();
+        let before = if is_hidden { hidden(&mut agent) } else { few_files };
+        let shell = if is_hidden { path(&agent, "sh") } else { "/bin/sh".to_owned() };
+        let line = format!("trap 'echo asked' TERM; echo runs; {FOR_EVER}");
+        let args = ["run", "--exec", "prod/db", "--ttl", "15s", "--kill-after", "3s", "--"];
+        let args = [&args[..], &[&shell, "-c", &line]].concat();
+        let mut job = leads_after(&agent, &before, &args);
+        until("it runs", || job.said().contains("runs").then_some(()));
+        agent.pause();
+        let paused = now_ms();
+        until("it is killed", || (!job.is_running()).then_some(()));
+        let killed = now_ms();
+        agent.resume();
+        let status = job.child.wait().expect("our own child");
+        let said = job.said();
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status:?}: {said}");
+        assert!(killed - paused < 15_000, "it outlived its lease: {said}");
+        assert_eq!(said.matches("asked").count(), 1, "before, and once: {said}");
+        leaves_nothing(&agent, &job);
+        assert!(job.said().contains("does not show every process"), "{}", job.said());
+    };
+    std::thread::scope(|scope| {
+        for flavour in [true, false] {
+            scope.spawn(move || is_hidden(flavour));
+        }
+    });
+}
+
+/// The guardian is root, but for what lets it signal and see others.
+#[test]
+fn a_command_that_cannot_be_killed_is_named_and_not_said_to_have_ended() {
+    let store = RedisServer::start();
+    let agent = Agent::on_redis("alpha", &store.url());
+    let bounds = "--regid 64999 --clear-groups --bounding-set=-kill,-sys_ptrace";
+    let before = format!("{HIDE} && exec setpriv {bounds}");
+    let line = format!("echo runs; {FOR_EVER}");
+    let args = ["run", "--exec", "prod/db", "--ttl", "15s", "--kill-after", "1s", "--"];
+    let user = ["setpriv", "--reuid", "64999", "--clear-groups", "sh", "-c", &line];
+    let mut job = leads_after(&agent, &before, &[&args[..], &user].concat());
+    until("it runs", || job.said().contains("runs").then_some(()));
+    store.run("DEL prod/db");
+    let named = format!("could not kill {}: end them by hand", job.child.id());
+    until("it is told that it goes on", || job.said().contains(&named).then_some(()));
+    assert!(job.is_running(), "{}", job.said());
+    job.signal(Signal::KILL);
+    job.ends();
 }
 
 #[test]

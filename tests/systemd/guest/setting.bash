@@ -70,7 +70,7 @@ password_credential = "redis"
 
 [[resource]]
 names = ["short/*"]
-ttl = "36s"
+ttl = "40s"
 
 [[resource]]
 names = ["long/*"]

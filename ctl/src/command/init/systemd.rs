@@ -24,6 +24,30 @@ const FIRST_SECTION: &str = "[Unit]";
 const SYSTEM: &str = "/etc/systemd/system";
 /// The same below a user's folder of configurations.
 const USER: &str = "systemd/user";
+/// Where else systemd looks for units, see systemd.unit(5).
+const SYSTEMS: [&str; 8] = [
+    "/etc/systemd/system.control",
+    "/run/systemd/system",
+    "/run/systemd/transient",
+    "/run/systemd/generator",
+    "/run/systemd/generator.late",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
+const USERS: [&str; 7] = [
+    "/etc/systemd/user",
+    "/run/systemd/user",
+    "/usr/local/share/systemd/user",
+    "/usr/share/systemd/user",
+    "/usr/local/lib/systemd/user",
+    "/usr/lib/systemd/user",
+    "/lib/systemd/user",
+];
+/// The same below a user's folder of what runs now.
+const USERS_RUNNING: [&str; 4] =
+    ["systemd/user", "systemd/transient", "systemd/generator", "systemd/generator.late"];
+const BINDS: &str = "BindsTo=";
 const FILE: &str = "50-stormlock.conf";
 
 /// Runs the command; it needs no agent.
@@ -32,7 +56,8 @@ pub(crate) fn run(args: &InitSystemd) -> Result<Answer, Failure> {
     if args.print {
         return Ok(Answer { data: text, ..Answer::default() });
     }
-    let path = folder(args.user)?.join(format!("{}.d", args.unit)).join(FILE);
+    let folder = folder(args.user)?;
+    let path = folder.join(format!("{}.d", args.unit)).join(FILE);
     let before = match fs::read_to_string(&path) {
         Ok(before) => Some(before),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -46,11 +71,47 @@ pub(crate) fn run(args: &InitSystemd) -> Result<Answer, Failure> {
     if !is_there {
         write(&path, &text).map_err(|error| failed("writing", &path, &error))?;
     }
-    Ok(Answer {
-        data: format!("{}\n", path.display()),
-        talk: told(args, is_there),
-        ..Answer::default()
-    })
+    let replaced = before.filter(|_| !is_there).and_then(|before| holder_in(&before));
+    let replaced = replaced.filter(|replaced| Some(replaced) != holder_in(&text).as_ref());
+    let mut talk = told(args, is_there, replaced.as_deref());
+    if !is_known(&args.unit, &folder, args.user) {
+        talk.push(format!(
+            "note: systemd has no {} in its usual places by now; is its name right?",
+            args.unit
+        ));
+    }
+    Ok(Answer { data: format!("{}\n", path.display()), talk, ..Answer::default() })
+}
+
+/// The holder that a drop-in binds to.
+fn holder_in(text: &str) -> Option<String> {
+    let binds = text.lines().filter_map(|line| line.trim().strip_prefix(BINDS));
+    binds
+        .flat_map(str::split_whitespace)
+        .find(|unit| unit.starts_with("stormlock@"))
+        .map(Into::into)
+}
+
+/// True where a file says what this unit is, or its template.
+fn is_known(unit: &str, folder: &Path, is_users: bool) -> bool {
+    let mut folders = vec![folder.to_owned()];
+    if is_users {
+        folders.extend(USERS.map(PathBuf::from));
+        let full = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = full("XDG_DATA_HOME").or(full("HOME").map(|home| home.join(".local/share")));
+        folders.extend(data.map(|data| data.join(USER)));
+        let running = full("XDG_RUNTIME_DIR");
+        folders.extend(running.iter().flat_map(|at| USERS_RUNNING.map(|name| at.join(name))));
+    } else {
+        folders.extend(SYSTEMS.map(PathBuf::from));
+    }
+    let template = unit.split_once('@').map(|(name, _)| format!("{name}@.service"));
+    // What ends with a dash is meant for all whose names begin so.
+    unit.ends_with("-.service")
+        || folders.iter().any(|folder| {
+            let has = |name: &str| folder.join(name).symlink_metadata().is_ok();
+            has(unit) || template.as_deref().is_some_and(has)
+        })
 }
 
 /// The text of the drop-in.
@@ -126,25 +187,34 @@ fn failed(doing: &str, path: &Path, error: &io::Error) -> Failure {
         .advise("run it as root, with --user for a unit of your own, or with --print")
 }
 
-fn told(args: &InitSystemd, is_there: bool) -> Vec<String> {
+/// `replaced`: the holder that it was bound to before.
+fn told(args: &InitSystemd, is_there: bool, replaced: Option<&str>) -> Vec<String> {
     let InitSystemd { unit, lock, .. } = args;
     let systemctl = if args.user { "systemctl --user" } else { "systemctl" };
     let already = if is_there { " already" } else { "" };
     // A template is started by an instance of it.
-    let start = match unit.split_once("@.") {
+    let name = match unit.split_once("@.") {
         Some((name, _)) => format!("{name}@INSTANCE"),
         None => unit.trim_end_matches(".service").to_owned(),
     };
-    vec![
-        format!(
-            "{unit} is bound to the lock {lock}{already}; for that to count: {systemctl} \
-                 daemon-reload"
-        ),
-        format!(
-            "if it runs now, that stops it, for it has no lock yet; then: {systemctl} start \
-                 {start}"
-        ),
-    ]
+    let bound = format!("{unit} is bound to the lock {lock}{already}; for that to count: ");
+    match replaced {
+        None => vec![
+            format!("{bound}{systemctl} daemon-reload"),
+            format!(
+                "if it runs now, that stops it, for it has no lock yet; then: {systemctl} start \
+                 {name}"
+            ),
+        ],
+        // At the reload its old holder is not needed any more, and gives back at once.
+        Some(replaced) => vec![
+            format!("{bound}{systemctl} stop {name}, and only then {systemctl} daemon-reload"),
+            format!(
+                "if it runs at the daemon-reload, the lock of {replaced} is given up before it has \
+                 ended; after it: {systemctl} start {name}"
+            ),
+        ],
+    }
 }
 
 #[cfg(test)]
