@@ -62,8 +62,8 @@ fn is_foreign(found: &Metadata) -> bool {
     uid != rustix::process::geteuid().as_raw() && uid != 0 && !(uid == OVERFLOW_UID && no_root())
 }
 
-/// True in a user namespace that does not know root, nor what is root's from anybody else's: whoever
-/// runs an agent there (`unshare --user`) has only themselves in it.
+/// True in a user namespace that does not know root, nor what is root's from anybody else's:
+/// whoever runs an agent there (`unshare --user`) has only themselves in it.
 fn no_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);

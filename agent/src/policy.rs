@@ -439,8 +439,8 @@ fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Resul
 /// A rule that decides about it may be about them or not.
 fn unsure(who: &Who) -> Denial {
     Denial(format!(
-        "the name of user {} or that of a group cannot be looked up now, and a rule goes by it; try \
-         again in a moment",
+        "the name of user {} or that of a group cannot be looked up now, and a rule goes by it; \
+         try again in a moment",
         who.uid.0
     ))
 }
