@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # setting.bash has them
 # A fresh installation: what is active, who may do what, without any configuration.
 
 check_install() {
