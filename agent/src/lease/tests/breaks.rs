@@ -427,7 +427,7 @@ fn lingering() -> Play {
 }
 
 #[test]
-fn what_lingers_is_lost_when_it_is_broken_and_its_place_is_free_when_it_would_have_been() {
+fn what_lingers_is_lost_when_it_is_broken_and_its_place_is_free_no_later_than_before() {
     let mut play = lingering();
     play.at(secs(VERIFY));
     assert_eq!(play.view().state, State::Lingering);
