@@ -412,7 +412,7 @@ fn whoever_is_gone_or_was_another_is_not_broken() {
     }
 }
 
-/// A lease whose holder was killed ten seconds after the grant: others count on it for fifteen more.
+/// A lease whose holder was killed ten seconds after the grant: others have fifteen more.
 fn lingering() -> Play {
     let holder = ProcessId { group: false, ..command() };
     let mut play = Play::holding(Hold::Keep);
