@@ -238,6 +238,9 @@ impl LeaseTable {
 
     pub(super) fn looked_instead(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
+        if entry.lingers() {
+            return self.looked_at_lingering(now, lease, result);
+        }
         if entry.waits_out {
             match result {
                 CallResult::Stands(Standing::Ours { remaining }) => {

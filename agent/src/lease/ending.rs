@@ -63,11 +63,12 @@ impl LeaseTable {
     pub(super) fn go_on_ending(&mut self, now: Moment, lease: LeaseId) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let Phase::Ending(how, _) = &entry.phase else { return };
-        if entry.busy != Busy::No || entry.retry_at > now {
+        let looks = entry.lingers() && entry.verify_at <= now;
+        if entry.busy != Busy::No || entry.retry_at > now && !looks {
             return;
         }
         let (proof, resource) = (entry.proof(), entry.claim.resource.clone());
-        if entry.waits_out {
+        if entry.waits_out || entry.retry_at > now {
             return self.call_for(now, lease, Call::Verify(proof), Purpose::Look);
         }
         match how {
@@ -94,6 +95,45 @@ impl LeaseTable {
             return self.end(now, lease, Ending::Release);
         }
         self.end_at(now, lease, Ending::Linger, now + grace);
+    }
+
+    /// The store was asked whether what lingers is there. If it is not, those who count on it have
+    /// lost it like anybody else, but for a holder to be told.
+    pub(super) fn looked_at_lingering(&mut self, now: Moment, lease: LeaseId, result: &CallResult) {
+        let roll = self.roll();
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let end = entry.retry_at;
+        let standing = match result {
+            CallResult::Stands(Standing::Ours { .. }) => {
+                entry.verify_at = now + schedule::VERIFY_EVERY;
+                return;
+            }
+            CallResult::Stands(standing) => standing.clone(),
+            _ => {
+                entry.verify_at = now + schedule::retry(3, schedule::length(entry.claim.ttl), roll);
+                return;
+            }
+        };
+        let waiting = match &mut entry.phase {
+            Phase::Ending(_, waiting) => std::mem::take(waiting),
+            _ => Vec::new(),
+        };
+        self.not_ours(now, lease, standing);
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let Phase::Lost(loss, _) = &entry.phase else { return };
+        let loss = loss.clone();
+        entry.attach = Attach::Detached;
+        if entry.instead {
+            // Whoever broke it gave them the time that they had left.
+            entry.frees_at = end;
+            entry.is_orphan = true;
+            self.refresh(now, lease);
+        } else {
+            self.acknowledge(now, lease);
+        }
+        for ticket in waiting {
+            self.refuse(ticket, No::Lost(loss.clone()));
+        }
     }
 
     fn lingers_no_more(&mut self, lease: LeaseId) {

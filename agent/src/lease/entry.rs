@@ -450,6 +450,7 @@ impl Entry {
                 self.end().min(self.orphan_at).min(half).min(warning).min(idle(work))
             }
             Phase::Unproven => self.end().min(self.orphan_at).min(idle(self.retry_at)),
+            Phase::Ending(Ending::Linger, _) => idle(self.retry_at.min(self.verify_at)),
             Phase::Ending(..) => idle(self.retry_at),
             Phase::Lost(_, true) => idle(self.retry_at).min(self.frees_at),
             Phase::Lost(_, false) => self.frees_at,

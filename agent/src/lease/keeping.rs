@@ -370,7 +370,7 @@ impl LeaseTable {
         }
     }
 
-    fn not_ours(&mut self, now: Moment, lease: LeaseId, standing: Standing) {
+    pub(super) fn not_ours(&mut self, now: Moment, lease: LeaseId, standing: Standing) {
         let Some(entry) = self.entries.get(&lease) else { return };
         let over = entry.proven.is_none_or(|(sent, remaining)| now >= sent + remaining);
         let loss = match standing {

@@ -36,6 +36,8 @@ impl LeaseTable {
                 let grace = if waits { entry.grace() } else { Duration::ZERO };
                 // The agent before us may have died a moment after it began.
                 let lingers = if entry.lingers() { entry.lingers_for() } else { Duration::ZERO };
+                // It may have been broken meanwhile.
+                entry.verify_at = now;
                 entry.retry_at = now + pace.wait() + grace.max(lingers);
                 pace.step();
             }

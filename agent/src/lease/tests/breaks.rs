@@ -411,3 +411,57 @@ fn whoever_is_gone_or_was_another_is_not_broken() {
         assert!(play.calls.is_empty() && play.table.is_empty());
     }
 }
+
+/// A lease whose holder was killed ten seconds after the grant: others have fifteen more.
+fn lingering() -> Play {
+    let holder = ProcessId { group: false, ..command() };
+    let mut play = Play::holding(Hold::Keep);
+    let attach = Attach::Holder(holder, 15);
+    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+    play.synced(true);
+    play.at(secs(10));
+    play.input(Input::Ended(holder));
+    play.changes.clear();
+    play.answers.clear();
+    play
+}
+
+#[test]
+fn what_lingers_is_lost_when_it_is_broken_and_its_place_is_free_no_later_than_before() {
+    let mut play = lingering();
+    play.at(secs(VERIFY));
+    assert_eq!(play.view().state, State::Lingering);
+    play.settle(broken());
+    assert_eq!(play.view().state, by_bob());
+    assert_eq!(play.changes.len(), 1, "{:?}", play.changes);
+    play.at(secs(24));
+    assert!(play.calls.is_empty());
+    play.at(secs(25));
+    frees(&mut play);
+    assert!(play.table.is_empty(), "nobody is left to acknowledge it");
+    assert_eq!(play.changes.len(), 1, "{:?}", play.changes);
+}
+
+#[test]
+fn what_lingers_and_is_there_yet_is_given_back_when_it_is_time() {
+    let mut play = lingering();
+    play.at(secs(VERIFY));
+    play.settle(ours(45));
+    assert!(play.changes.is_empty(), "{:?}", play.changes);
+    play.at(secs(25));
+    assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+}
+
+#[test]
+fn whoever_gives_back_what_lingers_hears_that_another_has_it() {
+    let mut play = lingering();
+    play.at(secs(VERIFY));
+    play.input(Input::Release { ticket: Ticket(3), lease: lease(1) });
+    let another = Holder { reason: None, lease: lease(77), ..holder() };
+    let who = another.principal.clone();
+    play.settle(CallResult::Stands(Standing::NotOurs(Some(Box::new(another)))));
+    let lost = Loss::TakenBy(who);
+    assert!(matches!(play.answers.pop(), Some(Answer::No(No::Lost(loss))) if loss == lost));
+    assert_eq!(play.changes.pop().map(|it| it.state), Some(State::Lost(lost)));
+    assert!(play.table.is_empty());
+}

@@ -270,6 +270,8 @@ fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
     assert_eq!(play.view().state, State::Lingering, "nobody believes in it any more");
     assert_eq!(play.view().deadline, T0 + secs(25));
     play.at(secs(24));
+    assert!(matches!(play.call(), Call::Verify(_)), "whether it is there is looked at");
+    play.settle(ours(36));
     assert!(play.calls.is_empty(), "nor is it renewed or given back: {:?}", play.calls);
     play.at(secs(25));
     assert!(matches!(play.call(), Call::Release(_)));
@@ -322,6 +324,8 @@ fn law_9_a_killed_holder_is_one_for_the_next_start_too() {
     };
     let mut same = next(memory.clone());
     same.at(secs(26));
+    assert!(matches!(same.call(), Call::Verify(_)), "whether it is there is looked at");
+    same.settle(ours(34));
     assert!(same.calls.is_empty(), "how much of the grace was over is not known");
     same.at(secs(27));
     assert!(matches!(same.call(), Call::Release(_)));
