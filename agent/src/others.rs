@@ -59,11 +59,15 @@ pub fn is_open(found: &Metadata) -> bool {
 /// True of what belongs neither to root nor to the user that this process runs as.
 fn is_foreign(found: &Metadata) -> bool {
     let uid = found.uid();
-    uid != rustix::process::geteuid().as_raw() && uid != 0 && !(uid == OVERFLOW_UID && no_root())
+    uid != rustix::process::geteuid().as_raw() && uid != 0
 }
 
-/// True in a user namespace that does not know root, nor what is root's from anybody else's:
-/// whoever runs an agent there (`unshare --user`) has only themselves in it.
+/// True of what may be root's in a user namespace that does not know root, where nobody can tell
+/// that from what is anybody else's (`unshare --user`).
+fn may_be_roots(found: &Metadata) -> bool {
+    found.uid() == OVERFLOW_UID && no_root()
+}
+
 fn no_root() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
@@ -116,7 +120,10 @@ fn moved_by(path: &Path) -> io::Result<(Option<String>, Option<Metadata>)> {
             Some(Component::CurDir | Component::Prefix(_)) | None => continue,
         }
         let above = at.parent().unwrap_or(Path::new("/"));
-        if let Some(why) = taken_away_by(above, &fs::metadata(above)?) {
+        let holds = fs::metadata(above)?;
+        // A user's own agent there has its files in folders of their own.
+        let is_far = !to_go.is_empty() && may_be_roots(&holds);
+        if let Some(why) = taken_away_by(above, &holds).filter(|_| !is_far) {
             return Ok((Some(why), None));
         }
         let found = at.symlink_metadata()?;

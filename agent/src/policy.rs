@@ -417,6 +417,10 @@ fn judge_by(rules: &[Rule], who: &Who, act: Act, on: Option<&Resource>) -> Resul
                     break;
                 }
             }
+            // About nothing in particular one on some resources takes nothing away.
+            None if on.is_none() && (rule.allows(act) || !rule.is_on_all()) => {
+                is_unsure |= rule.allows(act);
+            }
             // To see something is the same by whatever rule; all else has the limits of its own.
             None if act == Act::Read && rule.allows(act) => is_unsure = true,
             None => return Err(unsure(who)),
@@ -649,7 +653,8 @@ mod tests {
         let (db, web) = (on("secret/db"), on("web"));
         let denies = || rule(1, &games(), &["secret/*"], &[]);
         assert!(!may(vec![denies(), all()], Act::Read, Some(&db)));
-        assert!(!may(vec![denies(), all()], Act::Read, None));
+        assert!(may(vec![denies(), all()], Act::Read, None), "something, if not all");
+        assert!(!may(vec![rule(1, &games(), &["*"], &[]), all()], Act::Read, None));
         assert!(may(vec![denies(), all()], Act::Read, Some(&web)));
         assert!(may(vec![denies(), all()], Act::Acquire, Some(&web)));
         assert!(!may(vec![denies(), all()], Act::Acquire, Some(&db)));

@@ -16,6 +16,7 @@ use stormlock_protocol::frame::{FrameError, Verdict, Welcome};
 use stormlock_protocol::message::{Code, Refusal};
 use stormlock_protocol::{PROTOCOL_MAX, PROTOCOL_MIN, SYSTEM_SOCKET, USER_SOCKET};
 
+use crate::clock::Moment;
 use crate::exit::{Exit, Failure};
 use crate::render::say;
 
@@ -91,10 +92,11 @@ impl Link {
         doing: &str,
         ask: impl Fn(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T, Failure> {
+        let began = Moment::now();
         let mut answer = ask(&mut self.client);
         for _ in 0..AGAIN {
             match &answer {
-                Err(error) if stopped(error) => {}
+                Err(error) if stopped(error) && is_early(began, self.patience) => {}
                 _ => break,
             }
             // What it said says more than that no other is there.
@@ -188,14 +190,22 @@ pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, Clien
 
 /// The same to the next agent, if this one stops before it has greeted.
 fn connect_again(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
+    let began = Moment::now();
     let mut connected = connect(socket, patience);
     for _ in 0..AGAIN {
         match &connected {
-            Err(error) if stopped(error) => connected = connect(socket, patience),
+            Err(error) if stopped(error) && is_early(began, patience) => {
+                connected = connect(socket, patience);
+            }
             _ => break,
         }
     }
     connected
+}
+
+/// True while another try does not make much more of what one may take.
+fn is_early(began: Moment, patience: Duration) -> bool {
+    began.until(Moment::now()) < patience / 4
 }
 
 /// True when the other end was an agent that stops, or that is gone.

@@ -12,7 +12,7 @@ impl Service {
         let config = self.config();
         // To somebody who may see none, no events would look like none that happened.
         self.permit(&config, caller, Act::Read, ask.resource.as_ref())?;
-        let _turn = self.turns.of(caller.who.uid).await;
+        let _turn = self.readings.of(caller.who.uid).await;
         let search = Search {
             resource: ask.resource,
             since: ask.since,

@@ -46,6 +46,8 @@ pub struct Service {
     pub(super) guests: Arc<Guests>,
     /// Who asks for what takes a store long.
     pub(super) turns: Arc<Turns>,
+    /// The same for what takes the audit file long.
+    pub(super) readings: Arc<Turns>,
     pub(super) names: Arc<Names>,
 }
 
@@ -87,7 +89,8 @@ impl Service {
         let guests = Arc::new(Guests::new(fd::most()));
         let turns = Arc::new(Turns::of_stores());
         let names = Arc::new(Names::new());
-        Service { config, stores, driver, audit, about, guests, turns, names }
+        let readings = Arc::new(Turns::of_stores());
+        Service { config, stores, driver, audit, about, guests, turns, readings, names }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the

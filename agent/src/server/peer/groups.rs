@@ -3,13 +3,13 @@
 //! groups (`/etc/subgid`) is in a thousand that nobody has looked up yet.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use super::{NAMES_FRESH, locked};
 use crate::clock;
@@ -21,70 +21,115 @@ use crate::policy::GroupNames;
 const AGAIN: Duration = Duration::from_secs(5);
 /// Who waits for an answer does so for a request of theirs, and has their own patience.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A service that hangs holds no more threads than these.
-const LOOKUPS_MAX: usize = 4;
+/// A service that hangs holds no more threads than these: far more names than rules go by.
+const LOOKUPS_MAX: usize = 32;
 
 /// Remembers them for a while; asks once for all who want to know.
 #[derive(Debug)]
 pub(super) struct Groups {
-    known: Arc<Mutex<Known>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    known: Mutex<Known>,
     lookups: Arc<Semaphore>,
+    /// An answer came.
+    bell: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     names: Arc<GroupNames>,
-    /// When each may be asked for again; `NEVER` while somebody does.
-    due: BTreeMap<String, Moment>,
+    asked: BTreeMap<String, Asked>,
+}
+
+/// When a name was asked for, and that is under way; or when it may be again.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Since(Moment),
+    Again(Moment),
 }
 
 impl Groups {
     pub(super) fn new() -> Groups {
-        Groups { known: Arc::default(), lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)) }
+        let (known, bell) = (Mutex::default(), Notify::new());
+        let lookups = Arc::new(Semaphore::new(LOOKUPS_MAX));
+        Groups { shared: Arc::new(Shared { known, lookups, bell }) }
     }
 
-    /// What is known of these by now. Waits a little for what is to be asked for; what does not
+    /// What is known of these by now. Waits a little for what is being asked for; what does not
     /// come in time is there for who asks later, and what was known stays so meanwhile, for names
     /// keep their numbers.
     pub(super) async fn named(&self, wanted: &BTreeSet<String>) -> Arc<GroupNames> {
-        // They go on, whoever asked for them hangs up.
-        let asked = self.take_due(wanted).into_iter().map(|name| {
-            let (known, lookups) = (Arc::clone(&self.known), Arc::clone(&self.lookups));
-            tokio::spawn(look_up(known, lookups, name))
-        });
-        if tokio::time::timeout(PATIENCE, join_all(asked)).await.is_err() {
-            tracing::warn!("looking up the names of groups takes long");
+        for name in self.take_due(wanted) {
+            // It goes on, whoever asked for it hangs up.
+            tokio::spawn(look_up(Arc::clone(&self.shared), name));
         }
-        Arc::clone(&locked(&self.known).names)
+        if let Some(since) = self.under_way(wanted) {
+            let left = clock::now().until(since + PATIENCE);
+            if tokio::time::timeout(left, self.answers(wanted)).await.is_err() && !left.is_zero() {
+                tracing::warn!("looking up the names of groups takes long");
+            }
+        }
+        Arc::clone(&locked(&self.shared.known).names)
     }
 
     /// Those that are to be asked for now, by this caller alone. Names that no rule has any more
     /// are forgotten.
     fn take_due(&self, wanted: &BTreeSet<String>) -> Vec<String> {
         let now = clock::now();
-        let mut known = locked(&self.known);
-        let is_due = |name: &&String| known.due.get(*name).is_none_or(|due| *due <= now);
+        let mut known = locked(&self.shared.known);
+        let is_due = |name: &&String| match known.asked.get(*name) {
+            None => true,
+            Some(Asked::Again(at)) => *at <= now,
+            Some(Asked::Since(_)) => false,
+        };
         let due: Vec<String> = wanted.iter().filter(is_due).cloned().collect();
         if !due.is_empty() {
-            known.due.retain(|name, _| wanted.contains(name));
-            known.due.extend(due.iter().map(|name| (name.clone(), Moment::NEVER)));
+            let under_way = |asked: &Asked| matches!(asked, Asked::Since(_));
+            known.asked.retain(|name, asked| wanted.contains(name) || under_way(asked));
+            known.asked.extend(due.iter().map(|name| (name.clone(), Asked::Since(now))));
         }
         due
+    }
+
+    /// Since when the latest of these is being asked for; `None` when none is.
+    fn under_way(&self, wanted: &BTreeSet<String>) -> Option<Moment> {
+        let known = locked(&self.shared.known);
+        let since = wanted.iter().filter_map(|name| match known.asked.get(name) {
+            Some(Asked::Since(at)) => Some(*at),
+            Some(Asked::Again(_)) | None => None,
+        });
+        since.max()
+    }
+
+    /// Returns once none of these is being asked for.
+    async fn answers(&self, wanted: &BTreeSet<String>) {
+        loop {
+            let mut rings = pin!(self.shared.bell.notified());
+            rings.as_mut().enable();
+            if self.under_way(wanted).is_none() {
+                return;
+            }
+            rings.await;
+        }
     }
 }
 
 /// Asks, and writes down what came of it.
-async fn look_up(known: Arc<Mutex<Known>>, lookups: Arc<Semaphore>, name: String) {
-    let Ok(permit) = lookups.acquire_owned().await else { return };
+async fn look_up(shared: Arc<Shared>, name: String) {
+    let Ok(permit) = Arc::clone(&shared.lookups).acquire_owned().await else { return };
     let looked_up = tokio::task::spawn_blocking(move || {
         let found = number(&name);
         let pause = if matches!(found, Ok(Some(_))) { NAMES_FRESH } else { AGAIN };
-        let mut known = locked(&known);
+        let mut known = locked(&shared.known);
         if let Ok(gid) = found {
             known.names = Arc::new(known.names.with(&name, gid));
         }
-        known.due.insert(name, clock::now() + pause);
-        drop(permit);
+        known.asked.insert(name, Asked::Again(clock::now() + pause));
+        drop((known, permit));
+        shared.bell.notify_waiters();
     });
     // A panic in it leaves what was known.
     let _ = looked_up.await;
@@ -132,26 +177,50 @@ mod tests {
         let groups = Groups::new();
         groups.named(&wanted(&["adm"])).await;
         let permits = u32::try_from(LOOKUPS_MAX).unwrap();
-        let hangs = Arc::clone(&groups.lookups).acquire_many_owned(permits).await.unwrap();
-        locked(&groups.known).due.insert("adm".to_owned(), Moment::BOOT);
+        let lookups = Arc::clone(&groups.shared.lookups);
+        let hangs = lookups.acquire_many_owned(permits).await.unwrap();
+        let again = Asked::Again(Moment::BOOT);
+        locked(&groups.shared.known).asked.insert("adm".to_owned(), again);
         let both = wanted(&["adm", "tty"]);
         let gids = |names: Arc<GroupNames>| (names.gid("adm"), names.gid("tty"));
         assert_eq!(gids(groups.named(&both).await), (Some(Some(4)), None));
         let again = tokio::time::timeout(PATIENCE / 2, groups.named(&both)).await;
         assert_eq!(gids(again.expect("at once")), (Some(Some(4)), None));
+        // No rule has them for a while: they are not asked for a second time.
+        groups.named(&wanted(&[])).await;
+        assert!(groups.take_due(&both).is_empty());
         drop(hangs);
-        // Nobody has to ask again for what was asked for.
-        while locked(&groups.known).names.gid("tty").is_none() {
-            tokio::task::yield_now().await;
-        }
+        groups.answers(&both).await;
+        assert_eq!(gids(groups.named(&both).await), (Some(Some(4)), Some(Some(5))));
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_a_name_is_asked_for_waits_for_it_too() {
+        let groups = Groups::new();
+        let permits = u32::try_from(LOOKUPS_MAX).unwrap();
+        let lookups = Arc::clone(&groups.shared.lookups);
+        let slow = lookups.acquire_many_owned(permits).await.unwrap();
+        let adm = wanted(&["adm"]);
+        let all = async { tokio::join!(groups.named(&adm), groups.named(&adm)) };
+        let comes = async {
+            while groups.under_way(&adm).is_none() {
+                tokio::task::yield_now().await;
+            }
+            drop(slow);
+        };
+        let ((first, second), ()) = tokio::join!(all, comes);
+        assert_eq!((first.gid("adm"), second.gid("adm")), (Some(Some(4)), Some(Some(4))));
     }
 
     #[tokio::test]
     async fn a_name_that_nobody_knew_is_asked_for_again_soon() {
         let groups = Groups::new();
         groups.named(&wanted(&["adm", "no such group"])).await;
-        let due = locked(&groups.known).due.clone();
-        assert!(due["no such group"] < clock::now() + AGAIN, "{due:?}");
-        assert!(due["adm"] > clock::now() + AGAIN, "{due:?}");
+        let again = |name: &str| match locked(&groups.shared.known).asked[name] {
+            Asked::Again(at) => at,
+            Asked::Since(_) => panic!("it was answered"),
+        };
+        assert!(again("no such group") < clock::now() + AGAIN);
+        assert!(again("adm") > clock::now() + AGAIN);
     }
 }
