@@ -48,7 +48,7 @@ tell_boots_apart() {
     mkdir -p "$etc/stormlockd.service.d"
     cat >"$etc/stormlockd.service.d/boot.conf" <<'END'
 [Service]
-ExecStartPre=+/bin/sh -c 'cat /proc/sys/kernel/random/boot_id >/run/boot_id && chmod 644 /run/boot_id'
+ExecStartPre=+/bin/sh -c 'umask 022; cat /proc/sys/kernel/random/boot_id >/run/boot_id'
 Environment=STORMLOCK_BOOT_ID_FILE=/run/boot_id
 END
     systemctl daemon-reload
