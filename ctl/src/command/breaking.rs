@@ -78,9 +78,9 @@ fn confirm(lock: &Lock, args: &args::Break, view: &View) -> Result<(), Failure> 
     if args.now {
         say("--now: whoever relies on it goes on while somebody else may take it");
     }
-    say(&format!("type {YES} to break it: {}", args.reason));
-    // What was typed before was no answer to this.
+    // What was typed before is no answer to this; what is typed once it can be read is one.
     let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+    say(&format!("type {YES} to break it: {}", args.reason));
     let mut word = String::new();
     // What cannot be read is no yes.
     let read = io::stdin().lock().read_line(&mut word).unwrap_or(0);
