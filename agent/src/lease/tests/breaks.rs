@@ -412,15 +412,9 @@ fn whoever_is_gone_or_was_another_is_not_broken() {
     }
 }
 
-/// A lease whose holder was killed ten seconds after the grant: others have fifteen more.
+/// A lease that others count on for fifteen seconds more.
 fn lingering() -> Play {
-    let holder = ProcessId { group: false, ..command() };
-    let mut play = Play::holding(Hold::Keep);
-    let attach = Attach::Holder(holder, 15);
-    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
-    play.synced(true);
-    play.at(secs(10));
-    play.input(Input::Ended(holder));
+    let mut play = Play::killed_holder();
     play.changes.clear();
     play.answers.clear();
     play

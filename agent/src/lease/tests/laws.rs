@@ -252,21 +252,9 @@ fn law_9_whose_end_ends_what_is_written_down() {
     assert_eq!(play.calls.len(), 1, "what is detached stays");
 }
 
-/// A lease whose holder was killed ten seconds after the grant.
-fn killed_holder() -> Play {
-    let holder = ProcessId { pid: 7, started: 1, group: false };
-    let mut play = Play::holding(Hold::Keep);
-    let attach = Attach::Holder(holder, 15);
-    play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
-    play.synced(true);
-    play.at(secs(10));
-    play.input(Input::Ended(holder));
-    play
-}
-
 #[test]
 fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
-    let mut play = killed_holder();
+    let mut play = Play::killed_holder();
     assert_eq!(play.view().state, State::Lingering, "nobody believes in it any more");
     assert_eq!(play.view().deadline, T0 + secs(25));
     play.at(secs(24));
@@ -308,14 +296,14 @@ fn law_9_a_killed_holder_leaves_those_it_held_for_their_grace() {
     assert_eq!(play.view().deadline, play.now + secs(3600));
 
     // Whoever says that nobody counts on it any more is believed.
-    let mut play = killed_holder();
+    let mut play = Play::killed_holder();
     play.input(Input::Release { ticket: Ticket(3), lease: lease(1) });
     assert!(matches!(play.call(), Call::Release(_)));
 }
 
 #[test]
 fn law_9_a_killed_holder_is_one_for_the_next_start_too() {
-    let memory = killed_holder().memory();
+    let memory = Play::killed_holder().memory();
     let next = |memory: Memory| {
         let mut next = Play::new();
         next.now = T0 + secs(12);
@@ -338,7 +326,7 @@ fn law_9_a_killed_holder_is_one_for_the_next_start_too() {
 
 #[test]
 fn law_9_others_wait_for_what_lingers() {
-    let mut play = killed_holder();
+    let mut play = Play::killed_holder();
     play.answers.clear();
     play.input(ask(3, 1, vec![claim(2, "infra", 60)], Hold::Keep));
     play.synced(true);

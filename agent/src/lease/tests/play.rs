@@ -59,6 +59,18 @@ impl Play {
         play
     }
 
+    /// A lease whose holder was killed ten seconds after the grant: others have fifteen more.
+    pub(super) fn killed_holder() -> Play {
+        let holder = ProcessId { pid: 7, started: 1, group: false };
+        let mut play = Play::holding(Hold::Keep);
+        let attach = Attach::Holder(holder, 15);
+        play.input(Input::Attach { ticket: Ticket(2), lease: lease(1), attach });
+        play.synced(true);
+        play.at(secs(10));
+        play.input(Input::Ended(holder));
+        play
+    }
+
     /// Takes an input; what waits for the kernel's hands only is there at once.
     pub(super) fn input(&mut self, input: Input) {
         self.hand_in(input);
