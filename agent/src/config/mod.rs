@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use secrecy::zeroize::Zeroizing;
 use stormlock_protocol::message::Hold;
-use stormlock_protocol::name::{Principal, Resource, Ttl};
+use stormlock_protocol::name::{Principal, Resource, Ttl, is_invisible};
 
 use self::principal::Template;
 use self::reader::{Wrong, line_at};
@@ -250,8 +250,8 @@ impl Config {
         let wrong = |wrong: Wrong| ConfigError::Wrong {
             path: path.to_owned(),
             line: wrong.spot.line,
-            key: wrong.spot.key,
-            what: wrong.what,
+            key: visible(&wrong.spot.key),
+            what: visible(&wrong.what),
             source: wrong.source,
         };
         let text = std::str::from_utf8(bytes).map_err(|error| {
@@ -357,6 +357,15 @@ fn user_path(env: fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 fn from_env(name: &str) -> Option<OsString> {
     std::env::var_os(name)
+}
+
+/// What a complaint may quote is whatever somebody wrote into the file, and it is read on terminals.
+fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_invisible(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn in_front(key: &str) -> String {

@@ -1,5 +1,7 @@
 //! Every complaint as a person reads it, and what a good configuration means.
 
+mod quotes;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
