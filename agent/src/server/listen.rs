@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{
     DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown,
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use interprocess::ConnectWaitMode;
-use interprocess::local_socket::tokio::{Listener as LocalListener, Stream as LocalStream};
+use interprocess::local_socket::tokio::Listener as LocalListener;
 use interprocess::local_socket::traits::tokio::Listener as _;
 use interprocess::local_socket::{
     ConnectOptions, GenericFilePath, ListenerOptions, Name, prelude::*,
@@ -22,12 +22,10 @@ use interprocess::os::unix::uds_local_socket::tokio::Listener as PathListener;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
+use super::stream::Stream;
 use crate::fd;
 use crate::lease::Uid;
 use crate::others::{Other, replaced_by};
-
-/// One connection.
-pub type Stream = LocalStream;
 
 /// The group whose members may use the system's agent.
 pub const GROUP: &str = "stormlock";
@@ -237,9 +235,16 @@ impl Listener {
             match self.inner.accept().await {
                 // The client was gone before its turn came; that concerns nobody.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
-                other => return other,
+                other => return other.map(Stream::new),
             }
         }
+    }
+
+    /// The socket once more. Connections that nobody accepted go with the last of it, and what
+    /// lies in them, which can take a while ([`super::stream`]).
+    pub(super) fn once_more(&self) -> io::Result<OwnedFd> {
+        let LocalListener::UdSocket(inner) = &self.inner;
+        inner.as_fd().try_clone_to_owned()
     }
 
     /// Where clients find it.

@@ -14,6 +14,7 @@ mod release;
 mod rights;
 pub mod service;
 mod session;
+pub mod stream;
 mod terms;
 mod told;
 mod turns;
@@ -31,9 +32,10 @@ use tokio_util::task::TaskTracker;
 use crate::audit::{Facts, Flood};
 use crate::clock;
 use crate::lease::{SessionId, Uid};
-use listen::{Listener, Stream};
+use listen::Listener;
 use peer::{Peer, PeerError};
 use service::{Caller, Service};
+use stream::Stream;
 
 /// Most connections at once: a bastion's shells and jobs many times over, a tenth of a usual fd
 /// limit.
@@ -154,7 +156,9 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
         }
     }
     // No new connection is refused by a silent queue: the socket is gone before the last words.
+    let last = listener.once_more();
     drop(listener);
+    let _ = last.map(stream::bury);
     sessions.close();
     let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
 }

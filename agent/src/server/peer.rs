@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use self::groups::Groups;
 use self::origin::Origin;
-use super::listen::Stream;
+use super::stream::Stream;
 use super::turns::Turns;
 use crate::audit::Login;
 use crate::clock;
@@ -141,7 +141,7 @@ impl Names {
 
     /// User, group and process.
     fn ids(&self, stream: &Stream) -> Result<(Uid, u32, i32), PeerError> {
-        let creds = stream.peer_creds().map_err(PeerError::Credentials)?;
+        let creds = stream.local().peer_creds().map_err(PeerError::Credentials)?;
         let (Some(uid), Some(gid), Some(pid)) = (creds.euid(), creds.egid(), creds.pid()) else {
             return Err(PeerError::Credentials(io::ErrorKind::Unsupported.into()));
         };
@@ -160,7 +160,7 @@ impl Names {
     /// [`PeerError`]: close the connection.
     pub async fn identify(&self, stream: &Stream) -> Result<Peer, PeerError> {
         let (uid, gid, pid) = self.ids(stream)?;
-        let fd = local_fd(stream);
+        let fd = stream.as_fd();
         let mut gids = peer_groups(fd).map_err(|errno| match errno {
             Errno::ERANGE => PeerError::TooManyGroups(uid),
             errno => PeerError::Groups { uid, source: errno.into() },
@@ -265,11 +265,6 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 fn overflow_uid() -> u32 {
     let text = fs::read_to_string(OVERFLOW_UID_FILE).unwrap_or_default();
     text.trim().parse().unwrap_or(OVERFLOW_UID)
-}
-
-fn local_fd(stream: &Stream) -> BorrowedFd<'_> {
-    let Stream::UdSocket(stream) = stream;
-    stream.as_fd()
 }
 
 /// The supplementary groups that the other end had when it connected.

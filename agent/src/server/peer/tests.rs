@@ -23,7 +23,8 @@ fn in_runtime<T>(test: impl Future<Output = T>) -> T {
 
 fn async_end(end: UnixStream) -> Stream {
     end.set_nonblocking(true).unwrap();
-    LocalStream::UdSocket(PathStream::from(tokio::net::UnixStream::from_std(end).unwrap()))
+    let end = PathStream::from(tokio::net::UnixStream::from_std(end).unwrap());
+    Stream::new(LocalStream::UdSocket(end))
 }
 
 /// Whoever `setpriv` makes of a child, as the agent sees them.
