@@ -91,8 +91,18 @@ def answer(question):
         return held_back.pop()
     elif how == "reversed" and do == "look":
         held_back.append({"id": number, "is": "free", "counter": int(question["resource"])})
-        if len(held_back) < 10:
+        if len(held_back) < 4:
             return None
+        while held_back:
+            say(held_back.pop())
+        return None
+    elif how == "busy":
+        # One after the other, and each takes until somebody's lease has been renewed.
+        note("asked", do)
+        if do != "renew":
+            held_back.append({"id": number, "is": "free", "counter": 1})
+            return None
+        say({"id": number, "is": "ours", "remaining_ms": 60000})
         while held_back:
             say(held_back.pop())
         return None

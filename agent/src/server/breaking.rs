@@ -46,7 +46,7 @@ impl Service {
         let on = &ask.resource;
         let config = self.config();
         self.permit(&config, caller, Act::Break, Some(on))?;
-        let (backend, holder) = self.seen_by(&ask).await?;
+        let (backend, holder) = self.seen_by(caller, &ask).await?;
         let broken = self.lock(caller, &backend, Some(holder.clone())).await?;
         let Some(broken) = broken else { return Err(told::bug("a look at a lock")) };
         let event = |outcome| {
@@ -84,13 +84,17 @@ impl Service {
     }
 
     /// The lease that is to be broken, if it is still the one that was seen.
-    async fn seen_by(&self, ask: &message::Break) -> Answered<(BackendName, Holder)> {
+    async fn seen_by(
+        &self,
+        caller: &Caller,
+        ask: &message::Break,
+    ) -> Answered<(BackendName, Holder)> {
         let on = &ask.resource;
         // One of ours may be held where the resource belonged before the configuration changed.
         let ours = self.driver.view(ask.lease).await?.filter(|view| view.claim.resource == *on);
         let backend =
             ours.map_or_else(|| self.config().defaults(on).backend, |view| view.claim.backend);
-        match self.holder(&backend, on).await? {
+        match self.holder(caller, &backend, on).await? {
             Some(holder) if holder.lease == ask.lease => Ok((backend, holder)),
             Some(another) => Err(self.another(&backend, another).await),
             None => Err(told::over(on, ask.lease)),

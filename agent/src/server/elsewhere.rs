@@ -22,6 +22,7 @@ impl Service {
         self.audit.turn(caller.who.uid).await;
         let proof = foreign(&holder);
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
+        let _turn = self.asking.of(caller.who.uid).await;
         let renewing = store.renew(&proof, ttl, Nonce(random()?));
         let renewed = self.stores.within(backend, QUESTION_PATIENCE, renewing).await;
         // Without an answer it may have happened.
@@ -47,6 +48,7 @@ impl Service {
     ) -> Answered<()> {
         let proof = foreign(holder);
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
+        let _turn = self.asking.of(caller.who.uid).await;
         let releasing = store.release(&proof);
         let released = self.stores.within(backend, QUESTION_PATIENCE, releasing).await;
         let outcome = if released.is_ok() { Outcome::Done } else { Outcome::Failed };

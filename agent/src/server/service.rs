@@ -46,6 +46,8 @@ pub struct Service {
     pub(super) guests: Arc<Guests>,
     /// Who asks for what takes a store long.
     pub(super) turns: Arc<Turns>,
+    /// The same for what takes it not so long.
+    pub(super) asking: Arc<Turns>,
     /// The same for what takes the audit file long.
     pub(super) readings: Arc<Turns>,
     pub(super) names: Arc<Names>,
@@ -90,7 +92,8 @@ impl Service {
         let turns = Arc::new(Turns::of_stores());
         let names = Arc::new(Names::new());
         let readings = Arc::new(Turns::of_stores());
-        Service { config, stores, driver, audit, about, guests, turns, readings, names }
+        let asking = Arc::new(Turns::of_one_lock());
+        Service { config, stores, driver, audit, about, guests, turns, asking, readings, names }
     }
 
     /// Answers one request, and tells meanwhile what it waits for; [`Request::Subscribe`] is the
@@ -315,7 +318,7 @@ impl Service {
         // Nobody learns here what stands in the store without the right to read it.
         self.permit(&config, caller, Act::Read, Some(on))?;
         let backend = config.defaults(on).backend;
-        match self.holder(&backend, on).await? {
+        match self.holder(caller, &backend, on).await? {
             Some(holder) if holder.lease == lease => {
                 self.permit(&config, caller, Act::ReleaseAny, Some(on))?;
                 if holder.reason.as_ref().and_then(broken_in).is_some() {
@@ -331,7 +334,7 @@ impl Service {
         let config = self.config();
         self.permit(&config, caller, Act::Read, Some(on))?;
         let backend = config.defaults(on).backend;
-        let holder = self.holder(&backend, on).await?;
+        let holder = self.holder(caller, &backend, on).await?;
         Ok(Reply::Current(self.lock(caller, &backend, holder).await?))
     }
 
@@ -339,7 +342,7 @@ impl Service {
         let config = self.config();
         self.permit(&config, caller, Act::Read, Some(&ask.resource))?;
         let backend = config.defaults(&ask.resource).backend;
-        let holder = self.holder(&backend, &ask.resource).await?;
+        let holder = self.holder(caller, &backend, &ask.resource).await?;
         let lock = self.lock(caller, &backend, holder).await?;
         let held = lock.as_ref().is_some_and(|lock| {
             ask.lease.is_none_or(|lease| lease == lock.lease) && (!ask.by_me || lock.mine)
@@ -349,10 +352,12 @@ impl Service {
 
     pub(super) async fn holder(
         &self,
+        caller: &Caller,
         backend: &BackendName,
         on: &Resource,
     ) -> Answered<Option<Holder>> {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
+        let _turn = self.asking.of(caller.who.uid).await;
         let asked = self.stores.within(backend, QUESTION_PATIENCE, store.holder(on)).await;
         asked.map_err(|error: AskError| told::no_answer(backend, on, &error))
     }

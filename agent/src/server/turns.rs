@@ -12,6 +12,8 @@ use crate::lease::Uid;
 
 /// So many at once, of one user: with more each would stand in the others' way as two.
 const AT_ONCE: usize = 1;
+/// The same of what is asked about one lock.
+const ONE_LOCK_AT_ONCE: usize = 4;
 /// How long one takes at least: whoever asks again and again waits for that.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -34,6 +36,12 @@ impl Turns {
     /// Those of questions to stores.
     pub(super) fn of_stores() -> Turns {
         Turns::new(AT_ONCE, PAUSE)
+    }
+
+    /// Those of questions about one lock each: a store may be a program that answers one after the
+    /// other, and whoever has many sessions is not to keep it from everybody else's.
+    pub(super) fn of_one_lock() -> Turns {
+        Turns::new(ONE_LOCK_AT_ONCE, Duration::ZERO)
     }
 
     /// So many at once, each with a pause after it.

@@ -67,7 +67,9 @@ impl Service {
             looking.stirs.borrow_and_update();
             let began = clock::now();
             let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
+            let turn = self.asking.of(caller.who.uid).await;
             let asked = self.stores.within(&backend, QUESTION_PATIENCE, store.holder(on)).await;
+            drop(turn);
             let holder = match asked {
                 Ok(None) => return Ok(Reply::Current(None)),
                 Ok(Some(holder)) => {

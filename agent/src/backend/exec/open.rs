@@ -4,10 +4,10 @@
 //! here until its late answer came, so that an answer to nothing is told from it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::said::Said;
 use super::trouble::Trouble;
@@ -17,6 +17,9 @@ use crate::lease::Moment;
 /// Most questions that are open at once: more than leases of one host are renewed in an attempt's
 /// time, and a bound on what a mute program makes us keep.
 const OPEN_MAX: usize = 1024;
+/// Most of them that are none of a renewal: a program may answer one after the other, and a renewal
+/// must not wait behind whatever all users of this host ask.
+const OTHERS_MAX: usize = 4;
 /// Most answers that are lost: a program that owes so many forgets questions.
 const LOST_MAX: usize = 256;
 /// An answer that nobody waits for any more and that is so late is lost. A program that is slow is
@@ -31,7 +34,10 @@ type Tell = oneshot::Sender<Result<Said, Trouble>>;
 
 /// All questions of one run.
 #[derive(Debug)]
-pub(super) struct Open(Mutex<Table>);
+pub(super) struct Open {
+    table: Mutex<Table>,
+    others: Arc<Semaphore>,
+}
 
 #[derive(Debug)]
 struct Table {
@@ -43,11 +49,14 @@ struct Table {
 }
 
 impl Table {
-    fn lost(&self, now: Moment) -> usize {
+    /// Whether more answers are lost than a program may lose.
+    fn forgets(&self, now: Moment) -> bool {
         let is_lost = |asked: &&Asked| {
             asked.tell.is_none() && asked.sent.is_some_and(|at| at.until(now) >= LOST_AFTER)
         };
-        self.asked.values().filter(is_lost).count()
+        let lost = || self.asked.values().filter(is_lost);
+        let others = || lost().filter(|asked| asked.place.is_some()).count();
+        self.owed >= OTHERS_MAX && (others() >= OTHERS_MAX || lost().count() >= LOST_MAX)
     }
 }
 
@@ -56,20 +65,34 @@ struct Asked {
     sent: Option<Moment>,
     /// `None` when nobody waits any more.
     tell: Option<Tell>,
+    /// `None` for a renewal.
+    place: Option<Place>,
 }
+
+/// A place among the questions that are no renewals, until the program has answered.
+#[derive(Debug)]
+pub(super) struct Place(
+    #[expect(dead_code, reason = "it is given up when dropped")] OwnedSemaphorePermit,
+);
 
 impl Open {
     pub(super) fn new() -> Open {
         let (asked, heard) = (HashMap::new(), clock::now());
-        Open(Mutex::new(Table { next: 0, asked, owed: 0, heard, ended: None }))
+        let table = Mutex::new(Table { next: 0, asked, owed: 0, heard, ended: None });
+        Open { table, others: Arc::new(Semaphore::new(OTHERS_MAX)) }
+    }
+
+    /// Waits for a place; `None` never comes but from a runtime that ends.
+    pub(super) async fn place(&self) -> Option<Place> {
+        Arc::clone(&self.others).acquire_owned().await.ok().map(Place)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number for a question, whose answer goes to `tell`.
-    pub(super) fn add(&self, tell: Tell) -> Result<u64, Trouble> {
+    pub(super) fn add(&self, tell: Tell, place: Option<Place>) -> Result<u64, Trouble> {
         let mut table = self.table();
         if let Some(why) = &table.ended {
             return Err(Trouble::unreachable(why.as_str()));
@@ -80,7 +103,7 @@ impl Open {
         }
         let id = table.next;
         table.next += 1;
-        table.asked.insert(id, Asked { sent: None, tell: Some(tell) });
+        table.asked.insert(id, Asked { sent: None, tell: Some(tell), place });
         Ok(id)
     }
 
@@ -108,12 +131,12 @@ impl Open {
         let mut table = self.table();
         table.heard = clock::now();
         match table.asked.remove(&id) {
-            Some(Asked { sent: Some(_), tell: Some(tell) }) => {
+            Some(Asked { sent: Some(_), tell: Some(tell), .. }) => {
                 // Its caller may go in this very moment.
                 let _ = tell.send(Ok(said));
                 Ok(())
             }
-            Some(Asked { sent: Some(_), tell: None }) => {
+            Some(Asked { sent: Some(_), tell: None, .. }) => {
                 table.owed -= 1;
                 Ok(())
             }
@@ -147,9 +170,9 @@ impl Open {
         if let Some(why) = &table.ended {
             return Some(why.clone());
         }
-        if table.owed >= LOST_MAX && table.lost(now) >= LOST_MAX {
-            let secs = LOST_AFTER.as_secs();
-            return Some(format!("it owes {LOST_MAX} answers for {secs} s and was killed"));
+        if table.forgets(now) {
+            let (owed, secs) = (table.owed, LOST_AFTER.as_secs());
+            return Some(format!("it owes {owed} answers, most for {secs} s, and was killed"));
         }
         if table.heard.until(now) < MUTE_AFTER {
             return None;

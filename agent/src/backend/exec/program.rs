@@ -98,8 +98,9 @@ impl Program {
 
     /// Asks and waits for the answer.
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Said, Trouble> {
+        let place = if question.is_urgent() { None } else { self.open.place().await };
         let (tell, answer) = oneshot::channel();
-        let id = self.open.add(tell)?;
+        let id = self.open.add(tell, place)?;
         let _waiting = Waiting { open: &self.open, id };
         let line = serde_json::to_vec(&Asking { id, question });
         let mut line = Zeroizing::new(line.map_err(|error| {
