@@ -10,6 +10,7 @@ mod disk;
 mod flood;
 mod leases;
 mod much;
+mod stuck;
 mod victim;
 mod wire;
 

@@ -25,10 +25,10 @@ const OF_ONE_THREAD: usize = 16;
 const UNREAD: usize = 3000;
 
 /// What the session of this number asks in one go.
-type Asks = Box<dyn Fn(usize) -> Vec<Request> + Sync>;
+pub(super) type Asks = Box<dyn Fn(usize) -> Vec<Request> + Sync>;
 
 /// Questions in a loop over all the sessions that one user may have, each with one reply.
-fn flood(agent: &Agent, victim: &Victim, what: &str, asks: &Asks) {
+pub(super) fn flood(agent: &Agent, victim: &Victim, what: &str, asks: &Asks) {
     let (ends, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut sessions = all_sessions(agent);
     std::thread::scope(|scope| {
@@ -67,7 +67,7 @@ fn all_sessions(agent: &Agent) -> Vec<UnixStream> {
         .collect()
 }
 
-fn target(name: &str) -> Target {
+pub(super) fn target(name: &str) -> Target {
     Target { resource: resource(name), lease: None }
 }
 

@@ -1,0 +1,117 @@
+//! What takes long to close, and a store that answers one question after the other.
+
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::set_socket_linger,
+};
+use stormlock_protocol::frame::{self, Hello};
+use stormlock_protocol::message::{Hold, Release, Request};
+
+use super::flood::{Asks, flood, target};
+use super::victim::Victim;
+use super::{EVE, MALLORY, connect, open_to_all, shared, welcomed};
+use crate::agent::Agent;
+use crate::exec_store::{ExecStore, example};
+use crate::redis_server::RedisServer;
+use crate::{resource, wish};
+
+/// Many times what a lease of the victim has.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// A file that waits so long when its last owner closes it, and what keeps it waiting.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut near = TcpStream::connect(listener.local_addr().expect("it")).expect("itself");
+    let (far, _) = listener.accept().expect("itself");
+    near.set_nonblocking(true).expect("a socket");
+    while near.write(&[0; 65_536]).is_ok() {}
+    set_socket_linger(&near, Some(LINGER)).expect("a socket");
+    (near, far)
+}
+
+/// Leaves the last of a file to whoever reads these bytes; what keeps it waiting.
+fn leave(session: &UnixStream, bytes: &[u8], flags: SendFlags) -> TcpStream {
+    let (near, far) = lingering();
+    let files = [near.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut along = SendAncillaryBuffer::new(&mut space);
+    assert!(along.push(SendAncillaryMessage::ScmRights(&files)));
+    sendmsg(session, &[IoSlice::new(bytes)], &mut along, flags).expect("it is sent");
+    far
+}
+
+#[test]
+fn files_that_take_minutes_to_close_delay_no_renewal() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let victim = Victim::of(&agent);
+    victim.during("nobody sends a file", || {}).is_undisturbed();
+    let hello = Hello::OURS.encode();
+    let request = frame::encode(&Request::Metrics).expect("a request");
+    let mut kept = Vec::new();
+    victim
+        .during("files that linger are sent along", || {
+            let (fresh, mut behind) = (connect(&agent, EVE), welcomed(&agent, MALLORY));
+            let [asking, urgent] = [EVE, MALLORY].map(|uid| welcomed(&agent, uid));
+            // It stands still until nobody else has the files: this test would wait for them then.
+            agent.pause();
+            kept.push(leave(&fresh, &hello, SendFlags::empty()));
+            kept.push(leave(&asking, &request, SendFlags::empty()));
+            kept.push(leave(&urgent, b"!", SendFlags::OOB));
+            behind.write_all(&request.repeat(20)).expect("it is sent");
+            kept.push(leave(&behind, b"!", SendFlags::empty()));
+            agent.resume();
+        })
+        .is_undisturbed();
+    println!("limits: {} files that linger {} s each", kept.len(), LINGER.as_secs());
+    assert!(kept.len() >= 4);
+}
+
+/// The example program, but each answer of which takes its time.
+const SLOW: &str = "import importlib.util, sys, time\n\
+                    spec = importlib.util.spec_from_file_location('example', sys.argv[1])\n\
+                    example = importlib.util.module_from_spec(spec)\n\
+                    spec.loader.exec_module(example)\n\
+                    answer = example.Store.answer\n\
+                    def slowly(store, question):\n    \
+                    time.sleep(0.05)\n    \
+                    return answer(store, question)\n\
+                    example.Store.answer = slowly\n\
+                    sys.argv = sys.argv[1:]\n\
+                    example.main()\n";
+
+#[test]
+fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewal() {
+    let (store, redis) = (ExecStore::start(), RedisServer::start());
+    let command = [example(), store.file()].map(|path| format!("{:?}", path.display().to_string()));
+    let python = format!("[\"/usr/bin/python3\", \"-c\", {SLOW:?}, {}]", command.join(", "));
+    let config = shared(redis.port()).replace(
+        &format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}\"", redis.port()),
+        &format!("kind = \"exec\"\ncommand = {python}"),
+    );
+    let agent = Agent::start(&config);
+    open_to_all(&agent);
+    let victim = Victim::in_store(&agent);
+    victim.during("nobody asks the program", || {}).is_undisturbed();
+    let questions: [(&str, Asks); 2] = [
+        ("who holds it", Box::new(|_| vec![Request::Current(resource("store/free/x"))])),
+        (
+            "to have it and to give it back",
+            Box::new(|number| {
+                let name = format!("store/free/{number}");
+                let release = Request::Release(Release::These(vec![target(&name)]));
+                vec![Request::Acquire(wish(&name, Hold::Keep)), release]
+            }),
+        ),
+    ];
+    for (what, asks) in &questions {
+        flood(&agent, &victim, &format!("a slow program is asked: {what}"), asks);
+    }
+}
