@@ -79,6 +79,7 @@ impl Guards {
 
 async fn end(process: ProcessId, files: &Semaphore) {
     let Some(pid) = number(process.pid) else { return };
+    let session = session_of(process);
     let file = files.try_acquire().ok();
     match file.as_ref().map(|_| open(process, pid)) {
         Some(Ok(Some(opened))) => drop(opened.readable().await),
@@ -91,17 +92,36 @@ async fn end(process: ProcessId, files: &Semaphore) {
         }
     }
     drop(file);
+    if process.group {
+        group_ends(process, pid, session).await;
+    }
+}
+
+/// Waits until nobody is left in a group whose leader has ended.
+async fn group_ends(process: ProcessId, pid: Pid, session: Option<u32>) {
     let (mut looks, mut dead) = (0_u32, 0);
-    while process.group && is_group(pid) && !is_used_again(process) {
+    while is_group(pid) && !is_used_again(process) {
         looks = looks.wrapping_add(1);
         if looks.is_multiple_of(DEAD_EVERY) {
-            dead = if is_dead(process.pid).await { dead + 1 } else { 0 };
+            let now = group(process.pid).await;
+            if now.zip(session).is_some_and(|(now, session)| now.session != session) {
+                return;
+            }
+            dead = if now.is_some_and(|now| !now.is_alive) { dead + 1 } else { 0 };
             if dead == DEAD_LOOKS {
                 return;
             }
         }
         clock::rest(GROUP_EVERY).await;
     }
+}
+
+/// The session of a process that is there, and of all that will ever be in its group. Where numbers
+/// are few or processes many, that of a group can be another's between two looks, and without a
+/// leader to tell by; another user's group is in another session.
+fn session_of(process: ProcessId) -> Option<u32> {
+    let now = Stat::of(process.pid).ok()?;
+    (now.started == process.started).then_some(now.session)
 }
 
 /// True while a process is there and has not ended.
@@ -112,14 +132,21 @@ fn is_alive(process: ProcessId) -> bool {
     }
 }
 
-/// True when all of a group have ended, though nobody has waited for them. False where `/proc` may
-/// hide some.
-async fn is_dead(group: u32) -> bool {
-    groups().await.is_some_and(|groups| groups.get(&group) == Some(&false))
+/// How a group is now, unless `/proc` may hide it.
+async fn group(leader: u32) -> Option<Group> {
+    groups().await?.get(&leader).copied()
 }
 
-/// Whether anybody in a group is alive, of all groups that there are.
-type Groups = BTreeMap<u32, bool>;
+/// A group of processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Group {
+    /// Somebody in it has not ended. (The kernel counts the dead until somebody waits for them.)
+    is_alive: bool,
+    /// The session that all of it are in.
+    session: u32,
+}
+
+type Groups = BTreeMap<u32, Group>;
 
 /// All groups, as they were not long ago: one look for all who ask, for a user may have as many as
 /// they like. `None` where `/proc` may hide some.
@@ -141,7 +168,8 @@ fn look_at_groups() -> Option<Groups> {
     Stat::of(1).ok()?;
     let mut groups = Groups::new();
     for one in Stat::all() {
-        *groups.entry(one.group).or_default() |= !one.is_dead;
+        let fresh = Group { is_alive: false, session: one.session };
+        groups.entry(one.group).or_insert(fresh).is_alive |= !one.is_dead;
     }
     // Nor when files ran out meanwhile.
     Stat::of(1).is_ok().then_some(groups)
@@ -247,7 +275,13 @@ mod tests {
         let said = leader.wait_with_output().unwrap().stdout;
         let other: u32 = String::from_utf8(said).unwrap().trim().parse().unwrap();
         assert!(goes_on(process));
-        assert!(!is_dead(process.pid).await);
+        assert!(group(process.pid).await.is_some_and(|group| group.is_alive));
+        let leader = number(process.pid).unwrap();
+        let ours = group(process.pid).await.map(|group| group.session);
+        let early = timeout(GROUP_EVERY * (DEAD_EVERY + 4), group_ends(process, leader, ours));
+        assert!(early.await.is_err(), "it goes on");
+        let another = group_ends(process, leader, ours.map(|session| session + 1));
+        timeout(PATIENCE, another).await.expect("the number is that of somebody else's group");
         let mut guards = Guards::default();
         guards.watch(process);
         rustix::process::kill_process(number(other).unwrap(), rustix::process::Signal::KILL)
