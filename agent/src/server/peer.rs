@@ -37,9 +37,13 @@ const GROUPS_USUAL: usize = 32;
 const OVERFLOW_UID: u32 = 65_534;
 const OVERFLOW_UID_FILE: &str = "/proc/sys/kernel/overflowuid";
 /// How long names may take to look up, since a directory service can hang for minutes.
-pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(2);
+pub const LOOKUP_PATIENCE: Duration = Duration::from_secs(1);
+/// The same for a name that is known from before, which does if nothing is heard.
+const AGAIN_PATIENCE: Duration = Duration::from_millis(200);
+/// How long such a name does then.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Lookups at once: a service that hangs holds no more threads than this.
-const LOOKUPS_MAX: usize = 4;
+const LOOKUPS_MAX: usize = 32;
 /// And of one user.
 const LOOKUPS_OF_ONE: usize = 1;
 /// How long names are believed without asking again. It is for names only: which groups a client is
@@ -191,12 +195,20 @@ impl Names {
         Login { uid, user: self.name(uid).await.unwrap_or_else(|| uid.0.to_string()) }
     }
 
-    /// A user's name, or the number of one who has none; `None` when it cannot be known.
+    /// A user's name, or the number of one who has none; `None` when it cannot be known. What a
+    /// service said before counts while it does not answer.
     async fn name(&self, uid: Uid) -> Option<String> {
-        match self.fresh(uid) {
-            Some(name) => Some(name),
-            None => tokio::time::timeout(LOOKUP_PATIENCE, self.look_up(uid)).await.ok()?,
+        if let Some(name) = self.fresh(uid) {
+            return Some(name);
         }
+        let before = locked(&self.known).get(&uid).map(|known| known.name.clone());
+        let patience = if before.is_some() { AGAIN_PATIENCE } else { LOOKUP_PATIENCE };
+        let asked = tokio::time::timeout(patience, self.look_up(uid)).await.ok().flatten();
+        let stale = before.filter(|_| asked.is_none());
+        if let Some(name) = &stale {
+            remember(&self.known, uid, name.clone(), AGAIN);
+        }
+        asked.or(stale)
     }
 
     fn fresh(&self, uid: Uid) -> Option<String> {
@@ -217,7 +229,7 @@ impl Names {
             let found = User::from_uid(uid.0.into());
             let name = found.map(|user| user.map_or_else(|| uid.0.to_string(), |user| user.name));
             if let Ok(name) = &name {
-                remember(&known, uid, name.clone());
+                remember(&known, uid, name.clone(), NAMES_FRESH);
             }
             drop((permit, turn));
             name
@@ -245,16 +257,20 @@ struct Known {
     until: Moment,
 }
 
-fn remember(known: &Mutex<HashMap<Uid, Known>>, uid: Uid, name: String) {
+fn remember(known: &Mutex<HashMap<Uid, Known>>, uid: Uid, name: String, fresh: Duration) {
     let now = clock::now();
     let mut known = locked(known);
+    // Subordinate users are many, and have no names.
+    if known.len() >= NAMES_MAX {
+        known.retain(|uid, one| one.name != uid.0.to_string());
+    }
     if known.len() >= NAMES_MAX {
         known.retain(|_, one| now < one.until);
     }
     if known.len() >= NAMES_MAX {
         known.clear();
     }
-    known.insert(uid, Known { name, until: now + NAMES_FRESH });
+    known.insert(uid, Known { name, until: now + fresh });
 }
 
 /// A panic elsewhere leaves a map that is as good as before.

@@ -157,16 +157,29 @@ fn names_are_asked_for_once_in_a_while_and_not_for_each_connection() {
         let uid = second.who.uid;
         locked(&names.known).get_mut(&uid).unwrap().until = Moment::BOOT;
         let third = names.identify(&stream).await.unwrap();
-        assert!(!third.who.is_named, "without an answer numbers stand for names, and it says so");
-        assert_eq!(third.who.user, third.who.uid.0.to_string());
+        assert_eq!(third.who.user, first.who.user, "what was said before counts without an answer");
+        assert!(third.who.is_named);
+        assert!(names.fresh(uid).is_some(), "and it is not asked for again at once");
+
+        locked(&names.known).clear();
+        let fourth = names.identify(&stream).await.unwrap();
+        assert!(!fourth.who.is_named, "without any answer numbers stand for names, and it says so");
+        assert_eq!(fourth.who.user, fourth.who.uid.0.to_string());
     });
 }
 
 #[test]
 fn no_more_names_are_remembered_than_allowed() {
     let known = Mutex::default();
-    for uid in 0..u32::try_from(NAMES_MAX).unwrap() + 10 {
-        remember(&known, Uid(uid), uid.to_string());
+    let many = u32::try_from(NAMES_MAX).unwrap() + 10;
+    remember(&known, Uid(many), "maria".to_owned(), Duration::ZERO);
+    for uid in 0..many {
+        remember(&known, Uid(uid), uid.to_string(), NAMES_FRESH);
+    }
+    assert!(locked(&known).len() <= NAMES_MAX);
+    assert!(locked(&known).contains_key(&Uid(many)), "who has no name takes away nobody's");
+    for uid in 0..many {
+        remember(&known, Uid(uid), format!("user{uid}"), NAMES_FRESH);
     }
     assert!(locked(&known).len() <= NAMES_MAX);
 }
