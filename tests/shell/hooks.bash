@@ -47,6 +47,54 @@ check_hooks() {
     settings=()
 }
 
+# Who saves the prompt, puts something before it and puts it back later brings back no lock of then.
+check_saved() {
+    local shell option
+    # What `python3 -m venv` writes, in short.
+    printf '%s\n' 'kept=${PS1-}; PS1="(venv) ${PS1-}"; export PS1' \
+        'deactivate() { PS1=$kept; export PS1; }' >"$place/activate.sh"
+    printf '%s\n' 'functions -c fish_prompt kept_fish_prompt' \
+        'function fish_prompt; printf "(venv) "; kept_fish_prompt; end' \
+        'function deactivate; functions -e fish_prompt; functions -c kept_fish_prompt fish_prompt' \
+        'functions -e kept_fish_prompt; end' >"$place/activate.fish"
+    for shell in "${shells[@]}"; do
+        shell_with "$shell" "$(hooked "$shell")"
+        types "$shell" 'stormctl acquire hook/venv --for 3h -q'
+        shows 'a lock is shown' "$shell" '^◆ hook/venv (2h59m|3h) ready>$'
+        case $shell in
+        fish) types fish '. ~/activate.fish' ;;
+        *) types "$shell" '. ~/activate.sh' ;;
+        esac
+        shows '... and with something before the prompt' "$shell" '\(venv\) .*ready>$'
+        is "$shell: ... once" "$(last_line "$shell" | grep -o 'hook/venv' | wc -l)" 1
+        types "$shell" 'stormctl release hook/venv -q'
+        shows '... and nothing when it was given back' "$shell" '^\(venv\) ready>$'
+        types "$shell" deactivate ''
+        shows '... nor when the prompt is as it was' "$shell" '^ready>$'
+    done
+    for option in prompt_subst no_prompt_subst ksh_arrays all_export; do
+        shell_with zsh "setopt $option; export PROMPT" "$(hooked zsh)" \
+            'zle-line-finish() { local kept=$PROMPT; PROMPT="%% "; zle reset-prompt; PROMPT=$kept; }' \
+            'zle -N zle-line-finish'
+        types zsh 'stormctl acquire hook/kept --for 3h -q'
+        turns "$option: a prompt that is another afterwards has a lock" zsh 32 '◆ hook/kept '
+        types zsh 'zsh -f'
+        shows '... which a shell without the hook does not show' zsh '^ready>$'
+        types zsh "$(hooked zsh)"
+        shows '... and one with it once' zsh '^◆ hook/kept (2h59m|3h) ready>$'
+        types zsh exit 'stormctl release hook/kept -q'
+        shows '... and nobody when it was given back' zsh '^ready>$'
+    done
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with zsh 'precmd() { PROMPT="made ready> "; psvar=(a b); }' "$(hooked zsh)"
+    types zsh ''
+    shows 'a prompt that is made anew each time has it' zsh \
+        '^◆ hook/db (2h59m|3h) made ready>$'
+    types zsh 'unsetopt prompt_percent; precmd() {}'
+    shows 'a prompt that expands nothing shows nothing' zsh '^made ready>$'
+    on alpha release hook/db -q >/dev/null
+}
+
 # What a child inherits, and what cannot be changed.
 check_inherited() {
     on alpha acquire hook/db --for 3h -q >/dev/null
