@@ -95,6 +95,49 @@ check_saved() {
     on alpha release hook/db -q >/dev/null
 }
 
+# How fish makes a prompt, and makes it again.
+check_fish() {
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with fish 'function fish_prompt' 'set -l each $pipestatus; set -l all $status' \
+        'echo "$each $all ready> "; end' "$(hooked fish)"
+    types fish 'sh -c "exit 3"'
+    shows 'a prompt knows the status' fish '^◆ hook/db (2h59m|3h) 3 3 ready>$'
+    types fish 'true | false | sh -c "exit 3"'
+    shows '... and those in a pipe' fish '^◆ hook/db (2h59m|3h) 0 1 3 3 ready>$'
+    types fish 'not false | true'
+    shows '... and one that is inverted' fish '^◆ hook/db (2h59m|3h) 1 0 1 ready>$'
+    types fish 'read -P "name> "'
+    within "$patience" seen fish 'name>$'
+    shows 'a question of another kind has no lock' fish '^name>$'
+    types fish ''
+
+    shell_with fish "$(hooked fish)"
+    types fish '. ~/.config/fish/config.fish'
+    shows 'a prompt that is defined anew has the lock' fish '^◆ hook/db (2h59m|3h) ready>$'
+    types fish 'stormctl init fish | source'
+    shows '... once' fish '^◆ hook/db (2h59m|3h) ready>$'
+    types fish 'function fish_mode_prompt; printf "mode "; end'
+    shows 'and without the lock' fish '^mode ready>$'
+    types fish 'stormctl init fish | source' 'stormctl init fish | source'
+    shows '... which has it again' fish '^mode ◆ hook/db (2h59m|3h) ready>$'
+    types fish 'functions -e fish_mode_prompt; stormctl init fish | source'
+    shows '... also when there is none' fish '^◆ hook/db (2h59m|3h) ready>$'
+
+    # As many have it: in a file that is read when it is called.
+    mkdir -p "$place/lazy/fish/functions"
+    hooked fish >"$place/lazy/fish/config.fish"
+    echo 'function fish_prompt; printf "lazy ready> "; end' \
+        >"$place/lazy/fish/functions/fish_prompt.fish"
+    settings=(-e XDG_CONFIG_HOME="$place/lazy")
+    shell_with fish
+    shows 'a prompt in a file of its own has the lock' fish \
+        '^◆ hook/db (2h59m|3h) lazy ready>$'
+    types fish '. ~/lazy/fish/config.fish'
+    shows '... once' fish '^◆ hook/db (2h59m|3h) lazy ready>$'
+    settings=()
+    on alpha release hook/db -q >/dev/null
+}
+
 # What a child inherits, and what cannot be changed.
 check_inherited() {
     on alpha acquire hook/db --for 3h -q >/dev/null
