@@ -37,11 +37,14 @@ if status is-interactive
     function __stormlock_follow
         test -n "$STORMLOCK_PROMPT"
         or return 0
-        if set -q __stormlock_follower; and kill -0 $__stormlock_follower 2>/dev/null
+        # It is exported for the shell that this one may become (`exec fish`). No `kill -0`: that is
+        # a process, and takes one that nobody waited for as alive.
+        set -l known (string split ' ' -- "$STORMLOCK_FOLLOWER")
+        if test "$known[1]" = $fish_pid -a -e "/proc/$known[2]/exe"
             return 0
         end
         command stormctl prompt fish --tell $fish_pid >/dev/null 2>&1 </dev/null &
-        set -g __stormlock_follower $last_pid
+        set -gx STORMLOCK_FOLLOWER "$fish_pid $last_pid"
         disown $last_pid 2>/dev/null
     end
 

@@ -204,6 +204,10 @@ check_exec() {
         shell_with "$shell" "$(hooked "$shell")"
         turns 'a lock is shown' "$shell" 32 '◆ hook/db (2h59m|3h)'
         soon "$shell: one process looks whether that changes" one_follows "$shell"
+        types "$shell" "exec $shell" ''
+        prints 'a shell that becomes itself' "$shell" 'echo anew' anew
+        turns '... shows the lock' "$shell" 32 '◆ hook/db (2h59m|3h)'
+        soon "$shell: ... and one process looks, not two" one_follows "$shell"
         types "$shell" 'exec cat'
         ok 'the next change' on alpha acquire hook/more --ttl 5m -q
         soon "$shell: nobody looks when it is another program" none_follows "$shell"
