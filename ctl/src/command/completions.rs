@@ -14,6 +14,30 @@ use crate::exit::{Answer, Exit};
 const VARIABLE: &str = "COMPLETE";
 const NAME: &str = "stormctl";
 
+/// bash takes `:`, `@` and `=` for ends of words. Here the words are whole again, and of each answer
+/// only what bash is to put in the place of its own last word is left.
+const IN_BASH: &str = r#"
+_stormctl_completed() {
+    local IFS=$' \t\n' rest=$COMP_LINE begun=${COMP_LINE:0:COMP_POINT} kept='' words=() word
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        if [[ ${#words[@]} -eq 0 || $rest == [[:blank:]]* ]]; then
+            words+=("$word")
+        else
+            words[-1]+=$word
+        fi
+        rest=${rest#*"$word"}
+    done
+    # What bash keeps of what is typed. A quote is no part of a name.
+    begun=${begun##*[[:blank:]]}
+    if [[ $begun == *"$2" ]]; then
+        kept=${begun%"$2"} kept=${kept#[\"\']}
+    fi
+    local COMP_WORDS=("${words[@]}") COMP_CWORD=$((${#words[@]} - 1))
+    _clap_complete_stormctl "$1" "$kept$2"
+    COMPREPLY=("${COMPREPLY[@]#"$kept"}")
+}
+"#;
+
 /// zsh loads a file of its `fpath` when somebody first asks, and takes what is done then for the
 /// answer; what clap writes only prepares for the next time.
 const WHEN_LOADED: &str = "\
@@ -33,8 +57,13 @@ pub(crate) fn run(args: &args::Completions) -> Answer {
     // Writing to memory cannot fail.
     let _ = shell.write_registration(VARIABLE, NAME, NAME, NAME, &mut script);
     let mut data = String::from_utf8_lossy(&script).into_owned();
-    if args.shell == args::Shell::Zsh {
-        data.push_str(WHEN_LOADED);
+    match args.shell {
+        args::Shell::Bash => {
+            data = data.replace("-F _clap_complete_stormctl", "-F _stormctl_completed");
+            data.push_str(IN_BASH);
+        }
+        args::Shell::Zsh => data.push_str(WHEN_LOADED),
+        args::Shell::Fish => {}
     }
     Answer { data, ..Answer::default() }
 }
