@@ -19,6 +19,12 @@ check_hooks() {
     types bash '' ''
     shows 'a prompt that is made anew each time gets one lock' bash \
         '^◆ hook/db (2h59m|3h) themed ready>$'
+    for line in '' 'set -E' 'PROMPT_COMMAND=""' 'PROMPT_COMMAND=(first)'; do
+        shell_with bash 'first() { :; }' "$line" "$(hooked bash)" "trap 'failed+=x' ERR" \
+            '[[ ${PROMPT_COMMAND[0]} == first ]] || PROMPT_COMMAND+="; last=\$?"'
+        types bash '(exit 3)'
+        prints "a trap for errors runs once ($line)" bash 'echo "${last-3} $failed"' '3 x'
+    done
     shell_with zsh 'precmd() { made=yes; }' "$(hooked zsh)"
     types zsh ''
     prints 'precmd of another is kept' zsh 'echo "made $made"' 'made yes'
