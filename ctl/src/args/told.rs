@@ -57,7 +57,7 @@ pub(crate) struct Prompt {
     /// Where it is shown: how colours are written there
     #[arg(value_enum, default_value = "plain", value_name = "WHERE")]
     pub(crate) surface: Surface,
-    /// Go on: a line whenever that changes, until nothing is shown
+    /// Go on: a line whenever that changes, until nothing is held or ten minutes without an agent
     #[arg(long)]
     pub(crate) follow: bool,
     /// The same, by SIGUSR1 to this process, a shell that handles it
