@@ -17,8 +17,8 @@ if [[ -o interactive ]]; then
         fi
     }
 
-    # PROMPT has this instead of the text: who keeps a prompt and puts it back, or exports it, brings
-    # back no lock of then. What is in psvar is shown as it is and never run, whatever the options;
+    # PROMPT has this instead of the text: who keeps a prompt and puts it back, or exports it,
+    # brings back no lock of then. What is in psvar is shown as it is and never run, whatever the options;
     # a place for each colour, far behind those that others use, and one for no colour.
     typeset -g __stormlock_mark='%(91V.%F{green}%91v%f .)%(92V.%F{yellow}%92v%f .)'
     __stormlock_mark+='%(93V.%F{red}%93v%f .)%(94V.%94v .)'
@@ -48,9 +48,10 @@ if [[ -o interactive ]]; then
     # that is lost turns red in front of who is idle.
     __stormlock_follow() {
         [[ -z ${__stormlock_fd-} && -n $STORMLOCK_PROMPT ]] || return 0
-        # No command that is started has the other end: the process ends with this shell.
+        # No command that is started has the other end. One that this shell leaves behind without
+        # starting another program has: so the process is told with whom to end.
         sysopen -r -o cloexec -u __stormlock_fd <(
-            builtin exec command stormctl prompt zsh --follow 2>/dev/null
+            builtin exec command stormctl prompt zsh --follow=$$ 2>/dev/null
         ) 2>/dev/null || return 0
         builtin zle -F $__stormlock_fd __stormlock_heard
     }

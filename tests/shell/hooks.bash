@@ -144,6 +144,24 @@ check_fish() {
     on alpha release hook/db -q >/dev/null
 }
 
+# Whatever a zsh warns of, and whoever keeps what it has open.
+check_zsh() {
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with zsh 'setopt warn_nested_var warn_create_global' "$(hooked zsh)"
+    types zsh '' 'print -r -- ---' 'true'
+    turns 'a lock is shown' zsh 32 '◆ hook/db (2h59m|3h)'
+    is 'zsh: ... without a warning' "$(screen zsh | grep -c stormlock)" 0
+    shell_with zsh 'setopt ksh_arrays' 'autoload -Uz compinit; compinit -u' "$(hooked zsh)"
+    turns 'a lock is shown where arrays begin with 0' zsh 32 '◆ hook/db (2h59m|3h)'
+    is 'zsh: ... without an error' "$(screen zsh | grep -c eval)" 0
+    soon 'zsh: ... and one process looks' one_follows zsh
+    types zsh '(for each in {1..20}; do sleep 1; done) &!' 'echo left'
+    prints 'a shell that leaves another behind' zsh 'echo $?' 0
+    types zsh 'exit'
+    soon 'zsh: ... has nobody who looks when it has ended' none_follows zsh
+    on alpha release hook/db -q >/dev/null
+}
+
 # What a child inherits, and what cannot be changed.
 check_inherited() {
     on alpha acquire hook/db --for 3h -q >/dev/null
@@ -225,7 +243,7 @@ check_exec() {
 
 followers() {
     case $1 in
-    zsh) pgrep -f -x 'stormctl prompt zsh --follow' ;;
+    zsh) pgrep -f 'stormctl prompt zsh --follow' ;;
     fish) pgrep -f -x "stormctl prompt fish --tell $(pane_pid fish)" ;;
     esac
 }

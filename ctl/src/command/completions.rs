@@ -14,8 +14,8 @@ use crate::exit::{Answer, Exit};
 const VARIABLE: &str = "COMPLETE";
 const NAME: &str = "stormctl";
 
-/// bash takes `:`, `@` and `=` for ends of words. Here the words are whole again, and of each answer
-/// only what bash is to put in the place of its own last word is left. The command that `run` runs
+/// bash takes `:`, `@` and `=` for ends of words. Here the words are whole again, and of each
+/// answer only what bash is to put in the place of its own last word is left. The command that `run` runs
 /// has completions of its own, where the package bash-completion is there.
 const IN_BASH: &str = r#"
 _stormctl_completed() {

@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,7 +74,7 @@ pub(crate) fn quick(argv: &[OsString]) -> Option<Answer> {
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
-    if args.follow || args.tell.is_some() {
+    if args.follow.is_some() || args.tell.is_some() {
         return follow(args, places);
     }
     Ok(answer(args.surface, places))
@@ -98,8 +98,8 @@ fn seen(look: &Look, places: &Places) -> Seen {
     }
 }
 
-/// Says what is to be shown whenever that changes, until an agent says that nothing is, none has been
-/// there for long, or nobody is left to hear it. It asks anew each time and keeps no connection: as
+/// Says what is to be shown whenever that changes, until an agent says that nothing is, none has
+/// been there for long, or nobody is left to hear it. It asks anew each time and keeps no connection: as
 /// many shells as one likes may be open, and the agent may come and go.
 fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let failed = |what: &str, error: io::Error| {
@@ -108,6 +108,8 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let look = Look::of_this_process(args.surface);
     let told = args.tell.map(Told::of).transpose();
     let told = told.map_err(|error| failed("finding the shell that is to be told", error))?;
+    let listener = args.follow.flatten().map(process).transpose();
+    let listener = listener.map_err(|error| failed("finding the shell that listens", error))?;
     let mut last = None;
     let mut said_at = Moment::now();
     let mut answered_at = Moment::now();
@@ -135,11 +137,8 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
             said_at = now;
             last = Some(seen);
         }
-        let is_gone = || match &told {
-            None => is_gone(&io::stdout(), PollFlags::empty(), pause),
-            Some(shell) => is_gone(&shell.process, PollFlags::IN, pause),
-        };
-        if is_over || is_gone().map_err(|error| failed("waiting", error))? {
+        let process = told.as_ref().map(|shell| &shell.process).or(listener.as_ref());
+        if is_over || is_gone(process, pause).map_err(|error| failed("waiting", error))? {
             return Ok(Answer::default());
         }
     }
@@ -160,12 +159,20 @@ fn is_other(last: Option<&Seen>, now: &Seen, passed: Duration) -> bool {
 
 /// Waits until it is time to ask again; true when there is nobody any more to be told: the reader
 /// of a pipe, or a process.
-fn is_gone(whom: &impl AsFd, ends: PollFlags, pause: &Timespec) -> io::Result<bool> {
-    match poll(&mut [PollFd::new(whom, ends)], Some(pause)) {
+fn is_gone(process: Option<&OwnedFd>, pause: &Timespec) -> io::Result<bool> {
+    let stdout = io::stdout();
+    let mut whom = vec![PollFd::new(&stdout, PollFlags::empty())];
+    whom.extend(process.map(|process| PollFd::new(process, PollFlags::IN)));
+    match poll(&mut whom, Some(pause)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn process(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?)
 }
 
 /// A shell that is told by a signal: it has no other ear while somebody types.
@@ -177,8 +184,7 @@ struct Told {
 
 impl Told {
     fn of(pid: u32) -> io::Result<Told> {
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let process = pidfd_open(raw.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
+        let process = process(pid)?;
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let program = fs::read_link(folder.join("exe"))?;
         Ok(Told { process, folder, program })
