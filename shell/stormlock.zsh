@@ -18,8 +18,8 @@ if [[ -o interactive ]]; then
     }
 
     # PROMPT has this instead of the text: who keeps a prompt and puts it back, or exports it,
-    # brings back no lock of then. What is in psvar is shown as it is and never run, whatever the options;
-    # a place for each colour, far behind those that others use, and one for no colour.
+    # brings back no lock of then. What is in psvar is shown as it is and never run, whatever the
+    # options; a place for each colour, far behind those that others use, and one for no colour.
     typeset -g __stormlock_mark='%(91V.%F{green}%91v%f .)%(92V.%F{yellow}%92v%f .)'
     __stormlock_mark+='%(93V.%F{red}%93v%f .)%(94V.%94v .)'
 

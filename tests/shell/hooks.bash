@@ -80,7 +80,8 @@ check_saved() {
     done
     for option in prompt_subst no_prompt_subst ksh_arrays all_export; do
         shell_with zsh "setopt $option; export PROMPT" "$(hooked zsh)" \
-            'zle-line-finish() { local kept=$PROMPT; PROMPT="%% "; zle reset-prompt; PROMPT=$kept; }' \
+            'zle-line-finish() { local kept=$PROMPT; PROMPT="%% "' \
+            'zle reset-prompt; PROMPT=$kept; }' \
             'zle -N zle-line-finish'
         types zsh 'stormctl acquire hook/kept --for 3h -q'
         turns "$option: a prompt that is another afterwards has a lock" zsh 32 '◆ hook/kept '

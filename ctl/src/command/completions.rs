@@ -15,8 +15,8 @@ const VARIABLE: &str = "COMPLETE";
 const NAME: &str = "stormctl";
 
 /// bash takes `:`, `@` and `=` for ends of words. Here the words are whole again, and of each
-/// answer only what bash is to put in the place of its own last word is left. The command that `run` runs
-/// has completions of its own, where the package bash-completion is there.
+/// answer only what bash is to put in the place of its own last word is left. The command that
+/// `run` runs has completions of its own, where the package bash-completion is there.
 const IN_BASH: &str = r#"
 _stormctl_completed() {
     local IFS=$' \t\n' rest=$COMP_LINE begun=${COMP_LINE:0:COMP_POINT} kept='' words=() word at

@@ -99,8 +99,8 @@ fn seen(look: &Look, places: &Places) -> Seen {
 }
 
 /// Says what is to be shown whenever that changes, until an agent says that nothing is, none has
-/// been there for long, or nobody is left to hear it. It asks anew each time and keeps no connection: as
-/// many shells as one likes may be open, and the agent may come and go.
+/// been there for long, or nobody is left to hear it. It asks anew each time and keeps no
+/// connection: as many shells as one likes may be open, and the agent may come and go.
 fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let failed = |what: &str, error: io::Error| {
         Failure::new(Exit::Unavailable, Code::Unavailable.as_str(), format!("{what}: {error}"))
