@@ -35,6 +35,7 @@ if [[ $- == *i* ]]; then
         builtin return "$status"
     }
 
+    # It ends as what was typed did. `&& :` keeps that, and runs no trap of ERR once more for it.
     __stormlock_install() {
         builtin local kind
         # For `stormctl doctor`: which shell has this.
@@ -53,11 +54,11 @@ if [[ $- == *i* ]]; then
             builtin printf 'stormlock: PROMPT_COMMAND is readonly, so prompts show no locks\n' >&2
         elif [[ $kind == *a* ]] && ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 501)); then
             # The last one, after those that make PS1.
-            PROMPT_COMMAND+=(__stormlock_hook)
+            PROMPT_COMMAND+=('__stormlock_hook && :')
         else
             # Before bash 5.1 only the first of several counts: the one without a number.
             # shellcheck disable=SC2128,SC2178
-            PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}__stormlock_hook
+            PROMPT_COMMAND=${PROMPT_COMMAND:+$PROMPT_COMMAND$'\n'}'__stormlock_hook && :'
         fi
     }
 

@@ -2,7 +2,7 @@
 # the prompt. Doing so twice does no harm.
 #
 # Each prompt begins with the lock that matters most, and changes with it while nobody types. Those
-# who make fish_prompt themselves say `stormctl init fish --no-prompt` and use $STORMLOCK_PROMPT.
+# who make their prompt themselves say `stormctl init fish --no-prompt` and use $STORMLOCK_PROMPT.
 
 if status is-interactive
     # For `stormctl doctor`: which shell has this.
@@ -24,6 +24,7 @@ if status is-interactive
     end
 
     function __stormlock_look --on-event fish_prompt
+        set -e __stormlock_reads
         set -g STORMLOCK_PROMPT ''
         if __stormlock_has_agent
             set -g STORMLOCK_PROMPT (__stormlock_ask)
@@ -36,11 +37,14 @@ if status is-interactive
     function __stormlock_follow
         test -n "$STORMLOCK_PROMPT"
         or return 0
-        if set -q __stormlock_follower; and kill -0 $__stormlock_follower 2>/dev/null
+        # It is exported for the shell that this one may become (`exec fish`). No `kill -0`: that is
+        # a process, and takes one that nobody waited for as alive.
+        set -l known (string split ' ' -- "$STORMLOCK_FOLLOWER")
+        if test "$known[1]" = $fish_pid -a -e "/proc/$known[2]/exe"
             return 0
         end
         command stormctl prompt fish --tell $fish_pid >/dev/null 2>&1 </dev/null &
-        set -g __stormlock_follower $last_pid
+        set -gx STORMLOCK_FOLLOWER "$fish_pid $last_pid"
         disown $last_pid 2>/dev/null
     end
 
@@ -52,19 +56,22 @@ if status is-interactive
         commandline -f repaint 2>/dev/null
     end
 
-    if not set -q __stormlock_no_prompt; and not functions -q __stormlock_fish_prompt
-        functions -q fish_prompt
-        or fish_prompt 2>/dev/null >/dev/null
-        functions -c fish_prompt __stormlock_fish_prompt
-        function fish_prompt
-            # The status is whatever came before.
-            set -l before $status
-            printf '%s' "$STORMLOCK_PROMPT"
-            __stormlock_status $before
-            __stormlock_fish_prompt
+    # fish shows before a prompt what fish_mode_prompt prints. Others seldom make that anew, and
+    # fish_prompt finds $status and $pipestatus as they were.
+    if not set -q __stormlock_no_prompt
+        and not functions fish_mode_prompt 2>/dev/null | string match -q '*$STORMLOCK_PROMPT*'
+        functions -e __stormlock_mode_prompt
+        functions -q fish_mode_prompt
+        and functions -c fish_mode_prompt __stormlock_mode_prompt
+        function fish_mode_prompt
+            functions -q __stormlock_mode_prompt
+            and __stormlock_mode_prompt
+            # The prompts of `read` begin so too.
+            set -q __stormlock_reads
+            or printf '%s' "$STORMLOCK_PROMPT"
         end
-        function __stormlock_status
-            return $argv[1]
+        function __stormlock_read --on-event fish_read
+            set -g __stormlock_reads
         end
     end
 end

@@ -17,22 +17,41 @@ if [[ -o interactive ]]; then
         fi
     }
 
+    # PROMPT has this instead of the text: who keeps a prompt and puts it back, or exports it,
+    # brings back no lock of then. What is in psvar is shown as it is and never run, whatever the
+    # options; a place for each colour, far behind those that others use, and one for no colour.
+    typeset -g __stormlock_mark='%(91V.%F{green}%91v%f .)%(92V.%F{yellow}%92v%f .)'
+    __stormlock_mark+='%(93V.%F{red}%93v%f .)%(94V.%94v .)'
+
     # Takes what is to be shown now.
     __stormlock_show() {
-        if [[ -z ${__stormlock_no_prompt-} ]]; then
-            # Others may have made PROMPT anew since.
-            PROMPT=$1${PROMPT#"$STORMLOCK_PROMPT"}
-        fi
+        builtin setopt local_options no_ksh_arrays no_all_export no_warn_nested_var
         STORMLOCK_PROMPT=$1
+        [[ -z ${__stormlock_no_prompt-} ]] || return 0
+        builtin local text=${${1#*\}}%\%f }
+        psvar[91]='' psvar[92]='' psvar[93]='' psvar[94]=''
+        case $1 in
+        '%F{green}'*) psvar[91]=$text ;;
+        '%F{yellow}'*) psvar[92]=$text ;;
+        '%F{red}'*) psvar[93]=$text ;;
+        *) psvar[94]=${1% } ;;
+        esac
+        # Others may have made PROMPT anew since.
+        if [[ ! -o prompt_percent ]]; then
+            PROMPT=${PROMPT/"$__stormlock_mark"}
+        elif [[ $PROMPT != *'%(91V.'* ]]; then
+            PROMPT=$__stormlock_mark$PROMPT
+        fi
     }
 
     # While something is shown, one process looks every second whether that changes, so that a lock
     # that is lost turns red in front of who is idle.
     __stormlock_follow() {
         [[ -z ${__stormlock_fd-} && -n $STORMLOCK_PROMPT ]] || return 0
-        # No command that is started has the other end: the process ends with this shell.
+        # No command that is started has the other end. One that this shell leaves behind without
+        # starting another program has: so the process is told with whom to end.
         sysopen -r -o cloexec -u __stormlock_fd <(
-            builtin exec command stormctl prompt zsh --follow 2>/dev/null
+            builtin exec command stormctl prompt zsh --follow=$$ 2>/dev/null
         ) 2>/dev/null || return 0
         builtin zle -F $__stormlock_fd __stormlock_heard
     }

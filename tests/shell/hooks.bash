@@ -19,6 +19,12 @@ check_hooks() {
     types bash '' ''
     shows 'a prompt that is made anew each time gets one lock' bash \
         '^◆ hook/db (2h59m|3h) themed ready>$'
+    for line in '' 'set -E' 'PROMPT_COMMAND=""' 'PROMPT_COMMAND=(first)'; do
+        shell_with bash 'first() { :; }' "$line" "$(hooked bash)" "trap 'failed+=x' ERR" \
+            '[[ ${PROMPT_COMMAND[0]} == first ]] || PROMPT_COMMAND+="; last=\$?"'
+        types bash '(exit 3)'
+        prints "a trap for errors runs once ($line)" bash 'echo "${last-3} $failed"' '3 x'
+    done
     shell_with zsh 'precmd() { made=yes; }' "$(hooked zsh)"
     types zsh ''
     prints 'precmd of another is kept' zsh 'echo "made $made"' 'made yes'
@@ -45,6 +51,116 @@ check_hooks() {
         is "$shell: ... no colour at all" "${line/$'\e'/colour}" "$line"
     done
     settings=()
+}
+
+# Who saves the prompt, puts something before it and puts it back later brings back no lock of then.
+check_saved() {
+    local shell option
+    # What `python3 -m venv` writes, in short.
+    printf '%s\n' 'kept=${PS1-}; PS1="(venv) ${PS1-}"; export PS1' \
+        'deactivate() { PS1=$kept; export PS1; }' >"$place/activate.sh"
+    printf '%s\n' 'functions -c fish_prompt kept_fish_prompt' \
+        'function fish_prompt; printf "(venv) "; kept_fish_prompt; end' \
+        'function deactivate; functions -e fish_prompt; functions -c kept_fish_prompt fish_prompt' \
+        'functions -e kept_fish_prompt; end' >"$place/activate.fish"
+    for shell in "${shells[@]}"; do
+        shell_with "$shell" "$(hooked "$shell")"
+        types "$shell" 'stormctl acquire hook/venv --for 3h -q'
+        shows 'a lock is shown' "$shell" '^◆ hook/venv (2h59m|3h) ready>$'
+        case $shell in
+        fish) types fish '. ~/activate.fish' ;;
+        *) types "$shell" '. ~/activate.sh' ;;
+        esac
+        shows '... and with something before the prompt' "$shell" '\(venv\) .*ready>$'
+        is "$shell: ... once" "$(last_line "$shell" | grep -o 'hook/venv' | wc -l)" 1
+        types "$shell" 'stormctl release hook/venv -q'
+        shows '... and nothing when it was given back' "$shell" '^\(venv\) ready>$'
+        types "$shell" deactivate ''
+        shows '... nor when the prompt is as it was' "$shell" '^ready>$'
+    done
+    for option in prompt_subst no_prompt_subst ksh_arrays all_export; do
+        shell_with zsh "setopt $option; export PROMPT" "$(hooked zsh)" \
+            'zle-line-finish() { local kept=$PROMPT; PROMPT="%% "' \
+            'zle reset-prompt; PROMPT=$kept; }' \
+            'zle -N zle-line-finish'
+        types zsh 'stormctl acquire hook/kept --for 3h -q'
+        turns "$option: a prompt that is another afterwards has a lock" zsh 32 '◆ hook/kept '
+        types zsh 'zsh -f'
+        shows '... which a shell without the hook does not show' zsh '^ready>$'
+        types zsh "$(hooked zsh)"
+        shows '... and one with it once' zsh '^◆ hook/kept (2h59m|3h) ready>$'
+        types zsh exit 'stormctl release hook/kept -q'
+        shows '... and nobody when it was given back' zsh '^ready>$'
+    done
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with zsh 'precmd() { PROMPT="made ready> "; psvar=(a b); }' "$(hooked zsh)"
+    types zsh ''
+    shows 'a prompt that is made anew each time has it' zsh \
+        '^◆ hook/db (2h59m|3h) made ready>$'
+    types zsh 'unsetopt prompt_percent; precmd() {}'
+    shows 'a prompt that expands nothing shows nothing' zsh '^made ready>$'
+    on alpha release hook/db -q >/dev/null
+}
+
+# How fish makes a prompt, and makes it again.
+check_fish() {
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with fish 'function fish_prompt' 'set -l each $pipestatus; set -l all $status' \
+        'echo "$each $all ready> "; end' "$(hooked fish)"
+    types fish 'sh -c "exit 3"'
+    shows 'a prompt knows the status' fish '^◆ hook/db (2h59m|3h) 3 3 ready>$'
+    types fish 'true | false | sh -c "exit 3"'
+    shows '... and those in a pipe' fish '^◆ hook/db (2h59m|3h) 0 1 3 3 ready>$'
+    types fish 'not false | true'
+    shows '... and one that is inverted' fish '^◆ hook/db (2h59m|3h) 1 0 1 ready>$'
+    types fish 'read -P "name> "'
+    within "$patience" seen fish 'name>$'
+    shows 'a question of another kind has no lock' fish '^name>$'
+    types fish ''
+
+    shell_with fish "$(hooked fish)"
+    types fish '. ~/.config/fish/config.fish'
+    shows 'a prompt that is defined anew has the lock' fish '^◆ hook/db (2h59m|3h) ready>$'
+    types fish 'stormctl init fish | source'
+    shows '... once' fish '^◆ hook/db (2h59m|3h) ready>$'
+    types fish 'function fish_mode_prompt; printf "mode "; end'
+    shows 'and without the lock' fish '^mode ready>$'
+    types fish 'stormctl init fish | source' 'stormctl init fish | source'
+    shows '... which has it again' fish '^mode ◆ hook/db (2h59m|3h) ready>$'
+    types fish 'functions -e fish_mode_prompt; stormctl init fish | source'
+    shows '... also when there is none' fish '^◆ hook/db (2h59m|3h) ready>$'
+
+    # As many have it: in a file that is read when it is called.
+    mkdir -p "$place/lazy/fish/functions"
+    hooked fish >"$place/lazy/fish/config.fish"
+    echo 'function fish_prompt; printf "lazy ready> "; end' \
+        >"$place/lazy/fish/functions/fish_prompt.fish"
+    settings=(-e XDG_CONFIG_HOME="$place/lazy")
+    shell_with fish
+    shows 'a prompt in a file of its own has the lock' fish \
+        '^◆ hook/db (2h59m|3h) lazy ready>$'
+    types fish '. ~/lazy/fish/config.fish'
+    shows '... once' fish '^◆ hook/db (2h59m|3h) lazy ready>$'
+    settings=()
+    on alpha release hook/db -q >/dev/null
+}
+
+# Whatever a zsh warns of, and whoever keeps what it has open.
+check_zsh() {
+    on alpha acquire hook/db --for 3h -q >/dev/null
+    shell_with zsh 'setopt warn_nested_var warn_create_global' "$(hooked zsh)"
+    types zsh '' 'print -r -- ---' 'true'
+    turns 'a lock is shown' zsh 32 '◆ hook/db (2h59m|3h)'
+    is 'zsh: ... without a warning' "$(screen zsh | grep -c stormlock)" 0
+    shell_with zsh 'setopt ksh_arrays' 'autoload -Uz compinit; compinit -u' "$(hooked zsh)"
+    turns 'a lock is shown where arrays begin with 0' zsh 32 '◆ hook/db (2h59m|3h)'
+    is 'zsh: ... without an error' "$(screen zsh | grep -c eval)" 0
+    soon 'zsh: ... and one process looks' one_follows zsh
+    types zsh '(for each in {1..20}; do sleep 1; done) &!' 'echo left'
+    prints 'a shell that leaves another behind' zsh 'echo $?' 0
+    types zsh 'exit'
+    soon 'zsh: ... has nobody who looks when it has ended' none_follows zsh
+    on alpha release hook/db -q >/dev/null
 }
 
 # What a child inherits, and what cannot be changed.
@@ -113,6 +229,10 @@ check_exec() {
         shell_with "$shell" "$(hooked "$shell")"
         turns 'a lock is shown' "$shell" 32 '◆ hook/db (2h59m|3h)'
         soon "$shell: one process looks whether that changes" one_follows "$shell"
+        types "$shell" "exec $shell" ''
+        prints 'a shell that becomes itself' "$shell" 'echo anew' anew
+        turns '... shows the lock' "$shell" 32 '◆ hook/db (2h59m|3h)'
+        soon "$shell: ... and one process looks, not two" one_follows "$shell"
         types "$shell" 'exec cat'
         ok 'the next change' on alpha acquire hook/more --ttl 5m -q
         soon "$shell: nobody looks when it is another program" none_follows "$shell"
@@ -124,7 +244,7 @@ check_exec() {
 
 followers() {
     case $1 in
-    zsh) pgrep -f -x 'stormctl prompt zsh --follow' ;;
+    zsh) pgrep -f 'stormctl prompt zsh --follow' ;;
     fish) pgrep -f -x "stormctl prompt fish --tell $(pane_pid fish)" ;;
     esac
 }

@@ -114,6 +114,35 @@ check_silence() {
     done
 }
 
+# An agent that was killed and is there again, in front of who does nothing meanwhile.
+check_returns() {
+    local shell
+    on alpha acquire back/db --for 3h -q >/dev/null
+    for shell in zsh fish; do
+        shell_with "$shell" "$(hooked "$shell")"
+        turns 'a lock is shown' "$shell" 32 '◆ back/db '
+    done
+    kill -KILL "$alpha_pid"
+    for shell in zsh fish; do
+        shows 'nothing is known of an agent that is dead' "$shell" '^ready>$'
+        types "$shell" 'echo still here'
+    done
+    agent alpha
+    for shell in zsh fish; do
+        turns 'and when it is there again so is the lock' "$shell" 32 '◆ back/db (2h59m|3h)'
+        soon "$shell: one process looks" one_follows "$shell"
+    done
+    ok 'another host breaks it' on beta break back/db -m 'my turn' --yes --now
+    for shell in zsh fish; do
+        turns 'it turns red' "$shell" 31 '✖ back/db lost'
+    done
+    fails 'it is acknowledged' 79 on alpha release back/db -q
+    for shell in zsh fish; do
+        shows 'nothing is left' "$shell" '^ready>$'
+        soon "$shell: and nobody looks" none_follows "$shell"
+    done
+}
+
 # An agent that was killed leaves its socket behind, and one that stops takes it along.
 check_ends() {
     local shell

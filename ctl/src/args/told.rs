@@ -57,9 +57,10 @@ pub(crate) struct Prompt {
     /// Where it is shown: how colours are written there
     #[arg(value_enum, default_value = "plain", value_name = "WHERE")]
     pub(crate) surface: Surface,
-    /// Go on: a line whenever that changes, until nothing is shown
-    #[arg(long)]
-    pub(crate) follow: bool,
+    /// Go on: a line whenever that changes, until nothing is held or ten minutes without an agent,
+    /// or the end of this process
+    #[arg(long, value_name = "PID", num_args = 0..=1, require_equals = true)]
+    pub(crate) follow: Option<Option<u32>>,
     /// The same, by SIGUSR1 to this process, a shell that handles it
     #[arg(long, value_name = "PID", conflicts_with = "follow")]
     pub(crate) tell: Option<u32>,

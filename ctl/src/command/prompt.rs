@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,6 +31,28 @@ const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 900_000_000 };
 /// How often one that follows tells that time has passed and nothing else has changed: a prompt
 /// that is drawn anew may cost its shell many processes.
 const MINUTE: Duration = Duration::from_secs(60);
+/// Between two looks for an agent that is not there.
+const REST: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// How long one that follows looks for such an agent: an upgrade takes less.
+const RETURNS_WITHIN: Duration = Duration::from_secs(600);
+
+/// What there is to be seen now.
+enum Seen {
+    Shown(Shown),
+    /// So the agent says, or one that this user has nothing to do with.
+    Nothing,
+    /// No agent is there to say anything.
+    NoAgent,
+}
+
+impl Seen {
+    fn shown(&self) -> Option<&Shown> {
+        match self {
+            Seen::Shown(shown) => Some(shown),
+            Seen::Nothing | Seen::NoAgent => None,
+        }
+    }
+}
 
 /// What is shown, and what of it stays so while nothing but time passes.
 struct Shown {
@@ -52,7 +74,7 @@ pub(crate) fn quick(argv: &[OsString]) -> Option<Answer> {
 
 /// Runs the command.
 pub(crate) fn run(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
-    if args.follow || args.tell.is_some() {
+    if args.follow.is_some() || args.tell.is_some() {
         return follow(args, places);
     }
     Ok(answer(args.surface, places))
@@ -64,19 +86,21 @@ fn answer(surface: Surface, places: &Places) -> Answer {
 
 /// What is to be shown now; empty for nothing.
 fn now(look: &Look, places: &Places) -> String {
-    look.painted(seen(look, places).as_ref())
+    look.painted(seen(look, places).shown())
 }
 
-fn seen(look: &Look, places: &Places) -> Option<Shown> {
+fn seen(look: &Look, places: &Places) -> Seen {
     match ask(places, Moment::now() + LIMIT) {
-        Ok(glance) => look.glance(&glance, time::wall()),
-        Err(doubt) => doubt.then(|| look.doubt()),
+        Ok(glance) => look.glance(&glance, time::wall()).map_or(Seen::Nothing, Seen::Shown),
+        Err(Silence::Mute) => Seen::Shown(look.doubt()),
+        Err(Silence::ForOthers) => Seen::Nothing,
+        Err(Silence::NoAgent) => Seen::NoAgent,
     }
 }
 
-/// Says what is to be shown whenever that changes, until nothing is, or nobody is left to hear it.
-/// It asks anew each time and keeps no connection: as many shells as one likes may be open, and the
-/// agent may come and go.
+/// Says what is to be shown whenever that changes, until an agent says that nothing is, none has
+/// been there for long, or nobody is left to hear it. It asks anew each time and keeps no
+/// connection: as many shells as one likes may be open, and the agent may come and go.
 fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let failed = |what: &str, error: io::Error| {
         Failure::new(Exit::Unavailable, Code::Unavailable.as_str(), format!("{what}: {error}"))
@@ -84,40 +108,46 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let look = Look::of_this_process(args.surface);
     let told = args.tell.map(Told::of).transpose();
     let told = told.map_err(|error| failed("finding the shell that is to be told", error))?;
-    let mut last = seen(&look, places);
-    let mut is_new = true;
+    let listener = args.follow.flatten().map(process).transpose();
+    let listener = listener.map_err(|error| failed("finding the shell that listens", error))?;
+    let mut last = None;
     let mut said_at = Moment::now();
+    let mut answered_at = Moment::now();
     loop {
-        if is_new {
-            said_at = Moment::now();
+        let seen = seen(&look, places);
+        let now = Moment::now();
+        if !matches!(seen, Seen::NoAgent) {
+            answered_at = now;
+        }
+        let (is_over, pause) = match seen {
+            Seen::Shown(_) => (false, &PAUSE),
+            Seen::Nothing => (true, &REST),
+            Seen::NoAgent => (answered_at.until(now) >= RETURNS_WITHIN, &REST),
+        };
+        // What was said is what the next is compared with.
+        if is_other(last.as_ref(), &seen, said_at.until(now)) {
             match &told {
-                None => stdout::write(format!("{}\n", look.painted(last.as_ref())).as_bytes())
+                None => stdout::write(format!("{}\n", look.painted(seen.shown())).as_bytes())
                     .map_err(|error| failed("writing the prompt", error))?,
                 Some(shell) if shell.listens() => {
                     shell.tell().map_err(|error| failed("telling a shell", error))?;
                 }
                 Some(_) => return Ok(Answer::default()),
             }
+            said_at = now;
+            last = Some(seen);
         }
-        let gone = match &told {
-            None => is_gone(&io::stdout(), PollFlags::empty()),
-            Some(shell) => is_gone(&shell.process, PollFlags::IN),
-        };
-        if last.is_none() || gone.map_err(|error| failed("waiting", error))? {
+        let process = told.as_ref().map(|shell| &shell.process).or(listener.as_ref());
+        if is_over || is_gone(process, pause).map_err(|error| failed("waiting", error))? {
             return Ok(Answer::default());
-        }
-        let shown = seen(&look, places);
-        is_new = is_other(last.as_ref(), shown.as_ref(), said_at.until(Moment::now()));
-        // What was said is what the next is compared with.
-        if is_new {
-            last = shown;
         }
     }
 }
 
 /// Whether what is shown now is to be said, so long after what was said last.
-fn is_other(last: Option<&Shown>, now: Option<&Shown>, passed: Duration) -> bool {
-    match (last, now) {
+fn is_other(last: Option<&Seen>, now: &Seen, passed: Duration) -> bool {
+    let Some(last) = last else { return true };
+    match (last.shown(), now.shown()) {
         (Some(last), Some(now)) => {
             last.mood != now.mood
                 || last.lasting != now.lasting
@@ -129,12 +159,20 @@ fn is_other(last: Option<&Shown>, now: Option<&Shown>, passed: Duration) -> bool
 
 /// Waits until it is time to ask again; true when there is nobody any more to be told: the reader
 /// of a pipe, or a process.
-fn is_gone(whom: &impl AsFd, ends: PollFlags) -> io::Result<bool> {
-    match poll(&mut [PollFd::new(whom, ends)], Some(&PAUSE)) {
+fn is_gone(process: Option<&OwnedFd>, pause: &Timespec) -> io::Result<bool> {
+    let stdout = io::stdout();
+    let mut whom = vec![PollFd::new(&stdout, PollFlags::empty())];
+    whom.extend(process.map(|process| PollFd::new(process, PollFlags::IN)));
+    match poll(&mut whom, Some(pause)) {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn process(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(pidfd_open(pid.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?)
 }
 
 /// A shell that is told by a signal: it has no other ear while somebody types.
@@ -146,8 +184,7 @@ struct Told {
 
 impl Told {
     fn of(pid: u32) -> io::Result<Told> {
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let process = pidfd_open(raw.ok_or(io::ErrorKind::InvalidInput)?, PidfdFlags::empty())?;
+        let process = process(pid)?;
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let program = fs::read_link(folder.join("exe"))?;
         Ok(Told { process, folder, program })
@@ -170,21 +207,34 @@ impl Told {
     }
 }
 
-/// Asks the first agent that is there. An error is true when there is one, but no answer to be had:
-/// what is held is not known then.
-fn ask(places: &Places, until: Moment) -> Result<Glance, bool> {
+/// Why no agent says what is held.
+enum Silence {
+    /// There is one, but no answer to be had.
+    Mute,
+    /// There is one, and this user has nothing to do with it.
+    ForOthers,
+    NoAgent,
+}
+
+impl Silence {
+    fn of(error: &ClientError) -> Silence {
+        if is_for_others(error) { Silence::ForOthers } else { Silence::Mute }
+    }
+}
+
+/// Asks the first agent that is there.
+fn ask(places: &Places, until: Moment) -> Result<Glance, Silence> {
     let left = || Moment::now().until(until).max(Duration::from_millis(1));
     for socket in places.in_order() {
         let mut client = match connect::connect(socket, left()) {
             Ok(client) => client,
             Err(ClientError::NoAgent { .. } | ClientError::LongPath(_)) => continue,
-            Err(error) if is_for_others(&error) => return Err(false),
-            Err(_) => return Err(true),
+            Err(error) => return Err(Silence::of(&error)),
         };
         client.set_patience(left());
-        return client.glance().map_err(|error| !is_for_others(&error));
+        return client.glance().map_err(|error| Silence::of(&error));
     }
-    Err(false)
+    Err(Silence::NoAgent)
 }
 
 /// An agent that this user has nothing to do with: nothing is held through it.

@@ -17,7 +17,7 @@ pub(super) fn run(shell: Shell, args: &InitShell) -> Answer {
         Shell::Zsh => (
             ZSH,
             "typeset -g __stormlock_no_prompt=yes\n",
-            format!("if (( $+functions[compdef] )); then\n{completions}\nfi\n"),
+            format!("if (( ${{+functions[compdef]}} )); then\n{completions}\nfi\n"),
         ),
         Shell::Fish => (FISH, "set -g __stormlock_no_prompt yes\n", completions),
     };
