@@ -426,6 +426,9 @@ pub struct Released {
     pub lease: Option<LeaseId>,
     /// `None`: it is given back.
     pub refusal: Option<Refusal>,
+    /// Why, when it was lost before: one that was broken nobody else has had yet, of any other that
+    /// is not sure.
+    pub lost: Option<LostReason>,
 }
 
 /// A page of [`Request::Status`].

@@ -360,6 +360,8 @@ pub enum State {
     Unknown,
     /// Over, and not by the holder's wish.
     Lost(Loss),
+    /// Being given back: nobody holds it, and whether it was lost before the store is to say.
+    Releasing,
     /// Given back, as far as its holder is concerned.
     Released,
     /// Its holder has ended, those it held it for may not have: nobody else can have it yet.

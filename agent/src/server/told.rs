@@ -320,18 +320,21 @@ fn state(state: &State) -> message::State {
         State::Held => message::State::Held,
         State::AtRisk => message::State::AtRisk,
         State::Unknown => message::State::Unknown,
-        State::Released => message::State::Released,
+        State::Releasing | State::Released => message::State::Released,
         State::Lingering => message::State::Lingering,
-        State::Lost(loss) => message::State::Lost(match loss {
-            Loss::Expired => LostReason::Expired,
-            Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
-            Loss::BrokenBy { who, why } => {
-                LostReason::BrokenBy { who: who.clone(), why: why.clone() }
-            }
-            Loss::StoreLostIt => LostReason::StoreLostIt,
-            Loss::Clone => LostReason::Clone,
-            Loss::Revoked => LostReason::Revoked,
-        }),
+        State::Lost(loss) => message::State::Lost(lost(loss)),
+    }
+}
+
+/// Why a lease was lost.
+pub(super) fn lost(loss: &Loss) -> LostReason {
+    match loss {
+        Loss::Expired => LostReason::Expired,
+        Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
+        Loss::BrokenBy { who, why } => LostReason::BrokenBy { who: who.clone(), why: why.clone() },
+        Loss::StoreLostIt => LostReason::StoreLostIt,
+        Loss::Clone => LostReason::Clone,
+        Loss::Revoked => LostReason::Revoked,
     }
 }
 
