@@ -157,6 +157,25 @@ fn whoever_gives_back_what_was_taken_away_at_once_hears_that_it_was_lost() {
 }
 
 #[test]
+fn whoever_gives_back_all_has_acknowledged_what_was_lost() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    for on in ["prod/db", "prod/web"] {
+        acquire(&mut alpha.client().expect("it answers"), wish(on, Hold::Keep));
+    }
+    assert_eq!(breaks(&beta, &["--yes"]).code, Some(0));
+    let is_lost = || alpha.ctl(&["status", "--json"]).stdout.contains("\"state\": \"lost\"");
+    until("it is lost", || is_lost().then_some(()));
+    let ran = alpha.ctl(&["release", "--all"]);
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    let told = "prod/db: the lease is lost: root@beta broke it: it is on fire";
+    assert!(ran.stderr.contains(told) && ran.stderr.contains("released: prod/web"), "{ran:?}");
+    assert!(!is_lost(), "it is known");
+    let ran = alpha.ctl(&["release", "--all"]);
+    assert_eq!((ran.code, ran.stderr.contains("nothing was held")), (Some(0), true), "{ran:?}");
+}
+
+#[test]
 fn a_second_break_and_an_agent_that_starts_again_leave_nothing_in_the_way() {
     let store = RedisServer::start();
     let (mut alpha, beta) = two(&store);

@@ -105,10 +105,11 @@ fn lost_before(answer: &Answer) -> Option<LostReason> {
     }
 }
 
-/// True for what its owner can end: also for what stays after its holder.
+/// True for what its owner can end: also for what stays after its holder, and for what was lost
+/// and its owner has not acknowledged.
 fn is_to_give_back(view: &View) -> bool {
-    use State::{AtRisk, Held, Lingering, Unknown};
-    matches!(view.state, Held | AtRisk | Unknown | Lingering)
+    use State::{AtRisk, Held, Lingering, Lost, Unknown};
+    matches!(view.state, Held | AtRisk | Unknown | Lingering | Lost(_))
 }
 
 /// How far a release has come.
