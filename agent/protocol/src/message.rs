@@ -165,7 +165,7 @@ pub struct Target {
 pub enum Release {
     /// These, each on its own: one failure does not stop the others.
     These(Vec<Target>),
-    /// All that the caller holds through this agent.
+    /// All that the caller holds through this agent; what was lost is acknowledged with it.
     All,
 }
 
@@ -415,6 +415,15 @@ pub struct Lock {
     pub waiters: u32,
     /// The process whose end ends it. Told to the caller whose it is, and to nobody else.
     pub process: Option<Process>,
+}
+
+impl Lock {
+    /// True for what stands in the place of a broken lease: nobody holds it, and its principal is
+    /// who broke that.
+    #[must_use]
+    pub fn is_in_place_of_broken(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| reason.broken().is_some())
+    }
 }
 
 /// What became of one lease that was to be released.

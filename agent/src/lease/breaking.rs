@@ -20,10 +20,6 @@ use super::{
     Attach, BackendName, Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof, Standing,
 };
 
-/// How the reason of such a lease begins.
-const BROKE: &str = "broke ";
-/// What follows on the broken lease's id.
-const WHY: &str = ": ";
 /// How long a person, whom nobody but a word on the terminal stops, has for that.
 const PERSON_STOPS: Duration = Duration::from_secs(30);
 /// The part of a ttl that a command may take to end, at most.
@@ -39,21 +35,19 @@ const OVER_SLACK: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn epitaph(broken: LeaseId, its_reason: Option<&Reason>, why: &Reason) -> Option<Reason> {
     let first = its_reason.and_then(broken_in).unwrap_or(broken);
-    Reason::new(format!("{BROKE}{first}{WHY}{why}")).ok()
+    Reason::of_a_break(first, why)
 }
 
 /// Which lease was broken, if such a reason says that one stands in its place.
 #[must_use]
 pub fn broken_in(reason: &Reason) -> Option<LeaseId> {
-    let broken = reason.as_str().strip_prefix(BROKE)?.split_once(WHY);
-    broken.and_then(|(lease, _)| lease.parse().ok())
+    reason.broken().map(|(lease, _)| lease)
 }
 
 /// Why a lease was broken, if that is what such a reason says.
 fn why(reason: Option<&Reason>, broken: LeaseId) -> Option<Reason> {
-    let rest = reason?.as_str().strip_prefix(BROKE)?;
-    let why = rest.strip_prefix(&broken.to_string())?.strip_prefix(WHY)?;
-    Reason::new(why).ok()
+    let (lease, why) = reason?.broken()?;
+    Reason::new(why).ok().filter(|_| lease == broken)
 }
 
 /// How a lease was lost to whoever has its resource now.

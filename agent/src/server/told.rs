@@ -108,6 +108,9 @@ fn as_told(ProcessId { pid, started, group }: ProcessId) -> Process {
 pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
     let why = match &lock {
         Some(lock) if lock.mine => format!("you hold {on} already, as lease {}", lock.lease),
+        Some(lock) if lock.is_in_place_of_broken() => {
+            format!("nobody holds {on} yet: {} broke its lease", lock.principal)
+        }
         Some(lock) => format!("{on} is held by {}", lock.principal),
         None => format!("{on} changes hands too fast; try again"),
     };
