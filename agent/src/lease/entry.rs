@@ -89,8 +89,8 @@ pub(super) struct Entry {
     pub(super) waits_out: bool,
     /// Its holder knows that it is broken, and a command has not ended yet that relies on it.
     pub(super) is_known_broken: bool,
-    /// It was given back while it was believed, and the store has not said yet whether it was there:
-    /// if it was not, it was lost.
+    /// It was given back while it was believed, and the store has not said yet whether it was
+    /// there: if it was not, it was lost.
     pub(super) may_be_lost: bool,
     /// Nobody is left who could acknowledge it.
     pub(super) is_orphan: bool,
@@ -369,6 +369,11 @@ impl Entry {
     /// True while others count on it whose holder has ended.
     pub(super) fn lingers(&self) -> bool {
         matches!(self.phase, Phase::Ending(Ending::Linger, _))
+    }
+
+    /// What to say to whoever would have its end moved, when it is no lease any more.
+    pub(super) fn is_over(&self) -> No {
+        if self.lingers() { No::Lingers(self.claim.resource.clone()) } else { No::NotHeld }
     }
 
     /// How long others count on it after the end of its holder.

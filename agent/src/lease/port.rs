@@ -284,6 +284,8 @@ pub enum No {
     Lost(Loss),
     /// There is no such lease here.
     NotHeld,
+    /// Its holder has ended: it stays for those they held it for, and nobody moves its end.
+    Lingers(Resource),
     /// The owner has too many leases.
     TooMany(usize),
     /// The store did not do it.

@@ -143,6 +143,13 @@ pub(super) fn refusal(no: No) -> Refusal {
         No::WaitedInVain(time, no) => waited_in_vain(time, refusal(*no)),
         No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
+        No::Lingers(on) => {
+            let why = format!(
+                "the holder of {on} has ended, and it stays a while for those it was held for: \
+                 `stormctl release {on}` frees it at once"
+            );
+            Refusal::new(Code::NotHeld, why).about(&on)
+        }
         No::TooMany(max) => {
             Refusal::new(Code::TooMany, format!("there may be {max} leases at once"))
         }

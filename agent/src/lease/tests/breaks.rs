@@ -534,6 +534,16 @@ fn what_lingers_and_is_there_yet_is_given_back_when_it_is_time() {
 }
 
 #[test]
+fn whoever_would_move_the_end_of_what_lingers_hears_what_it_is() {
+    let mut play = lingering();
+    let lingers = Answer::No(No::Lingers(resource("infra")));
+    play.input(Input::Renew { ticket: Ticket(3), lease: lease(1), ttl: None, hold: None });
+    let attach = Attach::Detached;
+    play.input(Input::Attach { ticket: Ticket(4), lease: lease(1), attach });
+    assert_eq!(play.answers, [lingers.clone(), lingers]);
+}
+
+#[test]
 fn whoever_gives_back_what_lingers_hears_that_another_has_it() {
     let mut play = lingering();
     play.at(secs(VERIFY));
