@@ -375,7 +375,7 @@ pub(crate) struct Release {
     /// Only if this is the lease; goes with exactly one resource
     #[arg(long, value_name = "ID", conflicts_with = "all")]
     pub(crate) lease: Option<LeaseId>,
-    /// All that you hold through this agent
+    /// All that you hold through this agent; what was lost is told, and known from then on
     #[arg(long)]
     pub(crate) all: bool,
     /// Not holding it is fine

@@ -122,6 +122,60 @@ fn whoever_gives_back_before_the_agent_has_noticed_is_told_and_the_resource_is_f
 }
 
 #[test]
+fn whoever_gives_back_what_was_taken_away_at_once_hears_that_it_was_lost() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    for is_retaken in [false, true] {
+        acquire(&mut alpha.client().expect("it answers"), wish("prod/db", Hold::Keep));
+        assert_eq!(breaks(&beta, &["--yes", "--now"]).code, Some(0));
+        if is_retaken {
+            assert_eq!(beta.ctl(&["acquire", "prod/db"]).code, Some(0));
+        }
+        let ran = alpha.ctl(&["release", "prod/db"]);
+        assert_eq!(ran.code, Some(79), "{ran:?}");
+        let why = if is_retaken { "root@beta has it" } else { "the store no longer has it" };
+        assert!(ran.stderr.contains(&format!("the lease is lost: {why}")), "{ran:?}");
+        let log = alpha.ctl(&["log", "prod/db", "-o", "jsonl"]).stdout;
+        let lost = log.matches("\"event\":\"lost\"").count();
+        assert_eq!(
+            (lost, log.contains("\"event\":\"release\"")),
+            (1 + usize::from(is_retaken), false)
+        );
+        let again = alpha.ctl(&["release", "prod/db", "--if-held"]);
+        assert_eq!(again.code, Some(0), "it is acknowledged: {again:?}");
+        assert_eq!(beta.ctl(&["release", "prod/db", "--if-held"]).code, Some(0));
+    }
+    let line = format!(
+        "{} break prod/db --yes --now -m fire --socket {}; exit 3",
+        program("stormctl").display(),
+        beta.socket().display()
+    );
+    let ran =
+        alpha.ctl(&["run", "prod/db", "--", "env", "-u", "STORMLOCK_LEASES", "sh", "-c", &line]);
+    assert_eq!(ran.code, Some(79), "somebody else may have had it: {ran:?}");
+    assert!(ran.stderr.contains("was lost before the command ended: the store"), "{ran:?}");
+}
+
+#[test]
+fn whoever_gives_back_all_has_acknowledged_what_was_lost() {
+    let store = RedisServer::start();
+    let (alpha, beta) = two(&store);
+    for on in ["prod/db", "prod/web"] {
+        acquire(&mut alpha.client().expect("it answers"), wish(on, Hold::Keep));
+    }
+    assert_eq!(breaks(&beta, &["--yes"]).code, Some(0));
+    let is_lost = || alpha.ctl(&["status", "--json"]).stdout.contains("\"state\": \"lost\"");
+    until("it is lost", || is_lost().then_some(()));
+    let ran = alpha.ctl(&["release", "--all"]);
+    assert_eq!(ran.code, Some(79), "{ran:?}");
+    let told = "prod/db: the lease is lost: root@beta broke it: it is on fire";
+    assert!(ran.stderr.contains(told) && ran.stderr.contains("released: prod/web"), "{ran:?}");
+    assert!(!is_lost(), "it is known");
+    let ran = alpha.ctl(&["release", "--all"]);
+    assert_eq!((ran.code, ran.stderr.contains("nothing was held")), (Some(0), true), "{ran:?}");
+}
+
+#[test]
 fn a_second_break_and_an_agent_that_starts_again_leave_nothing_in_the_way() {
     let store = RedisServer::start();
     let (mut alpha, beta) = two(&store);

@@ -57,7 +57,7 @@ fn an_expired_lease_is_exit_code_three() {
 fn release_succeeds_whether_or_not_it_was_held() {
     let outcome = |refusal| {
         let resource = resource("a");
-        Reply::Released(vec![Released { resource, lease: None, refusal }])
+        Reply::Released(vec![Released { resource, lease: None, refusal, lost: None }])
     };
     for refusal in [None, Some(Code::NotHeld), Some(Code::Lost)] {
         let refusal = refusal.map(|code| Refusal::new(code, "gone"));
@@ -83,7 +83,8 @@ fn a_word_that_no_acquire_can_have_printed_fails_in_every_verb() {
 #[test]
 fn a_release_that_leaves_the_lock_held_is_no_success() {
     let denied = Refusal::new(Code::Denied, "it is otto's");
-    let outcome = Released { resource: resource("a"), lease: None, refusal: Some(denied) };
+    let outcome =
+        Released { resource: resource("a"), lease: None, refusal: Some(denied), lost: None };
     let fake = Fake::replying(vec![Reply::Released(vec![outcome])]);
     fake.run_stormlock(&["release", "a", ID]).fails(1, &["stormlock: releasing a: it is otto's"]);
     Fake::new(vec![Act::Close]).run_stormlock(&["release", "a", ID]).fails(1, &["not held"]);

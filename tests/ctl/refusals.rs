@@ -3,11 +3,12 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use stormlock_protocol::frame::{Verdict, Welcome};
-use stormlock_protocol::message::{Code, Lock, Refusal, Reply};
+use stormlock_protocol::frame::{self, Verdict, Welcome};
+use stormlock_protocol::message::{Code, Lock, Refusal, Reply, Waiting};
+use stormlock_protocol::name::Reason;
 use stormlock_protocol::process::Process;
 
-use crate::fake::{Act, Fake, Greet, ID, Run, held_by, lease, lock, stormctl};
+use crate::fake::{Act, Fake, Greet, ID, Run, held_by, id, lease, lock, resource, stormctl};
 
 #[test]
 fn every_refusal_has_its_exit_code_and_nothing_on_stdout() {
@@ -80,6 +81,43 @@ fn your_own_lock_is_told_as_yours() {
         75,
         &["prod/db is already yours", "stormctl renew prod/db ", "stormctl release prod/db "],
     );
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_broken_lease_is_nobodys() {
+    let reason = Reason::of_a_break(id(ID), &Reason::new("bob left").unwrap());
+    let broken = || Lock { reason: reason.clone(), ..lock() };
+    let run = Fake::refusing(held_by(broken())).run(&["acquire", "prod/db"]);
+    let free = "free    when whoever relied on it has ended, in 4 minutes 30 seconds (";
+    let nobody = "stormctl: nobody holds prod/db yet: otto@bastion3 broke its lease\n";
+    run.fails(75, &[nobody, free, "stormctl acquire prod/db --wait "]);
+    assert!(!run.stderr.contains("unless it is renewed"), "{}", run.stderr);
+    let run = Fake::replying(vec![Reply::Current(Some(broken()))]).run(&["current", "prod/db"]);
+    assert_eq!(run.code, 0);
+    let told = "nobody holds prod/db: otto@bastion3 broke its lease; free when whoever relied";
+    assert!(run.stdout.contains("Principal: otto@bastion3") && run.stderr.contains(told));
+    let locks = Reply::Locks { locks: vec![broken()], next: None, unread: Vec::new() };
+    let run = Fake::replying(vec![locks]).run(&["list"]);
+    assert!(run.stdout.contains(" nobody (otto"), "{}", run.stdout);
+}
+
+#[test]
+fn whoever_waits_for_a_lease_of_their_own_is_told() {
+    let on = resource("prod/db");
+    for (process, told) in [
+        (None, "yours already (lease "),
+        (None, "`stormctl release prod/db` gives it back"),
+        (Some(Process { pid: 4711, started: 1, group: true }), "yours until process 4711 has"),
+    ] {
+        for verb in [&["wait", "prod/db"][..], &["acquire", "prod/db", "--wait"]] {
+            let holder = Some(Box::new(Lock { mine: true, process, ..lock() }));
+            let waiting = Waiting { resource: on.clone(), holder, place: 1, of: 1 };
+            let then = Refusal::new(Code::Denied, "no");
+            let both = [Reply::Waiting(waiting), Reply::Refused(then)];
+            let both = both.iter().flat_map(|reply| frame::encode(reply).unwrap()).collect();
+            Fake::new(vec![Act::Bytes(both)]).run(verb).fails(77, &["waiting for prod/db, ", told]);
+        }
+    }
 }
 
 #[test]

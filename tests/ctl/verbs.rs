@@ -22,7 +22,7 @@ fn target(name: &str, lease: Option<&str>) -> Target {
 }
 
 fn released(name: &str, refusal: Option<Refusal>) -> Released {
-    Released { resource: resource(name), lease: Some(id(ID)), refusal }
+    Released { resource: resource(name), lease: Some(id(ID)), refusal, lost: None }
 }
 
 /// What it waits for then is its own, and about to be given back.

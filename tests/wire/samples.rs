@@ -151,11 +151,13 @@ fn requests() -> Vec<Sample> {
 }
 
 fn replies() -> Vec<Sample> {
-    let given = Released { resource: resource("prod/db"), lease: Some(id()), refusal: None };
+    let given =
+        Released { resource: resource("prod/db"), lease: Some(id()), refusal: None, lost: None };
     let kept = Released {
         resource: resource("prod/web"),
         lease: None,
         refusal: Some(Refusal::new(Code::NotHeld, "you do not hold prod/web")),
+        lost: None,
     };
     let locks = Reply::Locks {
         locks: vec![lock(), foreign_lock()],

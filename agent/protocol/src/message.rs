@@ -165,7 +165,7 @@ pub struct Target {
 pub enum Release {
     /// These, each on its own: one failure does not stop the others.
     These(Vec<Target>),
-    /// All that the caller holds through this agent.
+    /// All that the caller holds through this agent; what was lost is acknowledged with it.
     All,
 }
 
@@ -417,6 +417,15 @@ pub struct Lock {
     pub process: Option<Process>,
 }
 
+impl Lock {
+    /// True for what stands in the place of a broken lease: nobody holds it, and its principal is
+    /// who broke that.
+    #[must_use]
+    pub fn is_in_place_of_broken(&self) -> bool {
+        self.reason.as_ref().is_some_and(|reason| reason.broken().is_some())
+    }
+}
+
 /// What became of one lease that was to be released.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Released {
@@ -426,6 +435,9 @@ pub struct Released {
     pub lease: Option<LeaseId>,
     /// `None`: it is given back.
     pub refusal: Option<Refusal>,
+    /// Why, when it was lost before: one that was broken nobody else has had yet, of any other that
+    /// is not sure.
+    pub lost: Option<LostReason>,
 }
 
 /// A page of [`Request::Status`].

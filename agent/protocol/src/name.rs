@@ -146,7 +146,25 @@ impl Reason {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// That of what stands in the place of a broken lease, which nobody holds; `None` when it is
+    /// too long.
+    #[must_use]
+    pub fn of_a_break(broken: LeaseId, why: &Reason) -> Option<Reason> {
+        Reason::new(format!("{BROKE}{broken}{WHY}{why}")).ok()
+    }
+
+    /// Which lease was broken and why, if it is such a reason.
+    #[must_use]
+    pub fn broken(&self) -> Option<(LeaseId, &str)> {
+        let (broken, why) = self.0.strip_prefix(BROKE)?.split_once(WHY)?;
+        Some((broken.parse().ok()?, why))
+    }
 }
+
+/// How the reason of such a lease begins, and what follows on the broken lease's id.
+const BROKE: &str = "broke ";
+const WHY: &str = ": ";
 
 /// The name of one held right, minted by us before the first try. A handle, not a secret.
 ///

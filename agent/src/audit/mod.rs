@@ -230,7 +230,7 @@ impl Audit {
         match &view.state {
             State::Asking => None,
             // It changes hands at the end of that.
-            State::Lingering => {
+            State::Releasing | State::Lingering => {
                 leases.entry(lease).or_default();
                 None
             }

@@ -273,6 +273,7 @@ impl Driver {
             let _ = answer.send(Answer::No(No::AtWork(view.claim.resource, group)));
             return;
         }
+        self.notices.is_given_back(lease);
         let ticket = self.question(answer);
         self.input(Input::Release { ticket, lease });
     }
@@ -286,7 +287,7 @@ impl Driver {
             State::Lingering => 2,
             State::Lost(_) => 3,
             State::Asking => 4,
-            State::Released => 5,
+            State::Releasing | State::Released => 5,
         };
         let owned = self.table.owned(clock::now(), owner, None);
         owned

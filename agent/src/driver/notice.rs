@@ -56,6 +56,11 @@ impl Notices {
         }
     }
 
+    /// Whoever gives it back hears of a loss in the answer.
+    pub(super) fn is_given_back(&mut self, lease: LeaseId) {
+        self.said.remove(&lease);
+    }
+
     /// Each thing once. A loss is told of what this agent saw alive: an earlier one, which the
     /// journal remembers until the holder acknowledges it, was told in its time.
     fn news(&mut self, view: &View) -> Option<String> {
@@ -64,6 +69,7 @@ impl Notices {
         let left = || words(clock::now().until(view.deadline));
         match &view.state {
             State::Asking => None,
+            State::Releasing => None,
             State::Released | State::Lingering => {
                 self.said.remove(&lease);
                 None

@@ -96,7 +96,7 @@ fn word(view: &View) -> &'static str {
         State::AtRisk => "at_risk",
         State::Unknown => "unknown",
         State::Lost(_) => "lost",
-        State::Released => "released",
+        State::Releasing | State::Released => "released",
         State::Lingering => "lingering",
     }
 }

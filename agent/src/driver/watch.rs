@@ -28,7 +28,13 @@ impl Watchers {
     }
 
     pub(super) fn tell(&mut self, view: &View, audit: &Audit) {
+        // Those who listen know already that nobody holds it.
+        let is_known = self.logged.get(&view.claim.lease) == Some(&State::Releasing)
+            && view.state == State::Released;
         self.log(view, audit);
+        if is_known {
+            return;
+        }
         self.subscribers.retain(|(owner, subscriber)| {
             *owner != view.owner || subscriber.try_send(view.clone()).is_ok()
         });
@@ -68,7 +74,7 @@ impl Watchers {
                     "the holder has ended: the lease stays for those it held it for"
                 );
             }
-            State::Held | State::Released | State::Lost(_) | State::Asking => {}
+            State::Held | State::Releasing | State::Released | State::Lost(_) | State::Asking => {}
         }
     }
 }

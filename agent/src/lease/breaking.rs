@@ -20,10 +20,6 @@ use super::{
     Attach, BackendName, Claim, Ending, Holder, LeaseTable, Loss, Moment, Proof, Standing,
 };
 
-/// How the reason of such a lease begins.
-const BROKE: &str = "broke ";
-/// What follows on the broken lease's id.
-const WHY: &str = ": ";
 /// How long a person, whom nobody but a word on the terminal stops, has for that.
 const PERSON_STOPS: Duration = Duration::from_secs(30);
 /// The part of a ttl that a command may take to end, at most.
@@ -39,21 +35,19 @@ const OVER_SLACK: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn epitaph(broken: LeaseId, its_reason: Option<&Reason>, why: &Reason) -> Option<Reason> {
     let first = its_reason.and_then(broken_in).unwrap_or(broken);
-    Reason::new(format!("{BROKE}{first}{WHY}{why}")).ok()
+    Reason::of_a_break(first, why)
 }
 
 /// Which lease was broken, if such a reason says that one stands in its place.
 #[must_use]
 pub fn broken_in(reason: &Reason) -> Option<LeaseId> {
-    let broken = reason.as_str().strip_prefix(BROKE)?.split_once(WHY);
-    broken.and_then(|(lease, _)| lease.parse().ok())
+    reason.broken().map(|(lease, _)| lease)
 }
 
 /// Why a lease was broken, if that is what such a reason says.
 fn why(reason: Option<&Reason>, broken: LeaseId) -> Option<Reason> {
-    let rest = reason?.as_str().strip_prefix(BROKE)?;
-    let why = rest.strip_prefix(&broken.to_string())?.strip_prefix(WHY)?;
-    Reason::new(why).ok()
+    let (lease, why) = reason?.broken()?;
+    Reason::new(why).ok().filter(|_| lease == broken)
 }
 
 /// How a lease was lost to whoever has its resource now.
@@ -232,6 +226,11 @@ impl LeaseTable {
         if entry.claim.over.is_some() || !matches!(entry.phase, Phase::Ending(Ending::Release, _)) {
             return self.end_acknowledged(now, lease);
         }
+        if now >= entry.deadline {
+            // It may have ended by itself, and then nobody took anything away.
+            self.is_no_loss(now, lease);
+        }
+        let Some(entry) = self.entries.get(&lease) else { return };
         let proof = entry.proof();
         self.call_for(now, lease, Call::Verify(proof), Purpose::Look);
     }
@@ -251,21 +250,63 @@ impl LeaseTable {
             }
             return;
         }
-        match result {
+        let loss = match result {
             CallResult::Stands(Standing::NotOurs(Some(holder))) => {
-                if let broken @ Loss::BrokenBy { .. } = lost_to(holder, lease) {
-                    self.was_broken_before(now, lease, &broken, holder.lease);
+                let loss = lost_to(holder, lease);
+                if matches!(loss, Loss::BrokenBy { .. }) {
+                    self.dig(now, lease, Some(holder.lease));
                 }
+                Some(loss)
             }
-            CallResult::Stands(_) => {}
-            _ => self.dig(now, lease, None),
+            CallResult::Stands(Standing::NotOurs(None)) => Some(Loss::StoreLostIt),
+            CallResult::Stands(Standing::Cloned) => Some(Loss::Clone),
+            CallResult::Stands(Standing::Ours { .. }) => None,
+            _ => {
+                self.dig(now, lease, None);
+                Some(Loss::StoreLostIt)
+            }
+        };
+        match loss {
+            Some(loss) if self.entries.get(&lease).is_some_and(Entry::is_undecided) => {
+                self.was_lost_before(now, lease, &loss);
+            }
+            Some(loss @ Loss::BrokenBy { .. }) => {
+                // Nobody but a break leaves such a thing.
+                self.refuse_waiting(lease, &loss);
+                self.end_acknowledged(now, lease);
+            }
+            Some(_) | None => {
+                self.is_no_loss(now, lease);
+                self.end_acknowledged(now, lease);
+            }
         }
-        self.end_acknowledged(now, lease);
     }
 
-    /// Whoever gave it back hears so, and nobody relies on it any more.
-    fn was_broken_before(&mut self, now: Moment, lease: LeaseId, loss: &Loss, instead: LeaseId) {
-        self.dig(now, lease, Some(instead));
+    /// It was given back and was not there, though it could neither have ended by itself nor have
+    /// been given back before: somebody took it away. Whoever asked hears so, and need not
+    /// acknowledge it.
+    fn was_lost_before(&mut self, now: Moment, lease: LeaseId, loss: &Loss) {
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        let is_asked = matches!(&entry.phase, Phase::Ending(_, waiting) if !waiting.is_empty());
+        let (is_attached, is_command) = (entry.attach != Attach::Detached, entry.has_command());
+        self.refuse_waiting(lease, loss);
+        self.lose(now, lease, loss.clone());
+        let Some(entry) = self.entries.get_mut(&lease) else { return };
+        // What stands in its place is on its way out, for nobody relies on it any more.
+        (entry.instead, entry.frees_at) = (false, Moment::NEVER);
+        if is_asked || is_attached && !is_command {
+            return self.acknowledge(now, lease);
+        }
+        if is_command {
+            // Its wrapper gives it back in a moment, unless it was killed, too.
+            entry.attach = Attach::Detached;
+            entry.frees_at = now + PERSON_STOPS;
+            entry.is_orphan = true;
+        }
+        self.refresh(now, lease);
+    }
+
+    fn refuse_waiting(&mut self, lease: LeaseId, loss: &Loss) {
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let Phase::Ending(_, waiting) = &mut entry.phase else { return };
         for ticket in std::mem::take(waiting) {

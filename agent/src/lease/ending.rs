@@ -44,8 +44,11 @@ impl LeaseTable {
 
     /// The same, and the store hears of it then.
     pub(super) fn end_at(&mut self, now: Moment, lease: LeaseId, how: Ending, at: Moment) {
+        let tells = self.obeys(Law::ReleaseTellsLoss);
         let Some(entry) = self.entries.get_mut(&lease) else { return };
         let wishes = entry.take_wishes();
+        let is_believed = matches!(entry.phase, Phase::Held) && now < entry.deadline;
+        entry.may_be_lost = tells && is_believed && entry.claim.over.is_none();
         entry.phase = Phase::Ending(how, Vec::new());
         entry.tries = 0;
         entry.retry_at = at;
@@ -155,10 +158,26 @@ impl LeaseTable {
     ) {
         match (purpose, result) {
             (Purpose::End, CallResult::NotThere) => self.look_instead(now, lease),
-            (Purpose::End, CallResult::Done) => self.end_acknowledged(now, lease),
+            (Purpose::End, CallResult::Done) => {
+                self.is_no_loss(now, lease);
+                self.end_acknowledged(now, lease);
+            }
             (Purpose::Look, result) => self.looked_instead(now, lease, &result),
-            (Purpose::End, result) => self.ending_failed(now, lease, &result),
+            (Purpose::End, result) => {
+                // That try may have been what took it away.
+                self.is_no_loss(now, lease);
+                self.ending_failed(now, lease, &result);
+            }
             (Purpose::Ask | Purpose::Renew(_) | Purpose::Read, _) => {}
+        }
+    }
+
+    /// Whatever the store says from here on, this end was its holder's wish.
+    pub(super) fn is_no_loss(&mut self, now: Moment, lease: LeaseId) {
+        if let Some(entry) = self.entries.get_mut(&lease)
+            && std::mem::take(&mut entry.may_be_lost)
+        {
+            self.refresh(now, lease);
         }
     }
 

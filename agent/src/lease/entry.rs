@@ -89,6 +89,9 @@ pub(super) struct Entry {
     pub(super) waits_out: bool,
     /// Its holder knows that it is broken, and a command has not ended yet that relies on it.
     pub(super) is_known_broken: bool,
+    /// It was given back while it was believed, and the store has not said yet whether it was
+    /// there: if it was not, it was lost.
+    pub(super) may_be_lost: bool,
     /// Nobody is left who could acknowledge it.
     pub(super) is_orphan: bool,
     /// Until when the store may keep the lease if calls of unknown outcome came through.
@@ -270,6 +273,7 @@ impl Entry {
             frees_at: Moment::NEVER,
             waits_out: false,
             is_known_broken: false,
+            may_be_lost: false,
             is_orphan: false,
             kept_until: Moment::BOOT,
             orphan_at: Moment::NEVER,
@@ -321,6 +325,7 @@ impl Entry {
             Phase::Held => State::Held,
             Phase::Unproven => State::Unknown,
             Phase::Ending(Ending::Linger, _) => State::Lingering,
+            Phase::Ending(..) if self.is_undecided() => State::Releasing,
             Phase::Ending(..) => State::Released,
             Phase::Lost(loss, _) => State::Lost(loss.clone()),
         }
@@ -356,9 +361,19 @@ impl Entry {
         matches!(self.phase, Phase::Ending(..) | Phase::Lost(_, true))
     }
 
+    /// True while nobody holds it any more, and it is not known whether it was lost before.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.may_be_lost && matches!(self.phase, Phase::Ending(Ending::Release, _))
+    }
+
     /// True while others count on it whose holder has ended.
     pub(super) fn lingers(&self) -> bool {
         matches!(self.phase, Phase::Ending(Ending::Linger, _))
+    }
+
+    /// What to say to whoever would have its end moved, when it is no lease any more.
+    pub(super) fn is_over(&self) -> No {
+        if self.lingers() { No::Lingers(self.claim.resource.clone()) } else { No::NotHeld }
     }
 
     /// How long others count on it after the end of its holder.

@@ -33,7 +33,10 @@ impl LeaseTable {
                 let loss = loss.clone();
                 self.refuse(wish.ticket, No::Lost(loss));
             }
-            Phase::Asking(_) | Phase::Ending(..) => self.refuse(wish.ticket, No::NotHeld),
+            Phase::Asking(_) | Phase::Ending(..) => {
+                let no = entry.is_over();
+                self.refuse(wish.ticket, no);
+            }
             Phase::Held | Phase::Unproven if self.stopping => {
                 self.refuse(wish.ticket, No::Stopping);
             }

@@ -18,6 +18,8 @@ pub(super) enum Law {
     LostForEver,
     /// 7: what stands in the place of a broken lease is not ended while that may be believed.
     BreakGivesGrace,
+    /// 7: whoever gives back what was taken away before hears that.
+    ReleaseTellsLoss,
     /// 8: a fence that does not rise is refused.
     FencesRise,
     /// 9: what is attached to a session ends with it.

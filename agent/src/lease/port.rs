@@ -284,6 +284,8 @@ pub enum No {
     Lost(Loss),
     /// There is no such lease here.
     NotHeld,
+    /// Its holder has ended: it stays for those they held it for, and nobody moves its end.
+    Lingers(Resource),
     /// The owner has too many leases.
     TooMany(usize),
     /// The store did not do it.
@@ -360,6 +362,8 @@ pub enum State {
     Unknown,
     /// Over, and not by the holder's wish.
     Lost(Loss),
+    /// Being given back: nobody holds it, and whether it was lost before the store is to say.
+    Releasing,
     /// Given back, as far as its holder is concerned.
     Released,
     /// Its holder has ended, those it held it for may not have: nobody else can have it yet.

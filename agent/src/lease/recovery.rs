@@ -121,7 +121,10 @@ impl LeaseTable {
                 let loss = loss.clone();
                 self.refuse(ticket, No::Lost(loss));
             }
-            Phase::Asking(_) | Phase::Ending(..) => self.refuse(ticket, No::NotHeld),
+            Phase::Asking(_) | Phase::Ending(..) => {
+                let no = entry.is_over();
+                self.refuse(ticket, no);
+            }
         }
     }
 

@@ -15,8 +15,8 @@ use crate::audit::{By, Deed, Event, Outcome};
 use crate::clock;
 use crate::driver::Wish;
 use crate::lease::{
-    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, Uid, View,
-    broken_in, covering, epitaph,
+    After, Answer, Attach, BackendName, Claim, Hold, Holder, No, Nonce, SessionId, State, Uid,
+    View, broken_in, covering, epitaph,
 };
 use crate::policy::Act;
 
@@ -64,6 +64,9 @@ impl Service {
             );
             return Err(Refusal::new(Code::Unavailable, why).about(on));
         }
+        // Those who count on what its holder left have no longer than that.
+        let lingers = self.driver.view(ask.lease).await?;
+        let lingers = lingers.filter(|view| view.state == State::Lingering);
         let view = match self.put_instead(caller, &ask, (backend.clone(), &holder)).await {
             Ok(view) => view,
             Err(refusal) => {
@@ -72,7 +75,8 @@ impl Service {
             }
         };
         self.audit.record(&event(Outcome::Done));
-        let mut left = clock::now().until(view.deadline);
+        let end = lingers.map_or(view.deadline, |known| known.deadline.min(view.deadline));
+        let mut left = clock::now().until(end);
         if ask.now {
             let answers = self.driver.release_all(vec![view.claim.lease]).await?;
             if answers.first() == Some(&Answer::Released) {

@@ -1,14 +1,14 @@
 //! Giving back: what this agent took is the driver's to end, what another writer took is ended in
 //! its store at once.
 
-use stormlock_protocol::message::{Code, Refusal, Release, Released, Reply, Target};
+use stormlock_protocol::message::{Code, LostReason, Refusal, Release, Released, Reply, Target};
 use stormlock_protocol::name::{LeaseId, Resource};
 use stormlock_protocol::{RELEASED_MAX, RESOURCES_MAX};
 
 use super::service::{Answered, Caller, Found, Service};
 use super::told;
 use crate::driver::at_work;
-use crate::lease::{Answer, Claim, State, View};
+use crate::lease::{Answer, Claim, No, State, View};
 
 impl Service {
     pub(super) async fn release(&self, caller: &Caller, ask: Release) -> Answered<Reply> {
@@ -31,17 +31,19 @@ impl Service {
         let mut outcomes = Vec::with_capacity(begun.len());
         for (begun, Target { resource, lease }) in begun {
             let lease = lease.or(begun.as_ref().ok().and_then(Begun::here));
+            let mut lost = None;
             let released = match begun {
                 Ok(Begun::Here(lease)) => {
                     let answer = answers.next().ok_or_else(|| told::bug("a release"))?;
+                    lost = lost_before(&answer);
                     self.released(caller, &resource, lease, answer).await
                 }
                 Ok(Begun::Done(lease)) => Ok(lease),
                 Err(refusal) => Err(refusal),
             };
             outcomes.push(match released {
-                Ok(lease) => Released { resource, lease: Some(lease), refusal: None },
-                Err(refusal) => Released { resource, lease, refusal: Some(refusal) },
+                Ok(lease) => Released { resource, lease: Some(lease), refusal: None, lost },
+                Err(refusal) => Released { resource, lease, refusal: Some(refusal), lost },
             });
         }
         Ok(Reply::Released(outcomes))
@@ -60,8 +62,9 @@ impl Service {
         let mut outcomes = Vec::with_capacity(owned.len());
         for (view, answer) in owned.into_iter().zip(answers) {
             let Claim { resource, lease, .. } = view.claim;
+            let lost = lost_before(&answer);
             let refusal = self.released(caller, &resource, lease, answer).await.err();
-            outcomes.push(Released { resource, lease: Some(lease), refusal });
+            outcomes.push(Released { resource, lease: Some(lease), refusal, lost });
         }
         Ok(Reply::Released(outcomes))
     }
@@ -94,10 +97,19 @@ impl Service {
     }
 }
 
-/// True for what its owner can end: also for what stays after its holder.
+/// Why what was to be given back was lost before, if it was.
+fn lost_before(answer: &Answer) -> Option<LostReason> {
+    match answer {
+        Answer::No(No::Lost(loss)) => Some(told::lost(loss)),
+        Answer::No(_) | Answer::Released | Answer::Acquired(_) | Answer::Renewed(_) => None,
+    }
+}
+
+/// True for what its owner can end: also for what stays after its holder, and for what was lost
+/// and its owner has not acknowledged.
 fn is_to_give_back(view: &View) -> bool {
-    use State::{AtRisk, Held, Lingering, Unknown};
-    matches!(view.state, Held | AtRisk | Unknown | Lingering)
+    use State::{AtRisk, Held, Lingering, Lost, Unknown};
+    matches!(view.state, Held | AtRisk | Unknown | Lingering | Lost(_))
 }
 
 /// How far a release has come.

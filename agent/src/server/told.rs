@@ -108,6 +108,9 @@ fn as_told(ProcessId { pid, started, group }: ProcessId) -> Process {
 pub(super) fn held(on: &Resource, lock: Option<message::Lock>) -> Refusal {
     let why = match &lock {
         Some(lock) if lock.mine => format!("you hold {on} already, as lease {}", lock.lease),
+        Some(lock) if lock.is_in_place_of_broken() => {
+            format!("nobody holds {on} yet: {} broke its lease", lock.principal)
+        }
         Some(lock) => format!("{on} is held by {}", lock.principal),
         None => format!("{on} changes hands too fast; try again"),
     };
@@ -140,6 +143,13 @@ pub(super) fn refusal(no: No) -> Refusal {
         No::WaitedInVain(time, no) => waited_in_vain(time, refusal(*no)),
         No::Lost(loss) => Refusal::new(Code::Lost, format!("the lease is lost: {loss}")),
         No::NotHeld => Refusal::new(Code::NotHeld, "there is no such lease"),
+        No::Lingers(on) => {
+            let why = format!(
+                "the holder of {on} has ended, and it stays a while for those it was held for: \
+                 `stormctl release {on}` frees it at once"
+            );
+            Refusal::new(Code::NotHeld, why).about(&on)
+        }
         No::TooMany(max) => {
             Refusal::new(Code::TooMany, format!("there may be {max} leases at once"))
         }
@@ -320,18 +330,21 @@ fn state(state: &State) -> message::State {
         State::Held => message::State::Held,
         State::AtRisk => message::State::AtRisk,
         State::Unknown => message::State::Unknown,
-        State::Released => message::State::Released,
+        State::Releasing | State::Released => message::State::Released,
         State::Lingering => message::State::Lingering,
-        State::Lost(loss) => message::State::Lost(match loss {
-            Loss::Expired => LostReason::Expired,
-            Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
-            Loss::BrokenBy { who, why } => {
-                LostReason::BrokenBy { who: who.clone(), why: why.clone() }
-            }
-            Loss::StoreLostIt => LostReason::StoreLostIt,
-            Loss::Clone => LostReason::Clone,
-            Loss::Revoked => LostReason::Revoked,
-        }),
+        State::Lost(loss) => message::State::Lost(lost(loss)),
+    }
+}
+
+/// Why a lease was lost.
+pub(super) fn lost(loss: &Loss) -> LostReason {
+    match loss {
+        Loss::Expired => LostReason::Expired,
+        Loss::TakenBy(who) => LostReason::TakenBy(who.clone()),
+        Loss::BrokenBy { who, why } => LostReason::BrokenBy { who: who.clone(), why: why.clone() },
+        Loss::StoreLostIt => LostReason::StoreLostIt,
+        Loss::Clone => LostReason::Clone,
+        Loss::Revoked => LostReason::Revoked,
     }
 }
 

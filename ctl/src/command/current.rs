@@ -8,6 +8,7 @@ use super::told_scope;
 use crate::args::{self, Layout};
 use crate::connect::{Link, if_about};
 use crate::exit::{Answer, Exit, Failure};
+use crate::render::failure::free;
 use crate::render::json::{Document, Line, LockJson};
 use crate::render::text::{ascii_json_string, visible};
 use crate::render::{Format, View, tsv};
@@ -27,14 +28,22 @@ pub(crate) fn run(args: &args::Current, link: &mut Link, view: &View) -> Result<
     let lock = ask(&args.resource, &doing, link)?;
     let exit = if lock.is_some() { None } else { Some(Exit::No) };
     let data = data(lock.as_ref(), args.layout(), view)?;
-    let talk = match &lock {
-        None => vec!["no lock held".to_owned()],
-        Some(lock) if lock.this_host_only && view.format == Format::Human => {
-            vec![told_scope(&[lock.resource.to_string()], &lock.backend)]
-        }
-        Some(_) => Vec::new(),
-    };
+    let talk =
+        lock.as_ref().map_or_else(|| vec!["no lock held".to_owned()], |lock| talk(lock, view));
     Ok(Answer { data, talk, exit, ..Answer::default() })
+}
+
+/// What the Python tool has no place for.
+fn talk(lock: &Lock, view: &View) -> Vec<String> {
+    if view.format != Format::Human {
+        return Vec::new();
+    }
+    let broken = lock.left_ms.filter(|_| lock.is_in_place_of_broken()).map(|left| {
+        let (on, who) = (&lock.resource, &lock.principal);
+        format!("nobody holds {on}: {who} broke its lease; free {}", free(left, &view.now))
+    });
+    let here = lock.this_host_only.then(|| told_scope(&[lock.resource.to_string()], &lock.backend));
+    broken.into_iter().chain(here).collect()
 }
 
 /// Asks who holds a resource.

@@ -288,7 +288,10 @@ fn finish(
     notify::stopping();
     match ended {
         Ended::Told => {
-            release(leases, socket);
+            if release(leases, socket).is_lost {
+                let told = "what was held was lost before it was given back";
+                return Err(Failure::new(Exit::Lost, Code::Lost.as_str(), told));
+            }
         }
         Ended::Over(Why::HoldOver(on)) => {
             say(&words(&Why::HoldOver(on)));

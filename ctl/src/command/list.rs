@@ -114,12 +114,20 @@ fn data(found: &Locks, view: &View) -> Result<String, Failure> {
     }
 }
 
+/// Who broke a lease does not hold what stands in its place.
+fn holder(lock: &Lock) -> String {
+    if lock.is_in_place_of_broken() {
+        return format!("nobody ({} broke it)", lock.principal);
+    }
+    lock.principal.to_string()
+}
+
 fn table(locks: &[Lock], view: &View) -> String {
     let mut table = Table::new(&COLUMNS);
     for lock in locks {
         table.row(vec![
             lock.resource.to_string(),
-            lock.principal.to_string(),
+            holder(lock),
             or_empty(lock.host.as_ref()),
             time::short(time::age_secs(lock.since, &view.now)),
             lock.left_ms.map_or_else(|| "no end".into(), |left| time::short(left / 1_000)),

@@ -116,6 +116,8 @@ pub(crate) fn description(lock: &Lock, now: &Zoned) -> Vec<String> {
 fn headline(lock: &Lock) -> String {
     if lock.mine {
         format!("{} is already yours ({})", lock.resource, lock.principal)
+    } else if lock.is_in_place_of_broken() {
+        format!("nobody holds {} yet: {} broke its lease", lock.resource, lock.principal)
     } else {
         format!("{} is held by {}", lock.resource, lock.principal)
     }
@@ -125,6 +127,7 @@ fn particulars(lock: &Lock, now: &Zoned) -> Vec<String> {
     let unknown = || "not told by its writer".to_owned();
     let ago = time::words(time::age_secs(lock.since, now));
     let until = match lock.left_ms {
+        Some(left) if lock.is_in_place_of_broken() => free(left, now),
         Some(left) => {
             let at = time::clock(time::end(left, now), now);
             format!("in {} ({at}), unless it is renewed", time::words(left / 1_000))
@@ -141,11 +144,17 @@ fn particulars(lock: &Lock, now: &Zoned) -> Vec<String> {
         ("host", lock.host.clone().unwrap_or_else(unknown)),
         ("why", lock.reason.as_ref().map_or_else(|| "no reason given".into(), |r| r.to_string())),
         ("since", format!("{ago} ago ({})", time::clock(lock.since, now))),
-        ("until", until),
+        (if lock.is_in_place_of_broken() { "free" } else { "until" }, until),
         ("fence", lock.fence.map_or_else(unknown, |fence| fence.to_string())),
         ("lease", lock.lease.to_string()),
         ("backend", format!("{}{scope}", lock.backend)),
     ];
     all.extend(waiters.map(|waiters| ("waiting", waiters)));
     all.into_iter().map(|(label, text)| format!("  {label:<8}{text}")).collect()
+}
+
+/// When what stands in the place of a broken lease makes room.
+pub(crate) fn free(left_ms: u64, now: &Zoned) -> String {
+    let (left, at) = (time::words(left_ms / 1_000), time::clock(time::end(left_ms, now), now));
+    format!("when whoever relied on it has ended, in {left} ({at}) at the latest")
 }

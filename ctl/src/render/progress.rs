@@ -124,12 +124,29 @@ fn line(waiting: &Waiting, since: &jiff::Zoned) -> String {
 
 /// The same for a log.
 fn sentence(waiting: &Waiting) -> String {
-    let held = waiting.holder.as_deref().map(|lock| format!(", held by {}", lock.principal));
+    let held = waiting.holder.as_deref().map(|lock| format!(", {}", held(lock)));
     let held = held.unwrap_or_default();
     format!("waiting for {}{held}{}", waiting.resource, place(waiting))
 }
 
+/// Whoever waits for a lease of their own is told so: it may be another job of theirs, or the one
+/// that only they can give back.
+fn held(lock: &Lock) -> String {
+    let on = &lock.resource;
+    match lock.process {
+        _ if lock.is_in_place_of_broken() => format!("whose lease {} broke", lock.principal),
+        Some(process) if lock.mine => format!("yours until process {} has ended", process.pid),
+        None if lock.mine => {
+            format!("yours already (lease {}): `stormctl release {on}` gives it back", lock.lease)
+        }
+        _ => format!("held by {}", lock.principal),
+    }
+}
+
 fn holder(lock: &Lock) -> String {
+    if lock.mine || lock.is_in_place_of_broken() {
+        return held(lock);
+    }
     let why = lock.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     format!("{}{why}", lock.principal)
 }

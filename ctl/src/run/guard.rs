@@ -305,8 +305,11 @@ impl<'a> Guard<'a> {
             return if self.has_begun { Ok(Exit::Lost.code()) } else { Err(not_begun(self.work)) };
         }
         let given_back = release(&under.own.leases, &under.socket);
-        if let Some(told) = go_on(&self.group.that_go_on(), &given_back) {
+        if let Some(told) = go_on(&self.group.that_go_on(), &given_back.leases) {
             say(&told);
+        }
+        if given_back.is_lost {
+            return Ok(Exit::Lost.code());
         }
         Ok(self.group.ended().map_or(Exit::Software.code(), group::code))
     }

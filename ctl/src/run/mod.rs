@@ -25,7 +25,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use stormlock_protocol::cause::plain;
 use stormlock_protocol::client::Client;
-use stormlock_protocol::message::{Attach, Code, Hold, Lease, Release, Released, State};
+use stormlock_protocol::message::{
+    Attach, Code, Hold, Lease, LostReason, Release, Released, State,
+};
 use stormlock_protocol::process::Process;
 
 use crate::clock::{Alarm, Moment};
@@ -263,11 +265,20 @@ pub(crate) fn nothing_relies_on(leases: &[Lease], socket: &Path) {
     drop(told);
 }
 
-/// Gives leases back, and says which are. What fails is said: the command has done its work, and
-/// the agent knows whose end ends them.
-pub(crate) fn release<'a>(leases: &'a [Lease], socket: &Path) -> Vec<&'a Lease> {
+/// What became of leases that were to be given back.
+#[derive(Debug, Default)]
+pub(crate) struct GivenBack<'a> {
+    /// They are not there any more.
+    pub(crate) leases: Vec<&'a Lease>,
+    /// One of them was lost before, and somebody else may have had its resource meanwhile.
+    pub(crate) is_lost: bool,
+}
+
+/// Gives leases back. What fails is said: the command has done its work, and the agent knows whose
+/// end ends them.
+pub(crate) fn release<'a>(leases: &'a [Lease], socket: &Path) -> GivenBack<'a> {
     if leases.is_empty() {
-        return Vec::new();
+        return GivenBack::default();
     }
     let targets: Vec<_> = leases.iter().map(target).collect();
     let released = take::again(socket, PATIENCE, RETURN_MAX, |client| {
@@ -281,12 +292,20 @@ pub(crate) fn release<'a>(leases: &'a [Lease], socket: &Path) -> Vec<&'a Lease> 
             let kept = |lease: &&Lease| {
                 outcomes.iter().any(|one| one.lease == Some(lease.lease) && is_kept(one))
             };
-            leases.iter().filter(|lease| !kept(lease)).collect()
+            // In the place of a broken one nobody was yet.
+            let is_loss = |one: &Released| match &one.lost {
+                None | Some(LostReason::BrokenBy { .. }) => false,
+                Some(_) => true,
+            };
+            GivenBack {
+                leases: leases.iter().filter(|lease| !kept(lease)).collect(),
+                is_lost: outcomes.iter().any(is_loss),
+            }
         }
         Err(error) => {
             let failure = crate::connect::explain_change(error, "releasing");
             say(&format!("{}; the agent gives it back once it can", failure.message));
-            leases.iter().collect()
+            GivenBack { leases: leases.iter().collect(), is_lost: false }
         }
     }
 }

@@ -97,7 +97,10 @@ pub(crate) fn not_released(outcome: &Released) -> Option<String> {
     match refusal.code {
         // The agent saw the end of the group before we asked.
         Code::NotHeld => None,
-        Code::Lost => Some(format!("{on} was lost before the command ended")),
+        Code::Lost => {
+            let why = outcome.lost.as_ref().map(|why| format!(": {}", lost(why)));
+            Some(format!("{on} was lost before the command ended{}", why.unwrap_or_default()))
+        }
         // A run within this one left its group, and goes on.
         Code::Held => Some(refusal.message.clone()),
         _ => Some(format!("releasing {on}: {}; the agent tries it again", refusal.message)),

@@ -230,6 +230,11 @@ fn what_a_killed_holder_leaves_is_seen_and_can_be_given_back() {
     let free = agent.ctl(&["acquire", "prod/db"]);
     assert_eq!(free.code, Some(75), "others count on it: {free:?}");
     assert_eq!(releases(), Vec::<String>::new());
+    let renewed = agent.ctl(&["renew", "prod/db"]);
+    assert_eq!(renewed.code, Some(1), "{renewed:?}");
+    let told = "the holder of prod/db has ended, and it stays a while for those it was held for: \
+                `stormctl release prod/db` frees it at once";
+    assert!(renewed.stderr.contains(told), "{renewed:?}");
     let given_back = agent.ctl(&["release", "prod/db"]);
     assert_eq!(given_back.code, Some(0), "{given_back:?}");
     let told = releases();
@@ -239,4 +244,11 @@ fn what_a_killed_holder_leaves_is_seen_and_can_be_given_back() {
     assert_eq!(agent.ctl(&["release", "--all"]).code, Some(0));
     assert_eq!(releases().len(), 2);
     all_is_free(&agent);
+
+    left("prod/web");
+    let broken = agent.ctl(&["break", "prod/web", "-m", "it is on fire", "--yes", "--json"]);
+    assert_eq!(broken.code, Some(0), "{broken:?}");
+    let json: serde_json::Value = serde_json::from_str(&broken.stdout).expect("JSON");
+    let free = json["free_in_secs"].as_u64().expect("a number");
+    assert!(free <= 15 * 60, "those it was held for have no longer than they had: {free}");
 }

@@ -257,17 +257,102 @@ fn whoever_gives_back_what_was_broken_and_does_not_know_hears_so_and_makes_room(
     assert_eq!(*play.call(), Call::Release(of(OVER)));
     play.settle(CallResult::Done);
     assert!(play.calls.is_empty());
-    let lost = play.changes.iter().any(|view| matches!(view.state, State::Lost(_)));
-    assert!(!lost, "one end: {:?}", play.changes);
+    ended_as(&play, &by_bob());
+    assert!(play.table.is_empty());
+}
 
-    // What is only gone is given back.
+/// Lease 1 is given back, and its store says that it is not there.
+fn gone_at_release() -> Play {
     let mut play = Play::holding(Hold::Keep);
     play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    play.settle(CallResult::NotThere);
+    play
+}
+
+/// Everybody else hears at once that nobody holds it, and when the store has answered, once, how.
+fn ended_as(play: &Play, end: &State) {
+    let told: Vec<&State> = play.changes.iter().map(|view| &view.state).collect();
+    assert_eq!(told, [&State::Releasing, end]);
+}
+
+#[test]
+fn whoever_gives_back_what_was_taken_away_hears_that_it_was_lost() {
+    let another = Holder { reason: None, lease: lease(77), ..holder() };
+    let taken = Loss::TakenBy(another.principal.clone());
+    for (result, loss) in [
+        (CallResult::Stands(Standing::NotOurs(Some(Box::new(another)))), taken),
+        (CallResult::Stands(Standing::NotOurs(None)), Loss::StoreLostIt),
+        (CallResult::Stands(Standing::Cloned), Loss::Clone),
+        // What is sure already does not wait for why.
+        (CallResult::Unknown, Loss::StoreLostIt),
+    ] {
+        let mut play = gone_at_release();
+        play.settle(result);
+        play.synced(true);
+        assert_eq!(play.answers, [Answer::No(No::Lost(loss.clone()))]);
+        ended_as(&play, &State::Lost(loss));
+        assert!(play.table.is_empty(), "who asked has acknowledged it");
+    }
+}
+
+#[test]
+fn what_an_earlier_try_may_have_given_back_is_given_back() {
+    let mut play = Play::holding(Hold::Keep);
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    play.settle(CallResult::Unknown);
+    assert!(matches!(play.answers.pop(), Some(Answer::No(No::Store { .. }))));
+    play.input(Input::Release { ticket: Ticket(7), lease: lease(1) });
     play.settle(CallResult::NotThere);
     play.settle(CallResult::Stands(Standing::NotOurs(None)));
     play.synced(true);
     assert_eq!(play.answers, [Answer::Released]);
+    ended_as(&play, &State::Released);
     assert!(play.calls.is_empty());
+}
+
+#[test]
+fn what_may_have_ended_by_itself_while_it_was_given_back_is_given_back() {
+    let mut play = Play::holding(Hold::No);
+    play.at(secs(59));
+    while !play.calls.is_empty() {
+        play.settle(CallResult::Unknown);
+    }
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    play.now = T0 + secs(60);
+    play.settle(CallResult::NotThere);
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    play.synced(true);
+    assert_eq!(play.answers, [Answer::Released]);
+    assert_eq!(play.changes.last().map(|view| &view.state), Some(&State::Released));
+}
+
+#[test]
+fn a_command_that_ends_under_what_was_taken_away_is_told_when_its_wrapper_asks() {
+    let mut play = Play::holding(Hold::Keep);
+    let attach = Attach::Process(command());
+    play.input(Input::Attach { ticket: Ticket(5), lease: lease(1), attach });
+    play.changes.clear();
+    play.answers.clear();
+    play.input(Input::Ended(command()));
+    play.settle(CallResult::NotThere);
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    ended_as(&play, &State::Lost(Loss::StoreLostIt));
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    assert_eq!(play.answers, [Answer::No(No::Lost(Loss::StoreLostIt))]);
+    assert!(play.table.is_empty());
+}
+
+#[test]
+fn what_was_taken_from_a_hold_that_ended_stays_lost_until_its_holder_knows() {
+    let mut play = Play::holding(Hold::Until(T0 + secs(10)));
+    play.at(secs(10));
+    play.settle(CallResult::NotThere);
+    play.settle(CallResult::Stands(Standing::NotOurs(None)));
+    ended_as(&play, &State::Lost(Loss::StoreLostIt));
+    play.at(secs(1000));
+    assert_eq!(play.view().state, State::Lost(Loss::StoreLostIt));
+    play.input(Input::Release { ticket: Ticket(6), lease: lease(1) });
+    assert!(play.table.is_empty());
 }
 
 #[test]
@@ -281,6 +366,8 @@ fn a_command_that_ends_before_anybody_noticed_makes_room() {
     play.settle(CallResult::Unknown);
     play.go_on();
     frees(&mut play);
+    // Its wrapper may yet ask what became of it.
+    play.go_on();
     assert!(play.table.is_empty());
 }
 
@@ -444,6 +531,16 @@ fn what_lingers_and_is_there_yet_is_given_back_when_it_is_time() {
     assert!(play.changes.is_empty(), "{:?}", play.changes);
     play.at(secs(25));
     assert!(matches!(play.call(), Call::Release(_)), "{:?}", play.calls);
+}
+
+#[test]
+fn whoever_would_move_the_end_of_what_lingers_hears_what_it_is() {
+    let mut play = lingering();
+    let lingers = Answer::No(No::Lingers(resource("infra")));
+    play.input(Input::Renew { ticket: Ticket(3), lease: lease(1), ttl: None, hold: None });
+    let attach = Attach::Detached;
+    play.input(Input::Attach { ticket: Ticket(4), lease: lease(1), attach });
+    assert_eq!(play.answers, [lingers.clone(), lingers]);
 }
 
 #[test]

@@ -418,7 +418,7 @@ fn an_attached_lease_ends_after_a_restart_unless_its_holder_comes_back() {
     };
     let mut play = start();
     play.at(secs(31));
-    assert_eq!(play.view().state, State::Released);
+    assert_eq!(play.view().state, State::Releasing);
 
     let mut play = start();
     let session = SessionId(5);
@@ -433,7 +433,7 @@ fn an_attached_lease_ends_after_a_restart_unless_its_holder_comes_back() {
     play.at(secs(31));
     assert!(matches!(play.view().state, State::Held | State::AtRisk));
     play.input(Input::Gone(session));
-    assert_eq!(play.view().state, State::Released);
+    assert_eq!(play.view().state, State::Releasing);
 }
 
 #[test]
@@ -550,9 +550,9 @@ fn a_hold_that_ends_is_told_and_gives_the_lease_back_also_while_a_renewal_is_out
     play.synced(true);
     assert!(matches!(play.call(), Call::Renew { .. }));
     play.at(secs(30));
-    assert_eq!(play.changes.last().map(|view| view.state.clone()), Some(State::Released));
+    assert_eq!(play.changes.last().map(|view| view.state.clone()), Some(State::Releasing));
     play.settle(ours(60));
-    assert_eq!(play.view().state, State::Released, "whatever the renewal says");
+    assert_eq!(play.view().state, State::Releasing, "whatever the renewal says");
     assert!(matches!(play.call(), Call::Release(proof) if proof.nonces.len() == 2));
     play.settle(CallResult::Done);
     assert!(play.table.is_empty());

@@ -181,7 +181,7 @@ impl Run {
             State::Held | State::AtRisk | State::Lingering => {
                 assert_eq!(*times, 0, "it came back: {view:?}");
             }
-            State::Asking | State::Unknown => {}
+            State::Asking | State::Unknown | State::Releasing => {}
         }
     }
 

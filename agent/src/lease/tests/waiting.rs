@@ -433,7 +433,7 @@ fn a_lease_ends_with_its_process_whoever_is_connected_also_after_a_restart() {
     next.at(secs(31));
     assert!(matches!(next.view().state, State::Held | State::AtRisk), "it waits for no connection");
     next.input(Input::Ended(process));
-    assert_eq!(next.view().state, State::Released);
+    assert_eq!(next.view().state, State::Releasing);
 }
 
 #[test]
@@ -459,7 +459,7 @@ fn a_shared_lease_ends_with_the_last_of_its_processes_also_after_a_restart() {
     let known = &memory.leases[&lease(1)];
     assert_eq!((known.intent.attach, known.sharers.as_slice()), (Attach::Process(inner), &[][..]));
     play.input(Input::Ended(inner));
-    assert_eq!(play.view().state, State::Released);
+    assert_eq!(play.view().state, State::Releasing);
 
     let mut next = Play::new();
     next.input(Input::Recover(Box::new(memory)));
@@ -467,7 +467,7 @@ fn a_shared_lease_ends_with_the_last_of_its_processes_also_after_a_restart() {
     next.settle(play::ours(60));
     assert_eq!(next.guarded, [inner]);
     next.input(Input::Ended(inner));
-    assert_eq!(next.view().state, State::Released);
+    assert_eq!(next.view().state, State::Releasing);
 }
 
 #[test]
@@ -490,7 +490,7 @@ fn a_hold_that_is_over_gives_nothing_back_under_a_command_that_goes_on() {
     assert!(matches!(play.view().state, State::Held | State::AtRisk));
     assert_eq!(play.view().hold, Hold::Until(T0 + secs(100)), "its wrapper ends it by that");
     play.input(Input::Ended(ProcessId { pid: 4711, started: 9, group: true }));
-    assert_eq!(play.view().state, State::Released);
+    assert_eq!(play.view().state, State::Releasing);
 }
 
 #[test]
@@ -507,7 +507,7 @@ fn a_hold_that_is_over_gives_nothing_back_under_a_command_that_only_shares_it() 
         play.synced(true);
     }
     play.input(Input::Ended(sharer));
-    assert_eq!(play.view().state, State::Released, "its hold was over long ago");
+    assert_eq!(play.view().state, State::Releasing, "its hold was over long ago");
     // What was out when it ended comes first.
     if !matches!(play.call(), Call::Release(_)) {
         play.settle(play::ours(60));

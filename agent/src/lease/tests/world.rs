@@ -112,13 +112,22 @@ enum Happening {
 }
 
 impl Happening {
-    /// The same, but if it is an acquire its answer reaches nobody.
-    fn unheard(self) -> Happening {
+    /// The same twice. A transport tries a second time only while it has no answer to the first
+    /// try of an acquire, so that try arrives before and its answer goes nowhere. Renewals and ends
+    /// are doubled at any time; but no transport tries a release again, so that whatever a late
+    /// copy of it finds is no answer.
+    fn doubled(self) -> (Happening, Happening) {
         match self {
-            Happening::Conditional { agent, id, claim, expected, .. } => {
-                Happening::Conditional { agent, life: u64::MAX, id, claim, expected }
+            Happening::Conditional { agent, life, id, claim, expected } => {
+                let conditional =
+                    |life, claim| Happening::Conditional { agent, life, id, claim, expected };
+                (conditional(u64::MAX, claim.clone()), conditional(life, claim))
             }
-            other => other,
+            Happening::Arrives { agent, life, id, call: call @ Call::Release(_) } => {
+                let arrives = |life, call| Happening::Arrives { agent, life, id, call };
+                (arrives(life, call.clone()), arrives(u64::MAX, call))
+            }
+            other => (other.clone(), other),
         }
     }
 }
@@ -175,6 +184,12 @@ pub(super) struct World {
     outage: [u64; AGENTS],
     /// Leases that somebody took away behind our back, and when.
     broken: BTreeMap<LeaseId, u64>,
+    /// Questions that give back what its agent believes in, and until when it does.
+    releasing: BTreeMap<Ticket, (LeaseId, Moment)>,
+    /// How often each lease was to be given back in the store.
+    releases: BTreeMap<LeaseId, u32>,
+    /// What a release took out of the store.
+    given_back: BTreeSet<LeaseId>,
     gone_sessions: BTreeSet<SessionId>,
     gone_processes: BTreeSet<ProcessId>,
     gone_tickets: BTreeSet<Ticket>,
@@ -234,6 +249,9 @@ impl World {
             storm: true,
             outage: [0; AGENTS],
             broken: BTreeMap::new(),
+            releasing: BTreeMap::new(),
+            releases: BTreeMap::new(),
+            given_back: BTreeSet::new(),
             gone_sessions: BTreeSet::new(),
             gone_processes: BTreeSet::new(),
             gone_tickets: BTreeSet::new(),
@@ -317,6 +335,9 @@ impl World {
                 if let Call::Release(Proof { resource, .. }) | Call::Cancel(resource, _) = &call {
                     self.stirs(&resource.clone());
                 }
+                if let (Call::Release(proof), CallResult::Done) = (&call, &result) {
+                    self.given_back.insert(proof.lease);
+                }
                 if let Call::Renew { proof, .. } = &call {
                     self.look_at_expiry(&proof.resource);
                 }
@@ -377,12 +398,10 @@ impl World {
         let slow = self.dice.chance(100);
         let delay = self.dice.below(if slow { 5 * SECOND } else { SECOND / 50 });
         if may_double && self.dice.chance(30) {
-            // A transport tries a second time only while it has no answer to the first try of an
-            // acquire, so that try arrives before and its answer goes nowhere. Renewals and ends
-            // are doubled at any time.
             let again = delay + self.dice.below(20 * SECOND);
-            self.later(again, happening.clone());
-            return self.later(delay, happening.unheard());
+            let (first, second) = happening.doubled();
+            self.later(again, second);
+            return self.later(delay, first);
         }
         self.later(delay, happening);
     }
@@ -459,6 +478,9 @@ impl World {
             }
             Effect::Call { id, call, patience, .. } => {
                 self.agents[agent].waiting.insert(id);
+                if let Call::Release(proof) = &call {
+                    *self.releases.entry(proof.lease).or_default() += 1;
+                }
                 let input = Input::Settled { call: id, result: CallResult::Unknown };
                 self.later(nanos(patience), Happening::Tell { agent, life, input });
                 let doubles = !matches!(call, Call::Acquire(_));
@@ -484,6 +506,7 @@ impl World {
     /// A person gets an answer.
     fn hears(&mut self, agent: usize, ticket: Ticket, answer: Answer) {
         self.served(agent, ticket, &answer);
+        self.tells_the_truth(agent, ticket, &answer);
         let session = self.agents[agent].sessions.remove(&ticket);
         match answer {
             Answer::Acquired(views) => {
@@ -572,7 +595,7 @@ impl World {
                     self.believes(agent, view);
                 }
             }
-            State::Lost(_) | State::Released | State::Lingering => {
+            State::Lost(_) | State::Releasing | State::Released | State::Lingering => {
                 self.ends_with_its_processes(agent, view);
                 self.agents[agent].beliefs.remove(&lease);
                 let lost = matches!(view.state, State::Lost(_));
@@ -843,6 +866,7 @@ fn every_law_that_is_turned_off_is_noticed() {
         Law::CheckAtUse,
         Law::LostForEver,
         Law::BreakGivesGrace,
+        Law::ReleaseTellsLoss,
         Law::FencesRise,
         Law::AttachedEnds,
         Law::LastEnds,

@@ -18,8 +18,7 @@ impl World {
             0..=4 => self.person_acquires(agent),
             5 if !leases.is_empty() => {
                 let lease = *self.dice.pick(&leases);
-                self.agents[agent].beliefs.remove(&lease);
-                self.tell(agent, Input::Release { ticket, lease });
+                self.person_releases(agent, ticket, lease);
             }
             6 | 7 if !leases.is_empty() => {
                 let lease = *self.dice.pick(&leases);
@@ -33,6 +32,35 @@ impl World {
             10 if self.dice.chance(300) => self.person_breaks(agent),
             _ => self.person_polls(agent),
         }
+    }
+
+    fn person_releases(&mut self, agent: usize, ticket: Ticket, lease: LeaseId) {
+        let now = self.moment(agent);
+        let known = &mut self.agents[agent];
+        known.beliefs.remove(&lease);
+        let view = known.table.as_ref().and_then(|table| table.view(now, lease));
+        if let Some(view) = view
+            && matches!(view.state, State::Held | State::AtRisk)
+        {
+            self.releasing.insert(ticket, (lease, view.deadline));
+        }
+        self.tell(agent, Input::Release { ticket, lease });
+    }
+
+    /// Whoever gives back what they believe in hears whether somebody took it away before; but that
+    /// one of several tries found nothing there is no sign of it.
+    pub(super) fn tells_the_truth(&mut self, agent: usize, ticket: Ticket, answer: &Answer) {
+        let Some((lease, deadline)) = self.releasing.remove(&ticket) else { return };
+        let is_lost = matches!(answer, Answer::No(No::Lost(loss)) if *loss != Loss::Expired);
+        let was_lost = self.broken.contains_key(&lease);
+        let is_sure = self.releases.get(&lease) == Some(&1) && self.moment(agent) < deadline;
+        if was_lost && is_sure && *answer == Answer::Released {
+            panic!("{lease} was taken away, and whoever gave it back hears nothing of that");
+        }
+        assert!(
+            !is_lost || !self.given_back.contains(&lease),
+            "{lease} was given back: {answer:?}"
+        );
     }
 
     fn person_acquires(&mut self, agent: usize) {
@@ -180,7 +208,8 @@ impl World {
     /// What nobody gave back ends with the last of its processes, whatever its hold says.
     pub(super) fn ends_with_its_processes(&self, agent: usize, view: &View) {
         let (known, lease) = (&self.agents[agent], view.claim.lease);
-        if view.state != State::Released || !known.beliefs.contains_key(&lease) {
+        let is_given_back = matches!(view.state, State::Releasing | State::Released);
+        if !is_given_back || !known.beliefs.contains_key(&lease) {
             return;
         }
         let taken = known.taken.iter().find(|(it, ..)| *it == lease);
