@@ -359,7 +359,7 @@ fn from_env(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
-/// What a complaint may quote is whatever somebody wrote into the file, and it is read on terminals.
+/// What a complaint quotes is whatever somebody wrote into the file, and it is read on terminals.
 fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

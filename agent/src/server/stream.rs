@@ -1,10 +1,11 @@
 //! One client's connection, which carries bytes and nothing else.
 //!
-//! Whoever sends a file along (`SCM_RIGHTS`, unix(7)) leaves it to the reader to close, and that can
-//! take as long as the sender likes: a TCP socket with `SO_LINGER` and unsent data waits for its own
-//! peer (socket(7)). A plain read throws such a file away, and so does closing a socket that has one
-//! unread in it: on the thread that renews everybody's leases. So what comes is looked at before it
-//! is taken, no file is ever taken, and a socket that has one in it is closed where nobody waits.
+//! Whoever sends a file along (`SCM_RIGHTS`, unix(7)) leaves it to the reader to close, and that
+//! can take as long as the sender likes: a TCP socket with `SO_LINGER` and unsent data waits for
+//! its own peer (socket(7)). A plain read throws such a file away, and so does closing a socket
+//! that has one unread in it: on the thread that renews everybody's leases. So what comes is looked
+//! at before it is taken, no file is ever taken, and a socket that has one in it is closed where
+//! nobody waits.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
