@@ -351,8 +351,9 @@ fn the_agent_may_restart_under_it() {
         agent.restart();
         assert!(job.is_running(), "{}", job.said());
     }
-    let held = agent.ctl(&["is-held", "prod/db", "--by", "me"]);
-    assert_eq!(held.code, Some(0), "{held:?}");
+    // Not before the store has confirmed it (law 12).
+    let is_mine = || agent.ctl(&["is-held", "prod/db", "--by", "me"]).code == Some(0);
+    until("it is held again", || is_mine().then_some(()));
     agent.kill();
     fs::write(&end, "").expect("a file");
     assert_eq!(job.ends().code, Some(5));
