@@ -97,13 +97,10 @@ fn a_file_that_nobody_reads_holds_up_nobody() {
             client.write_all(&[0; 3 * LEFT]).unwrap();
             send(&client, b"!", file, SendFlags::empty());
             stream.write_all(b"too many").await.unwrap();
+            // Whether it hears the end of that is its own affair: what it sent may reset the line.
             let client = Some(client).filter(|_| !gone);
             drop(stream);
-            if let Some(mut client) = client {
-                let mut said = String::new();
-                client.read_to_string(&mut said).expect("a whole answer");
-                assert_eq!(said, "too many");
-            }
+            drop(client);
         });
     }
 }
