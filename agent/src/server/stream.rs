@@ -93,8 +93,9 @@ fn has_file(socket: BorrowedFd<'_>) -> bool {
 /// process, or a thread with open files of its own, that is at its end.
 pub(super) fn bury(fd: OwnedFd) {
     let helper = Builder::new().stack_size(STACK).name("close".to_owned());
-    // On failure the closure is dropped, and the file with it, here: better late than never.
+    let (give, given) = mpsc::channel::<OwnedFd>();
     let begun = helper.spawn(move || {
+        let Ok(fd) = given.recv() else { return };
         let (shares, shared) = mpsc::channel();
         let (closes, closed) = mpsc::channel::<()>();
         let last = Builder::new().stack_size(STACK).name("close".to_owned()).spawn(move || {
@@ -111,8 +112,13 @@ pub(super) fn bury(fd: OwnedFd) {
             tracing::warn!("this process may not unshare its files: closing one may have waited");
         }
     });
-    if let Err(error) = begun {
-        tracing::warn!(%error, "there is no thread to close a file on");
+    match begun {
+        Ok(_) => drop(give.send(fd)),
+        // One file that stays open costs less than renewals that wait.
+        Err(error) => {
+            tracing::warn!(%error, "there is no thread to close a file on: it stays open");
+            std::mem::forget(fd);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! What takes long and others need too: a store that has the leases of others to renew, the names
-//! of users and groups, the audit file. One user has one of these under way at once, no more.
+//! of users and groups, the audit file. One user has one of these under way at once, or a few.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
