@@ -6,6 +6,8 @@
 mod samples;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -74,6 +76,31 @@ fn every_golden_line_is_a_message_still() {
     let samples: BTreeSet<String> = samples().into_iter().map(|sample| sample.name).collect();
     let gone: Vec<_> = golden().into_keys().filter(|name| !samples.contains(*name)).collect();
     assert!(gone.is_empty(), "no sample makes these any more: {gone:?}");
+}
+
+/// What a changed message leaves behind would be noise to the readers that are tried with it.
+#[test]
+fn the_seeds_of_fuzzing_are_messages_of_now() {
+    let golden: BTreeSet<&str> = golden().into_values().collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus/frame");
+    let mut seen = 0;
+    for seed in fs::read_dir(&folder).expect("the seeds") {
+        let path = seed.expect("a seed").path();
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"odd")) {
+            continue;
+        }
+        let bytes = fs::read(&path).expect("a seed can be read");
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let body = frame::split(rest).expect("a length").expect("a whole frame").len();
+            let (message, after) = rest.split_at(HEADER_LEN + body);
+            let message = hex(message);
+            assert!(golden.contains(&message[..]), "{}: {message}", path.display());
+            rest = after;
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "no seed in {}", folder.display());
 }
 
 #[test]
