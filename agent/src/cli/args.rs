@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 const EXAMPLES: &str = "\
@@ -31,6 +33,24 @@ Examples:
 The agent, its socket and what it remembers go when the command ends; the leases it still holds are
 given back first. The exit code is the command's: 128+N for signal N, 126 or 127 if it cannot be
 run.";
+
+/// The same error, with what to type where somebody names the file as for serving.
+pub(crate) fn mended(mut error: clap::Error) -> clap::Error {
+    use ContextKind::{InvalidSubcommand, PriorArg, Suggested};
+    let says = |error: &clap::Error, kind, word: &str| match error.get(kind) {
+        Some(ContextValue::String(said)) => said.contains(word),
+        Some(ContextValue::Strings(said)) => said.iter().any(|said| said.contains(word)),
+        _ => false,
+    };
+    if error.kind() == ErrorKind::ArgumentConflict
+        && says(&error, InvalidSubcommand, "check")
+        && says(&error, PriorArg, "--config")
+    {
+        let tip = StyledStr::from("check takes the file itself: stormlockd check FILE");
+        error.insert(Suggested, ContextValue::StyledStrs(vec![tip]));
+    }
+    error
+}
 
 /// Holds leases on resources for the users of this host, in a store that the site already runs.
 #[derive(Debug, Parser)]
@@ -154,6 +174,16 @@ mod tests {
     fn an_option_of_the_agent_before_a_command_is_refused() {
         assert!(Args::try_parse_from(["stormlockd", "--daemonize", "check"]).is_err());
         assert!(Args::try_parse_from(["stormlockd", "--pidfile", "/run/x"]).is_err());
+    }
+
+    #[test]
+    fn a_file_before_check_is_told_where_it_goes() {
+        let refused = Args::try_parse_from(["stormlockd", "--config", "x.toml", "check"]);
+        let text = super::mended(refused.unwrap_err()).to_string();
+        assert!(text.contains("tip: check takes the file itself: stormlockd check FILE"), "{text}");
+        let other = Args::try_parse_from(["stormlockd", "--log", "debug", "check"]);
+        let text = super::mended(other.unwrap_err()).to_string();
+        assert!(!text.contains("tip:"), "{text}");
     }
 
     #[test]

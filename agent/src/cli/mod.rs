@@ -44,7 +44,7 @@ fn perform() -> Result<u8, Failure> {
         Ok(args) => args,
         Err(answer) => {
             if answer.use_stderr() {
-                let text = answer.render().to_string();
+                let text = args::mended(answer).render().to_string();
                 return Err(Failure::usage(
                     text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
                 ));
