@@ -37,8 +37,8 @@ const SLOW: Duration = Duration::from_secs(2);
 const PROTOCOL_CODE: &str = "protocol";
 const JOIN_THE_GROUP: &str =
     "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again";
-const ANOTHERS_AGENT: &str =
-    "it is another user's own agent; without --socket and STORMLOCK_SOCKET the host's is asked";
+const ANOTHERS_AGENT: &str = "it is for its owner alone: another user's own agent, or one of the host's that no group may \
+     use; without --socket and STORMLOCK_SOCKET the agent of the host is asked";
 const NAME_A_SOCKET: &str =
     "name the agent's socket, or leave out --socket and STORMLOCK_SOCKET: the host's is asked then";
 const TREAT_AS_NOT_HELD: &str =
@@ -471,6 +471,6 @@ mod tests {
         let advice = failure.advice.unwrap();
         assert!(advice.contains("stormlock") && advice.contains("log in again"), "{advice}");
         let advice = refused("/proc/1/nothing/stormlockd.sock").advice.unwrap();
-        assert!(advice.contains("another user's own agent"), "{advice}");
+        assert!(advice.contains("another user's own agent, or one of the host's"), "{advice}");
     }
 }

@@ -16,6 +16,16 @@ const AFTER_THE_DASHES: &str =
     "put -- before the command, and its options after that: stormctl run RESOURCE... -- COMMAND";
 const LONGER: &str = "say how long it is kept: '--for DUR' or '--until TIME'";
 
+/// What the verbs are called elsewhere, where clap offers none of ours or another one.
+const ELSEWHERE: [(&str, &[&str]); 6] = [
+    ("acquire", &["lock", "take", "get", "grab"]),
+    ("release", &["unlock", "free", "drop", "delete", "rm", "give"]),
+    ("renew", &["extend", "refresh", "touch", "keep"]),
+    ("break", &["steal", "force", "force-unlock", "force-release", "kill"]),
+    ("current", &["show", "holder", "who", "owner", "info"]),
+    ("run", &["exec", "with"]),
+];
+
 /// The same error with the tips that help, and no more of somebody's words than help either.
 pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg] {
@@ -36,6 +46,10 @@ pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
         }
         None => Vec::new(),
     };
+    if let Some(verb) = meant(&error) {
+        let verbs = vec![verb.to_owned()];
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(verbs));
+    }
     tips.retain(|tip| !tip.to_string().contains(AS_A_VALUE));
     let is_unknown = error.kind() == ErrorKind::UnknownArgument;
     let is_guessed = error.get(ContextKind::SuggestedArg).is_some();
@@ -51,6 +65,15 @@ pub(crate) fn mended(mut error: clap::Error, argv: &[OsString]) -> clap::Error {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(tips));
     }
     error
+}
+
+/// The verb that somebody means who is used to another tool.
+fn meant(error: &clap::Error) -> Option<&'static str> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else {
+        return None;
+    };
+    let calls_it = |(_, words): &&(_, &[&str])| words.contains(&word.as_str());
+    ELSEWHERE.iter().find(calls_it).map(|(verb, _)| *verb)
 }
 
 /// The verb: the first word that is one.

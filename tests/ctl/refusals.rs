@@ -248,6 +248,10 @@ fn bad_arguments_are_told_before_anything_is_asked() {
     fake.run(&["acquire", "a", "b", "a"]).fails(64, &["a is named twice"]);
     fake.run(&["release", "a", "b", "a"]).fails(64, &["a is named twice"]);
     fake.run(&["stael", "a"]).fails(64, &["stormctl: unrecognized subcommand 'stael'"]);
+    let tip = |verb: &str| format!("tip: a similar subcommand exists: '{verb}'");
+    fake.run(&["lock", "a"]).fails(64, &["'lock'", &tip("acquire")]);
+    fake.run(&["unlock", "a"]).fails(64, &["'unlock'", &tip("release")]);
+    fake.run(&["lst"]).fails(64, &["'lst'", &tip("list")]);
     fake.run(&["acquire", "/a"]).fails(64, &["begins with a letter or a digit"]);
     fake.run(&["acquire", "a b"]).fails(64, &["allowed: letters, digits and . _ / : @ + -"]);
     fake.run(&["acquire", "a", "--until", "2001-01-01T00:00"]).fails(64, &["in the past"]);
