@@ -37,8 +37,8 @@ const SLOW: Duration = Duration::from_secs(2);
 const PROTOCOL_CODE: &str = "protocol";
 const JOIN_THE_GROUP: &str =
     "join the group that may use it (`sudo usermod -aG stormlock $USER`) and log in again";
-const ANOTHERS_AGENT: &str = "it is for its owner alone: another user's own agent, or one of the host's that no group may \
-     use; without --socket and STORMLOCK_SOCKET the agent of the host is asked";
+const ANOTHERS_AGENT: &str = "only its owner may use it: another user's own agent, or one of the \
+     host's without a group; without --socket and STORMLOCK_SOCKET the agent of the host is asked";
 const NAME_A_SOCKET: &str =
     "name the agent's socket, or leave out --socket and STORMLOCK_SOCKET: the host's is asked then";
 const TREAT_AS_NOT_HELD: &str =

@@ -22,7 +22,7 @@ use interprocess::os::unix::uds_local_socket::tokio::Listener as PathListener;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::stream::Stream;
+use super::stream::{Stream, take_no_files};
 use crate::fd;
 use crate::lease::Uid;
 use crate::others::{Other, replaced_by};
@@ -171,7 +171,7 @@ fn adopt(listener: std::os::unix::net::UnixListener) -> Result<Listener, ListenE
     };
     let inner = PathListener::try_from(OwnedFd::from(listener));
     let inner = inner.map_err(|e| refuse(e.to_string()))?;
-    Ok(Listener { inner: inner.into(), path, claim: None })
+    Ok(Listener::new(inner.into(), &path, None))
 }
 
 /// The agent's ear.
@@ -200,6 +200,12 @@ impl Drop for Claim {
 }
 
 impl Listener {
+    fn new(inner: LocalListener, path: &Path, claim: Option<Claim>) -> Listener {
+        let LocalListener::UdSocket(socket) = &inner;
+        take_no_files(socket.as_fd());
+        Listener { inner, path: path.to_owned(), claim }
+    }
+
     /// Binds `path`, an absolute one, and listens. Makes its directory if only that is missing.
     /// Call it inside a runtime.
     ///
@@ -215,7 +221,7 @@ impl Listener {
         let inner = listen(path)?;
         let made = fs::symlink_metadata(path).map_err(io_error("looking at", path))?;
         let claim = Claim { device: made.dev(), inode: made.ino(), lock };
-        let listener = Listener { inner, path: path.to_owned(), claim: Some(claim) };
+        let listener = Listener::new(inner, path, Some(claim));
         if let Some(gid) = access.group {
             // The group first: a wider mode must not be the old group's for an instant.
             lchown(path, None, Some(gid)).map_err(io_error("giving to its group", path))?;

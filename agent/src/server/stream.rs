@@ -3,18 +3,23 @@
 //! Whoever sends a file along (`SCM_RIGHTS`, unix(7)) leaves it to the reader to close, and that
 //! can take as long as the sender likes: a TCP socket with `SO_LINGER` and unsent data waits for
 //! its own peer (socket(7)). A plain read throws such a file away, and so does closing a socket
-//! that has one unread in it: on the thread that renews everybody's leases. So what comes is looked
-//! at before it is taken, no file is ever taken, and a socket that has one in it is closed where
-//! nobody waits.
+//! that has one unread in it: on the thread that renews everybody's leases.
+//!
+//! A kernel from 6.16 on keeps such files with their sender ([`take_no_files`]). For the others,
+//! what comes is looked at before it is taken, no file is ever taken, and a socket that has one in
+//! it is closed where nobody waits. There a file of a FUSE file system whose program answers no
+//! more keeps one thread for ever, which is little for each and has no end.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll, ready};
 use std::thread::Builder;
 
 use interprocess::local_socket::tokio::Stream as LocalStream;
+use nix::errno::Errno;
+use nix::libc;
 use rustix::net::{self, RecvAncillaryBuffer, RecvFlags, ReturnFlags, sockopt};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -24,6 +29,25 @@ use tokio::net::UnixStream;
 const LEFT: usize = 4096;
 /// Of a thread that calls the kernel twice.
 const STACK: usize = 64 << 10;
+
+/// `SO_PASSRIGHTS` of the kernel's `asm-generic/socket.h`, which no library knows yet.
+const PASS_RIGHTS: libc::c_int = 83;
+
+/// Whoever connects to it from now on is refused with `EPERM` when a file comes along. A kernel
+/// before 6.16 does not know how.
+#[expect(unsafe_code, reason = "no library sets this option yet")]
+pub(super) fn take_no_files(listener: BorrowedFd<'_>) {
+    let no: libc::c_int = 0;
+    let size = libc::socklen_t::try_from(size_of_val(&no)).expect("four bytes");
+    // SAFETY: the kernel reads so many bytes, of a number that outlives the call.
+    let answer = unsafe {
+        let (fd, value) = (listener.as_raw_fd(), (&raw const no).cast());
+        libc::setsockopt(fd, libc::SOL_SOCKET, PASS_RIGHTS, value, size)
+    };
+    if let Err(error) = Errno::result(answer) {
+        tracing::debug!(%error, "the kernel cannot refuse files that clients send along");
+    }
+}
 
 /// A connection that was accepted.
 #[derive(Debug)]

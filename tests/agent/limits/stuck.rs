@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::net::{
@@ -18,6 +19,7 @@ use super::victim::Victim;
 use super::{EVE, MALLORY, connect, open_to_all, shared, welcomed};
 use crate::agent::Agent;
 use crate::exec_store::{ExecStore, example};
+use crate::program::run;
 use crate::redis_server::RedisServer;
 use crate::{resource, wish};
 
@@ -46,11 +48,40 @@ fn leave(session: &UnixStream, bytes: &[u8], flags: SendFlags) -> TcpStream {
     far
 }
 
+/// Has the agent's listening socket let files through again, as it does on a kernel before 6.16:
+/// opened once more by way of its process (`pidfd_getfd`, `SO_PASSRIGHTS`).
+const LET_FILES_IN: &str = "
+import ctypes, os, socket, sys
+PIDFD_GETFD, SO_PASSRIGHTS = 438, 83
+agent = int(sys.argv[1])
+pidfd, libc = os.pidfd_open(agent), ctypes.CDLL(None, use_errno=True)
+for number in os.listdir(f'/proc/{agent}/fd'):
+    if not os.readlink(f'/proc/{agent}/fd/{number}').startswith('socket:'):
+        continue
+    fd = libc.syscall(PIDFD_GETFD, pidfd, int(number), 0)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), 'pidfd_getfd')
+    one = socket.socket(fileno=fd)
+    if one.family == socket.AF_UNIX and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        try:
+            print(one.getsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS))
+            one.setsockopt(socket.SOL_SOCKET, SO_PASSRIGHTS, 1)
+        except OSError:
+            print('always')";
+
+fn let_files_in(agent: &Agent) {
+    let mut python = Command::new("python3");
+    python.args(["-c", LET_FILES_IN, &agent.pid().to_string()]);
+    let ran = run(&mut python, LINGER);
+    assert!(["0\n", "always\n"].contains(&ran.stdout.as_str()), "{ran:?}");
+}
+
 #[test]
 fn files_that_take_minutes_to_close_delay_no_renewal() {
     let store = RedisServer::start();
     let agent = Agent::start(&shared(store.port()));
     open_to_all(&agent);
+    let_files_in(&agent);
     let victim = Victim::of(&agent);
     victim.during("nobody sends a file", || {}).is_undisturbed();
     let hello = Hello::OURS.encode();

@@ -5,6 +5,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -282,6 +283,37 @@ fn a_listening_socket_of_systemd_is_taken_over_and_stays_when_the_agent_goes() {
     assert!(place.answers(&listener));
     drop(listener);
     assert!(place.socket().exists());
+}
+
+/// Sends a file along with a byte.
+fn send_file(to: &Path) -> Result<usize, Errno> {
+    let client = UnixStream::connect(to).unwrap();
+    let files = [client.as_fd()];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut along = SendAncillaryBuffer::new(&mut space);
+    assert!(along.push(SendAncillaryMessage::ScmRights(&files)));
+    sendmsg(&client, &[io::IoSlice::new(b"!")], &mut along, SendFlags::empty())
+}
+
+/// Whether this kernel is one of those that know how.
+fn refuses_files() -> bool {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut parts = kernel.split(|c: char| !c.is_ascii_digit()).map_while(|it| it.parse().ok());
+    (parts.next().unwrap(), parts.next().unwrap()) >= (6_u32, 16_u32)
+}
+
+#[test]
+fn a_file_that_is_sent_along_stays_with_its_sender() {
+    let expected = if refuses_files() { Err(Errno::PERM) } else { Ok(1) };
+    let place = Place::new();
+    let bound = place.bind().unwrap();
+    assert_eq!(send_file(bound.path()), expected);
+    drop(bound);
+    let _inside = place.runtime.enter();
+    let systemds = UnixListener::bind(place.socket()).unwrap();
+    assert_eq!(send_file(&place.socket()), Ok(1));
+    let _adopted = adopt(systemds).unwrap();
+    assert_eq!(send_file(&place.socket()), expected);
 }
 
 #[test]
