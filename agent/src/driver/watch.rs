@@ -30,7 +30,7 @@ impl Watchers {
     pub(super) fn tell(&mut self, view: &View, audit: &Audit) {
         // Those who listen know already that nobody holds it.
         let is_known = self.logged.get(&view.claim.lease) == Some(&State::Releasing)
-            && view.state == State::Released;
+            && matches!(view.state, State::Releasing | State::Released);
         self.log(view, audit);
         if is_known {
             return;
