@@ -54,7 +54,7 @@ fn those_who_wait_are_served_in_the_order_in_which_they_came() {
         let why = format!("number {number}");
         let waiter = Waiter::start(&agent, &["acquire", "prod/db", "--keep", "-w", "-m", &why]);
         let place =
-            if number == 1 { ", held by " } else { &format!("number {number} of {number}") };
+            if number == 1 { ", yours already " } else { &format!("number {number} of {number}") };
         assert!(waiter.said[0].contains(place), "{:?}", waiter.said);
         waiters.push(waiter);
     }

@@ -307,7 +307,7 @@ fn a_wait_is_drawn_where_a_line_can_be_cleared_and_told_elsewhere() {
     shell.types("\x03");
     shell.sees(PROMPT);
     shell.types("TERM=dumb $CTL wait prod/db\n");
-    shell.sees("stormctl: waiting for prod/db, held by ");
+    shell.sees("stormctl: waiting for prod/db, yours already ");
     shell.types("\x03");
     shell.sees(PROMPT);
     shell.types("echo do''ne\n");
