@@ -224,9 +224,18 @@ impl Listener {
         let listener = Listener::new(inner, path, Some(claim));
         if let Some(gid) = access.group {
             // The group first: a wider mode must not be the old group's for an instant.
-            lchown(path, None, Some(gid)).map_err(io_error("giving to its group", path))?;
-            fs::set_permissions(path, Permissions::from_mode(OWNER_AND_GROUP))
-                .map_err(io_error("opening to its group", path))?;
+            match lchown(path, None, Some(gid)) {
+                Ok(()) => fs::set_permissions(path, Permissions::from_mode(OWNER_AND_GROUP))
+                    .map_err(io_error("opening to its group", path))?,
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    tracing::warn!(
+                        gid,
+                        "this user namespace has no such group, so only the agent's own user can \
+                         connect"
+                    );
+                }
+                Err(error) => return Err(io_error("giving to its group", path)(error)),
+            }
         }
         Ok(listener)
     }
