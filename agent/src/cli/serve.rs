@@ -20,6 +20,8 @@ use super::{log, paths, process};
 
 /// Wishes that may wait for the agent; more come only from somebody who sends signals in a loop.
 const CONTROLS_MAX: usize = 4;
+/// Longer than an agent lives.
+const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long what still runs on other threads (a directory service that does not answer) may hold up
 /// the end of the process.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
@@ -149,10 +151,15 @@ impl Plan {
     }
 }
 
-/// A runtime of one thread: several are slower here, and the leases have one owner.
+/// A runtime of one thread: several are slower here, and the leases have one owner. It has another
+/// for what blocks from the start, and keeps it: where the system gives no thread any more, tokio
+/// panics unless there is one.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    let built = Builder::new_current_thread().enable_all().build();
-    built.context("starting the runtime").map_err(Failure::unavailable)
+    let mut builder = Builder::new_current_thread();
+    let built = builder.enable_all().thread_keep_alive(FOR_GOOD).build();
+    let runtime = built.context("starting the runtime").map_err(Failure::unavailable)?;
+    let _has_one = runtime.spawn_blocking(|| ());
+    Ok(runtime)
 }
 
 pub(crate) fn no_signals(error: io::Error) -> Failure {
