@@ -25,7 +25,7 @@ const AGENT: &Arrows = &[
         "server",
         &[
             "driver", "stores", "policy", "config", "lease", "clock", "audit", "fd", "others",
-            "protocol",
+            "turns", "protocol",
         ],
     ),
     (
@@ -37,10 +37,11 @@ const AGENT: &Arrows = &[
     ("place", &["journal", "clock", "protocol::name"]),
     ("journal", &["lease", "clock", "fd", "protocol::name"]),
     ("audit", &["lease", "clock", "fd", "others", "protocol"]),
-    ("backend", &["lease", "clock", "fd", "others", "protocol"]),
+    ("backend", &["lease", "clock", "fd", "others", "turns", "protocol"]),
     ("policy", &["lease", "protocol::name"]),
     ("clock", &["lease", "fd", "protocol::name"]),
     ("reload", &["config", "clock", "systemd"]),
+    ("turns", &["lease", "clock"]),
     ("systemd", &[]),
     ("fd", &[]),
     ("others", &["lease"]),

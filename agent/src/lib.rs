@@ -25,6 +25,7 @@ pub mod reload;
 pub mod server;
 pub mod stores;
 pub mod systemd;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

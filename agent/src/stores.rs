@@ -10,9 +10,10 @@ use stormlock_protocol::message;
 use stormlock_protocol::name::UnixMs;
 use tokio::sync::{Notify, Semaphore};
 
+use crate::backend::asker::Asker;
 use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
 use crate::clock;
-use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Released, Remembered};
+use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Released, Remembered, Uid};
 
 /// The stores of a configuration, by name.
 pub type Wanted = BTreeMap<BackendName, Options>;
@@ -92,6 +93,9 @@ pub enum AskError {
     /// Others ask it for much.
     #[error("many read it now")]
     Busy,
+    /// The same user asks it for much: what was to be asked never left.
+    #[error("it has enough of yours to answer already")]
+    NoTurn,
 }
 
 impl AskError {
@@ -101,6 +105,7 @@ impl AskError {
         match self {
             AskError::Backend(BackendError::Refused { kind, .. }) => Some(*kind),
             AskError::NoSuch(_) => Some(RefusedKind::Unreachable),
+            AskError::NoTurn => Some(RefusedKind::Busy),
             AskError::Backend(BackendError::Unknown { .. })
             | AskError::Mute(_)
             | AskError::Busy => None,
@@ -194,12 +199,18 @@ impl Stores {
         self.known().iter().map(as_told).collect()
     }
 
-    /// Makes one call of the core, for at most `patience`. What had no answer by then is unknown
+    /// Makes one call of the core for a user, for at most `patience`. What had no answer by then is unknown
     /// (law 3). The timer is tokio's, which sleeps with the host: it bounds the wait, and no
     /// deadline depends on it.
-    pub async fn perform(&self, name: &BackendName, call: Call, patience: Duration) -> Outcome {
+    pub async fn perform(
+        &self,
+        name: &BackendName,
+        call: Call,
+        patience: Duration,
+        by: Option<Uid>,
+    ) -> Outcome {
         let result = match self.get(name) {
-            Some(backend) => self.timed(name, patience, make(&*backend, &call)).await,
+            Some(backend) => self.timed(name, patience, make(&*backend, &call), by).await,
             None => Err(AskError::NoSuch(name.clone())),
         };
         let is_doubtful = self.is_doubtful(name);
@@ -220,8 +231,9 @@ impl Stores {
         name: &BackendName,
         patience: Duration,
         question: impl Future<Output = Result<T, BackendError>>,
+        by: Option<Uid>,
     ) -> Result<T, AskError> {
-        let answer = self.timed(name, patience, question).await;
+        let answer = self.timed(name, patience, question, by).await;
         if self.is_doubtful(name) {
             self.doubts().insert(name.clone());
             self.bell.notify_one();
@@ -240,13 +252,14 @@ impl Stores {
         name: &BackendName,
         patience: Duration,
         question: impl Future<Output = Result<T, BackendError>>,
+        by: Option<Uid>,
     ) -> Result<T, AskError> {
         let readers = self.known().get(name).map(|store| Arc::clone(&store.readers));
         let readers = readers.ok_or_else(|| AskError::NoSuch(name.clone()))?;
         let turn = tokio::time::timeout(READERS_PATIENCE, readers.acquire_owned()).await;
         let _turn = turn.map_err(|_| AskError::Busy)?;
-        match tokio::time::timeout(patience, question).await {
-            Ok(answer) => self.within(name, patience, std::future::ready(answer)).await,
+        match tokio::time::timeout(patience, Asker::new(by).asks(question)).await {
+            Ok(answer) => self.within(name, patience, std::future::ready(answer), by).await,
             Err(_) => Err(AskError::Mute(patience)),
         }
     }
@@ -267,9 +280,12 @@ impl Stores {
         name: &BackendName,
         patience: Duration,
         question: impl Future<Output = Result<T, BackendError>>,
+        by: Option<Uid>,
     ) -> Result<T, AskError> {
-        let answer = match tokio::time::timeout(patience, question).await {
+        let by = Asker::new(by);
+        let answer = match tokio::time::timeout(patience, by.asks(question)).await {
             Ok(answer) => answer.map_err(AskError::from),
+            Err(_) if by.is_waiting() => return Err(AskError::NoTurn),
             Err(_) => Err(AskError::Mute(patience)),
         };
         self.note_health(name, answer.as_ref().err());

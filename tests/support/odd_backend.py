@@ -106,6 +106,16 @@ def answer(question):
         while held_back:
             say(held_back.pop())
         return None
+    elif how == "hoards":
+        # Nobody has an answer until the one who is waited for has asked.
+        note("asked", question["resource"])
+        answer = {"id": number, "is": "ours", "remaining_ms": 60000}
+        if do == "look":
+            answer = {"id": number, "is": "free", "counter": 1}
+        held_back.append(answer)
+        while question["resource"].endswith("mine") and held_back:
+            say(held_back.pop())
+        return None
     elif how == "disorder" and do == "list":
         lock = {"lease": "0" * 32, "principal": "p"}
         return {"id": number, "is": "locks", "locks": [{**lock, "resource": r} for r in "ba"]}

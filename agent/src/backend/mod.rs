@@ -18,6 +18,7 @@
 //! 5. README: its row among the promises, its set-up with the least rights.
 
 #[cfg(feature = "dynamodb")]
+pub mod asker;
 pub mod dynamodb;
 pub mod etcd;
 pub mod exec;

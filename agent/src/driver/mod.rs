@@ -342,10 +342,11 @@ impl Driver {
                 tracing::debug!(%backend, ?call, "calls");
                 self.tally.calls(id, &call);
                 let stores = Arc::clone(&self.stores);
+                let by = self.table.owner(call.lease());
                 self.calls.spawn(async move {
                     #[cfg(debug_assertions)]
                     let point = failpoint::leaves(&call);
-                    let outcome = stores.perform(&backend, call, patience).await;
+                    let outcome = stores.perform(&backend, call, patience, by).await;
                     #[cfg(debug_assertions)]
                     failpoint::answered(point, &outcome.result);
                     (id, backend, outcome)

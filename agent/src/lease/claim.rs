@@ -358,6 +358,9 @@ pub enum RefusedKind {
     Blocked,
     /// It is up, and what locks are kept in is not as it has to be.
     NotSetUp(Unfit),
+    /// It answers one question after the other, and the same user has enough there already: this
+    /// one was not asked.
+    Busy,
     /// Something that is no lock of ours stands under the name.
     Foreign,
 }
@@ -383,6 +386,7 @@ impl RefusedKind {
         match self {
             RefusedKind::Denied
             | RefusedKind::Blocked
+            | RefusedKind::Busy
             | RefusedKind::NotSetUp(Unfit::TwoWays)
             | RefusedKind::Foreign => true,
             RefusedKind::Unreachable
@@ -398,7 +402,10 @@ impl RefusedKind {
     #[must_use]
     pub fn may_pass(self) -> bool {
         match self {
-            RefusedKind::Unreachable | RefusedKind::NotWritable | RefusedKind::Blocked => true,
+            RefusedKind::Unreachable
+            | RefusedKind::NotWritable
+            | RefusedKind::Blocked
+            | RefusedKind::Busy => true,
             RefusedKind::Credentials
             | RefusedKind::Denied
             | RefusedKind::NotSetUp(_)

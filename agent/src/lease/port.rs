@@ -232,6 +232,18 @@ pub enum Call {
     Cancel(Resource, LeaseId),
 }
 
+impl Call {
+    /// The lease that it is about.
+    #[must_use]
+    pub fn lease(&self) -> LeaseId {
+        match self {
+            Call::Acquire(claim) => claim.lease,
+            Call::Renew { proof, .. } | Call::Verify(proof) | Call::Release(proof) => proof.lease,
+            Call::Cancel(_, lease) => *lease,
+        }
+    }
+}
+
 /// What came of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallResult {

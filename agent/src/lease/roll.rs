@@ -20,6 +20,12 @@ impl LeaseTable {
         Some(entry.view(now, self.journal_works, checks, waiters))
     }
 
+    /// Whose a lease is.
+    #[must_use]
+    pub fn owner(&self, lease: LeaseId) -> Option<Uid> {
+        Some(self.entries.get(&lease)?.owner)
+    }
+
     /// Every lease, in any state.
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseId> {

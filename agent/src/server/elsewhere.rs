@@ -4,7 +4,7 @@
 use stormlock_protocol::message::Reply;
 use stormlock_protocol::name::Ttl;
 
-use super::service::{Answered, Caller, QUESTION_PATIENCE, Service};
+use super::service::{Answered, Caller, Service};
 use super::terms::random;
 use super::told;
 use crate::audit::{By, Deed, Event, Outcome};
@@ -24,7 +24,7 @@ impl Service {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
         let renewing = store.renew(&proof, ttl, Nonce(random()?));
-        let renewed = self.stores.within(backend, QUESTION_PATIENCE, renewing).await;
+        let renewed = self.ask(caller, backend, renewing).await;
         // Without an answer it may have happened.
         let outcome = if renewed.is_ok() { Outcome::Done } else { Outcome::Failed };
         let standing = renewed.map_err(|error| told::no_answer(backend, &holder.resource, &error));
@@ -50,7 +50,7 @@ impl Service {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
         let releasing = store.release(&proof);
-        let released = self.stores.within(backend, QUESTION_PATIENCE, releasing).await;
+        let released = self.ask(caller, backend, releasing).await;
         let outcome = if released.is_ok() { Outcome::Done } else { Outcome::Failed };
         self.note_elsewhere(Deed::Release, outcome, caller, (backend, holder));
         released.map(|_| ()).map_err(|error| told::no_answer(backend, &holder.resource, &error))

@@ -17,7 +17,6 @@ mod session;
 pub mod stream;
 mod terms;
 mod told;
-mod turns;
 mod wait;
 
 use std::collections::BTreeMap;

@@ -15,7 +15,7 @@ use super::service::{Answered, Caller, QUESTION_PATIENCE, Service, is_mine};
 use super::{rights, told};
 use crate::clock;
 use crate::driver::Snapshot;
-use crate::lease::{BackendName, Holder, Moment};
+use crate::lease::{BackendName, Holder, Moment, Uid};
 use crate::policy::{Act, Glob};
 use crate::stores::{AskError, Stores};
 
@@ -41,6 +41,7 @@ type Page = Result<Vec<Holder>, AskError>;
 /// Dropped, it asks no further.
 struct Asked {
     stores: Arc<Stores>,
+    by: Uid,
     /// Where each begins, those that were not asked yet.
     waiting: VecDeque<(BackendName, Option<Resource>)>,
     order: VecDeque<BackendName>,
@@ -49,7 +50,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn from(service: &Service, after: Option<&Cursor>) -> Asked {
+    fn from(service: &Service, by: Uid, after: Option<&Cursor>) -> Asked {
         let mut waiting = VecDeque::new();
         for backend in service.stores.names() {
             match after {
@@ -62,6 +63,7 @@ impl Asked {
         }
         Asked {
             stores: Arc::clone(&service.stores),
+            by,
             order: waiting.iter().map(|(backend, _)| backend.clone()).collect(),
             waiting,
             running: JoinSet::new(),
@@ -91,9 +93,9 @@ impl Asked {
 
     fn ask_one(&mut self) -> bool {
         let Some((backend, after)) = self.waiting.pop_front() else { return false };
-        let stores = Arc::clone(&self.stores);
+        let (stores, by) = (Arc::clone(&self.stores), self.by);
         self.running.spawn(async move {
-            let page = read(&stores, &backend, after.as_ref(), PAGE).await;
+            let page = read(&stores, by, &backend, after.as_ref(), PAGE).await;
             (backend, page)
         });
         true
@@ -102,12 +104,13 @@ impl Asked {
 
 async fn read(
     stores: &Stores,
+    by: Uid,
     backend: &BackendName,
     after: Option<&Resource>,
     limit: usize,
 ) -> Page {
     let store = stores.get(backend).ok_or_else(|| AskError::NoSuch(backend.clone()))?;
-    stores.reading(backend, QUESTION_PATIENCE, store.list(after, limit)).await
+    stores.reading(backend, QUESTION_PATIENCE, store.list(after, limit), Some(by)).await
 }
 
 impl Service {
@@ -124,7 +127,7 @@ impl Service {
         }
         let until = clock::now() + LIST_PATIENCE;
         let mut unread = Vec::new();
-        let mut asked = Asked::from(self, ask.after.as_ref());
+        let mut asked = Asked::from(self, caller.who.uid, ask.after.as_ref());
         while let Some((backend, read)) = asked.next().await? {
             let locks = match self.first_seen(caller, &ask, &backend, read, until).await? {
                 Ok(locks) => locks,
@@ -167,7 +170,8 @@ impl Service {
                                or that match: ask for one by its name"
                     .to_owned()));
             }
-            read_so_far = read(&self.stores, backend, Some(&last), LATER_PAGE).await;
+            read_so_far =
+                read(&self.stores, caller.who.uid, backend, Some(&last), LATER_PAGE).await;
         }
     }
 
@@ -251,12 +255,12 @@ impl Service {
             findings.push(Finding { mend, ..finding(Level::Warning, "journal", note) });
         }
         // All at once: a doctor is asked when many are mute, and each would be waited for.
-        let mut examined = JoinSet::new();
+        let (mut examined, by) = (JoinSet::new(), Some(caller.who.uid));
         for backend in names {
             let Some(store) = self.stores.get(&backend) else { continue };
             let stores = Arc::clone(&self.stores);
             examined.spawn(async move {
-                let said = stores.within(&backend, QUESTION_PATIENCE, store.examine()).await;
+                let said = stores.within(&backend, QUESTION_PATIENCE, store.examine(), by).await;
                 (backend, said)
             });
         }

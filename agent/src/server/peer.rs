@@ -21,11 +21,11 @@ use tokio::sync::Semaphore;
 use self::groups::Groups;
 use self::origin::Origin;
 use super::stream::Stream;
-use super::turns::Turns;
 use crate::audit::Login;
 use crate::clock;
 use crate::lease::{Moment, Uid};
 use crate::policy::{GroupNames, Policy, Who};
+use crate::turns::Turns;
 
 /// Most groups of one user: as many as a ticket of Active Directory has room for. The kernel gives
 /// a process 64 times as many (`NGROUPS_MAX`), whoever has subordinate groups takes as many as they

@@ -18,10 +18,10 @@ use super::attach::{attach, terminal};
 use super::audited::Asked;
 use super::peer::Names;
 use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, unasked_hold};
-use super::turns::Turns;
 use super::wait::{self, Tell};
 use super::{Guests, told};
 use crate::audit::{Audit, Facts};
+use crate::backend::BackendError;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
@@ -29,6 +29,7 @@ use crate::lease::{
 };
 use crate::policy::{Act, Permit, Who};
 use crate::stores::{AskError, Stores};
+use crate::turns::Turns;
 use crate::{clock, fd};
 
 /// How long a question to a store may take that is about no lease of ours. No longer than a call of
@@ -358,8 +359,19 @@ impl Service {
     ) -> Answered<Option<Holder>> {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
-        let asked = self.stores.within(backend, QUESTION_PATIENCE, store.holder(on)).await;
+        let asked = self.ask(caller, backend, store.holder(on)).await;
         asked.map_err(|error: AskError| told::no_answer(backend, on, &error))
+    }
+
+    /// Asks a store a question of `caller`'s about one lock.
+    pub(super) async fn ask<T>(
+        &self,
+        caller: &Caller,
+        backend: &BackendName,
+        question: impl Future<Output = Result<T, BackendError>>,
+    ) -> Result<T, AskError> {
+        let by = Some(caller.who.uid);
+        self.stores.within(backend, QUESTION_PATIENCE, question, by).await
     }
 
     /// A lock for `caller`, who is told whether it is their own.

@@ -280,7 +280,8 @@ fn code(kind: Option<RefusedKind>) -> Code {
             RefusedKind::Unreachable
             | RefusedKind::NotWritable
             | RefusedKind::Credentials
-            | RefusedKind::Blocked,
+            | RefusedKind::Blocked
+            | RefusedKind::Busy,
         )
         | None => Code::Unavailable,
     }
@@ -297,6 +298,10 @@ fn describe(backend: &BackendName, kind: Option<RefusedKind>) -> String {
              that it may lock"
         }
         RefusedKind::Blocked => "is up, and somebody else there keeps that locked; try again",
+        RefusedKind::Busy => {
+            "answers one question after the other and has enough of yours to answer; nothing was \
+             done: try again in a moment"
+        }
         RefusedKind::NotSetUp(Unfit::NoDatabase) => {
             return format!(
                 "is up and has no such database: create it there, then run `stormlockd setup \

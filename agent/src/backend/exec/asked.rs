@@ -77,11 +77,6 @@ pub(super) struct Wish<'a> {
 }
 
 impl<'a> Question<'a> {
-    /// What a lease ends for the want of, and without which nothing can be asked.
-    pub(super) fn is_urgent(&self) -> bool {
-        matches!(self, Question::Renew { .. } | Question::Hello { .. })
-    }
-
     pub(super) fn acquire(claim: &'a Claim, counter: u64) -> Question<'a> {
         Question::Acquire(Wish {
             resource: claim.resource.as_str(),

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::super::asker;
 use super::said::Said;
 use super::trouble::Trouble;
 use crate::clock;
 use crate::lease::Moment;
+use crate::turns::{Turn, Turns};
 
 /// Most questions that are open at once: more than leases of one host are renewed in an attempt's
 /// time, and a bound on what a mute program makes us keep.
@@ -20,6 +22,11 @@ const OPEN_MAX: usize = 1024;
 /// Most of them that are none of a renewal: a program may answer one after the other, and a renewal
 /// must not wait behind whatever all users of this host ask.
 const OTHERS_MAX: usize = 4;
+/// Most of these of one user. Who comes next waits for so many of each other user at most.
+const OTHERS_EACH: usize = 2;
+/// Most renewals of one user that are asked at once: more leases than a slow program can keep are
+/// lost by whoever has them, not by everybody.
+const RENEWALS_EACH: usize = 4;
 /// Most answers that are lost: a program that owes so many forgets questions.
 const LOST_MAX: usize = 256;
 /// An answer that nobody waits for any more and that is so late is lost. A program that is slow is
@@ -37,6 +44,8 @@ type Tell = oneshot::Sender<Result<Said, Trouble>>;
 pub(super) struct Open {
     table: Mutex<Table>,
     others: Arc<Semaphore>,
+    others_of: Turns,
+    renewals_of: Turns,
 }
 
 #[derive(Debug)]
@@ -55,7 +64,8 @@ impl Table {
             asked.tell.is_none() && asked.sent.is_some_and(|at| at.until(now) >= LOST_AFTER)
         };
         let lost = || self.asked.values().filter(is_lost);
-        let others = || lost().filter(|asked| asked.place.is_some()).count();
+        let is_other = |asked: &&Asked| asked.place.as_ref().is_some_and(Place::is_other);
+        let others = || lost().filter(is_other).count();
         self.owed >= OTHERS_MAX && (others() >= OTHERS_MAX || lost().count() >= LOST_MAX)
     }
 }
@@ -65,26 +75,51 @@ struct Asked {
     sent: Option<Moment>,
     /// `None` when nobody waits any more.
     tell: Option<Tell>,
-    /// `None` for a renewal.
+    /// A renewal gives it up when nobody waits for it any more, and a greeting has none.
     place: Option<Place>,
 }
 
-/// A place among the questions that are no renewals, until the program has answered.
+/// A place among the questions that are open, given up when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(
-    #[expect(dead_code, reason = "it is given up when dropped")] OwnedSemaphorePermit,
-);
+pub(super) struct Place {
+    /// `None` for a renewal.
+    others: Option<OwnedSemaphorePermit>,
+    /// `None` when nobody in particular asks.
+    #[expect(dead_code, reason = "it is given up when dropped")]
+    own: Option<Turn>,
+}
+
+impl Place {
+    fn is_other(&self) -> bool {
+        self.others.is_some()
+    }
+}
 
 impl Open {
     pub(super) fn new() -> Open {
         let (asked, heard) = (HashMap::new(), clock::now());
         let table = Mutex::new(Table { next: 0, asked, owed: 0, heard, ended: None });
-        Open { table, others: Arc::new(Semaphore::new(OTHERS_MAX)) }
+        let each = |at_once| Turns::new(at_once, Duration::ZERO);
+        let (others_of, renewals_of) = (each(OTHERS_EACH), each(RENEWALS_EACH));
+        Open { table, others: Arc::new(Semaphore::new(OTHERS_MAX)), others_of, renewals_of }
     }
 
-    /// Waits for a place; `None` never comes but from a runtime that ends.
-    pub(super) async fn place(&self) -> Option<Place> {
-        Arc::clone(&self.others).acquire_owned().await.ok().map(Place)
+    /// Waits for a place for this call's question: first behind what the same user asks.
+    pub(super) async fn place(&self, is_renewal: bool) -> Place {
+        let turns = if is_renewal { &self.renewals_of } else { &self.others_of };
+        asker::waits(async {
+            let own = match asker::user() {
+                Some(user) => Some(turns.of(user).await),
+                None => None,
+            };
+            let others = match is_renewal {
+                true => None,
+                // It is never closed.
+                false => Arc::clone(&self.others).acquire_owned().await.ok(),
+            };
+            Place { others, own }
+        })
+        .await
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -122,6 +157,8 @@ impl Open {
         if asked.sent.is_none() {
             table.asked.remove(&id);
         } else if asked.tell.take().is_some() {
+            // The next attempt of a renewal must not wait for an answer that may be lost.
+            asked.place.take_if(|place| !place.is_other());
             table.owed += 1;
         }
     }

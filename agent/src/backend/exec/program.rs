@@ -98,7 +98,11 @@ impl Program {
 
     /// Asks and waits for the answer.
     pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Said, Trouble> {
-        let place = if question.is_urgent() { None } else { self.open.place().await };
+        let place = match question {
+            Question::Hello { .. } => None,
+            Question::Renew { .. } => Some(self.open.place(true).await),
+            _ => Some(self.open.place(false).await),
+        };
         let (tell, answer) = oneshot::channel();
         let id = self.open.add(tell, place)?;
         let _waiting = Waiting { open: &self.open, id };

@@ -14,6 +14,7 @@ use serde_json::Value;
 use stormlock_protocol::name::Fence;
 
 use super::super::RefusedKind;
+use super::super::asker::Asker;
 use super::super::contract::{self, Others, Site, claim, granted, nonce, proof, resource, ttl};
 use super::asked::Asking;
 use super::open::Open;
@@ -21,6 +22,7 @@ use super::said::Answer;
 use super::server::ExecStore;
 use super::*;
 use crate::clock;
+use crate::lease::Uid;
 
 /// Longer than any test waits for a program.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -369,6 +371,48 @@ async fn a_renewal_waits_for_few_questions_of_a_flood() {
     let asked = odd.noted("asked");
     let before = asked.iter().position(|what| what == "renew").unwrap();
     assert!(before <= 4, "{before} questions went before the first renewal");
+}
+
+/// How many of another user's questions go before one's own, when that user asks without end.
+async fn before_mine<T: std::fmt::Debug>(
+    odd: &Odd,
+    each: usize,
+    ask: impl AsyncFn(&Resource) -> Result<T, BackendError>,
+) -> usize {
+    let [theirs, mine] = ["theirs", "mine"].map(resource);
+    let [them, me] = [1, 2].map(|uid| Asker::new(Some(Uid(uid))));
+    let many = (0..50).map(|_| them.asks(ask(&theirs)));
+    let mut flood = std::pin::pin!(futures_util::future::join_all(many));
+    let mut is_busy =
+        std::pin::pin!(until("as many wait as may", || { odd.noted("asked").len() >= each }));
+    tokio::select! {
+        _ = &mut flood => panic!("it hoards no answer"),
+        () = &mut is_busy => {}
+    }
+    assert!(them.is_waiting(), "the others of them have not left");
+    let mine = async {
+        loop {
+            me.asks(ask(&mine)).await.unwrap();
+            assert!(!me.is_waiting());
+        }
+    };
+    tokio::select! {
+        answers = flood => assert!(answers.iter().all(Result::is_ok), "{answers:?}"),
+        () = mine => {}
+    }
+    odd.noted("asked").iter().position(|of| of.ends_with("mine")).unwrap()
+}
+
+#[tokio::test]
+async fn one_users_questions_wait_for_few_of_anothers() {
+    let odd = Odd::new("hoards");
+    let renew =
+        async |on: &Resource| odd.exec.renew(&proof(&claim(on, 60)), ttl(60), nonce()).await;
+    let before = before_mine(&odd, 4, renew).await;
+    assert_eq!(before, 4, "renewals of another before the first of one's own");
+    let odd = Odd::new("hoards");
+    let before = before_mine(&odd, 2, async |on: &Resource| odd.exec.look(on).await).await;
+    assert_eq!(before, 2, "other questions of another before the first of one's own");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whose questions are under way.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(crate) struct Turns {
     at_once: usize,
     pause: Duration,
     users: Mutex<BTreeMap<Uid, Arc<Semaphore>>>,
@@ -27,30 +27,30 @@ pub(super) struct Turns {
 
 /// One of them; the next may begin a little after it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     permit: Option<OwnedSemaphorePermit>,
     pause: Duration,
 }
 
 impl Turns {
     /// Those of questions to stores.
-    pub(super) fn of_stores() -> Turns {
+    pub(crate) fn of_stores() -> Turns {
         Turns::new(AT_ONCE, PAUSE)
     }
 
     /// Those of questions about one lock each: a store may be a program that answers one after the
     /// other, and whoever has many sessions is not to keep it from everybody else's.
-    pub(super) fn of_one_lock() -> Turns {
+    pub(crate) fn of_one_lock() -> Turns {
         Turns::new(ONE_LOCK_AT_ONCE, Duration::ZERO)
     }
 
     /// So many at once, each with a pause after it.
-    pub(super) fn new(at_once: usize, pause: Duration) -> Turns {
+    pub(crate) fn new(at_once: usize, pause: Duration) -> Turns {
         Turns { at_once, pause, users: Mutex::default() }
     }
 
     /// Waits until it is the user's turn.
-    pub(super) async fn of(&self, uid: Uid) -> Turn {
+    pub(crate) async fn of(&self, uid: Uid) -> Turn {
         let turns = {
             let mut all = self.users.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody is in those that nobody else has.
