@@ -199,9 +199,9 @@ impl Stores {
         self.known().iter().map(as_told).collect()
     }
 
-    /// Makes one call of the core for a user, for at most `patience`. What had no answer by then is unknown
-    /// (law 3). The timer is tokio's, which sleeps with the host: it bounds the wait, and no
-    /// deadline depends on it.
+    /// Makes one call of the core for a user, for at most `patience`. What had no answer by then is
+    /// unknown (law 3), and what stood in a queue of ours until then was not asked. The timer is
+    /// tokio's, which sleeps with the host: it bounds the wait, and no deadline depends on it.
     pub async fn perform(
         &self,
         name: &BackendName,

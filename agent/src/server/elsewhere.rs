@@ -4,7 +4,7 @@
 use stormlock_protocol::message::Reply;
 use stormlock_protocol::name::Ttl;
 
-use super::service::{Answered, Caller, Service};
+use super::service::{Answered, Caller, QUESTION_PATIENCE, Service};
 use super::terms::random;
 use super::told;
 use crate::audit::{By, Deed, Event, Outcome};
@@ -23,8 +23,9 @@ impl Service {
         let proof = foreign(&holder);
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
+        let by = Some(caller.who.uid);
         let renewing = store.renew(&proof, ttl, Nonce(random()?));
-        let renewed = self.ask(caller, backend, renewing).await;
+        let renewed = self.stores.within(backend, QUESTION_PATIENCE, renewing, by).await;
         // Without an answer it may have happened.
         let outcome = if renewed.is_ok() { Outcome::Done } else { Outcome::Failed };
         let standing = renewed.map_err(|error| told::no_answer(backend, &holder.resource, &error));
@@ -49,8 +50,9 @@ impl Service {
         let proof = foreign(holder);
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
+        let by = Some(caller.who.uid);
         let releasing = store.release(&proof);
-        let released = self.ask(caller, backend, releasing).await;
+        let released = self.stores.within(backend, QUESTION_PATIENCE, releasing, by).await;
         let outcome = if released.is_ok() { Outcome::Done } else { Outcome::Failed };
         self.note_elsewhere(Deed::Release, outcome, caller, (backend, holder));
         released.map(|_| ()).map_err(|error| told::no_answer(backend, &holder.resource, &error))

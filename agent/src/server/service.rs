@@ -21,7 +21,6 @@ use super::terms::{check_hold, check_ttl, hold_from_now, mint, random, shorter, 
 use super::wait::{self, Tell};
 use super::{Guests, told};
 use crate::audit::{Audit, Facts};
-use crate::backend::BackendError;
 use crate::config::Config;
 use crate::driver::{Handle, Stopping, Wish};
 use crate::lease::{
@@ -359,19 +358,9 @@ impl Service {
     ) -> Answered<Option<Holder>> {
         let store = self.stores.get(backend).ok_or_else(|| told::no_store(backend))?;
         let _turn = self.asking.of(caller.who.uid).await;
-        let asked = self.ask(caller, backend, store.holder(on)).await;
+        let (by, question) = (Some(caller.who.uid), store.holder(on));
+        let asked = self.stores.within(backend, QUESTION_PATIENCE, question, by).await;
         asked.map_err(|error: AskError| told::no_answer(backend, on, &error))
-    }
-
-    /// Asks a store a question of `caller`'s about one lock.
-    pub(super) async fn ask<T>(
-        &self,
-        caller: &Caller,
-        backend: &BackendName,
-        question: impl Future<Output = Result<T, BackendError>>,
-    ) -> Result<T, AskError> {
-        let by = Some(caller.who.uid);
-        self.stores.within(backend, QUESTION_PATIENCE, question, by).await
     }
 
     /// A lock for `caller`, who is told whether it is their own.

@@ -7,7 +7,7 @@ use stormlock_protocol::message::{self, Code, Refusal, Reply, Waiting};
 use stormlock_protocol::name::Resource;
 use tokio::sync::watch;
 
-use super::service::{Answered, Caller, Service};
+use super::service::{Answered, Caller, QUESTION_PATIENCE, Service};
 use super::told;
 use crate::clock::{self, Alarm};
 use crate::driver::Waits;
@@ -68,7 +68,8 @@ impl Service {
             let began = clock::now();
             let store = self.stores.get(&backend).ok_or_else(|| told::no_store(&backend))?;
             let turn = self.asking.of(caller.who.uid).await;
-            let asked = self.ask(caller, &backend, store.holder(on)).await;
+            let (by, question) = (Some(caller.who.uid), store.holder(on));
+            let asked = self.stores.within(&backend, QUESTION_PATIENCE, question, by).await;
             drop(turn);
             let holder = match asked {
                 Ok(None) => return Ok(Reply::Current(None)),
