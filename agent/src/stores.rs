@@ -13,7 +13,9 @@ use tokio::sync::{Notify, Semaphore};
 use crate::backend::asker::Asker;
 use crate::backend::{self, Backend, BackendError, OpenError, Options, Traits};
 use crate::clock;
-use crate::lease::{BackendName, Call, CallResult, Memory, RefusedKind, Released, Remembered, Uid};
+use crate::lease::{
+    BackendName, Call, CallResult, Memory, Moment, RefusedKind, Released, Remembered, Uid,
+};
 
 /// The stores of a configuration, by name.
 pub type Wanted = BTreeMap<BackendName, Options>;
@@ -41,6 +43,8 @@ struct Store {
     health: message::Health,
     since: Option<UnixMs>,
     identity: Option<String>,
+    /// When it last answered anybody.
+    answered: Option<Moment>,
     /// It answered after it had been down, and no call of the core was told yet.
     came_back: bool,
     /// Who reads much of it, in the order in which they came.
@@ -62,6 +66,7 @@ impl Store {
             health: message::Health::Unused,
             since: None,
             identity: None,
+            answered: None,
             came_back: false,
             readers: Arc::new(Semaphore::new(READERS_MAX)),
         }
@@ -282,14 +287,24 @@ impl Stores {
         question: impl Future<Output = Result<T, BackendError>>,
         by: Option<Uid>,
     ) -> Result<T, AskError> {
-        let by = Asker::new(by);
+        let (by, began) = (Asker::new(by), clock::now());
         let answer = match tokio::time::timeout(patience, by.asks(question)).await {
             Ok(answer) => answer.map_err(AskError::from),
             Err(_) if by.is_waiting() => return Err(AskError::NoTurn),
+            // It answers others meanwhile, or this waited for others' answers: it is slow, and no
+            // store that was away.
+            Err(_) if by.has_waited() || self.has_answered_since(name, began) => {
+                return Err(AskError::Mute(patience));
+            }
             Err(_) => Err(AskError::Mute(patience)),
         };
         self.note_health(name, answer.as_ref().err());
         answer
+    }
+
+    fn has_answered_since(&self, name: &BackendName, began: Moment) -> bool {
+        let answered = self.known().get(name).and_then(|store| store.answered);
+        answered.is_some_and(|at| at >= began)
     }
 
     fn note_health(&self, name: &BackendName, error: Option<&AskError>) {
@@ -303,6 +318,7 @@ impl Stores {
             let mut known = self.known();
             let Some(store) = known.get_mut(name) else { return };
             let was = store.health;
+            store.answered = if is_up { Some(clock::now()) } else { store.answered };
             if was != health {
                 store.health = health;
                 store.came_back |= is_up && was == message::Health::Down;

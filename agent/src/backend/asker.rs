@@ -3,8 +3,10 @@
 //! it, since most stores have nothing to do with it.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use crate::lease::Uid;
 
@@ -17,14 +19,21 @@ tokio::task_local! {
 pub struct Asker {
     /// `None` when it is for nobody in particular.
     user: Option<Uid>,
-    waits: Arc<AtomicBool>,
+    queue: Arc<Queue>,
+}
+
+/// Whether the call waits for its turn, and whether it ever had to.
+#[derive(Debug, Default)]
+struct Queue {
+    waits: AtomicBool,
+    waited: AtomicBool,
 }
 
 impl Asker {
     /// For one call.
     #[must_use]
     pub fn new(user: Option<Uid>) -> Asker {
-        Asker { user, waits: Arc::default() }
+        Asker { user, queue: Arc::default() }
     }
 
     /// Makes the call for them.
@@ -33,10 +42,16 @@ impl Asker {
     }
 
     /// Whether the call stands in a queue of ours, or ended there: what it was about to ask has not
-    /// left, and says nothing about the store.
+    /// left.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        self.waits.load(Ordering::Relaxed)
+        self.queue.waits.load(Ordering::Relaxed)
+    }
+
+    /// Whether it ever stood there: that it took long says nothing about the store.
+    #[must_use]
+    pub fn has_waited(&self) -> bool {
+        self.queue.waited.load(Ordering::Relaxed)
     }
 }
 
@@ -47,12 +62,15 @@ pub(super) fn user() -> Option<Uid> {
 
 /// Waits for the turn of this call.
 pub(super) async fn waits<T>(turn: impl Future<Output = T>) -> T {
-    let note = |waits| {
-        // Outside of a call nobody wants to know.
-        let _ = ASKER.try_with(|asker| asker.waits.store(waits, Ordering::Relaxed));
-    };
-    note(true);
+    let mut turn = pin!(turn);
+    if let Poll::Ready(turn) = futures_util::poll!(turn.as_mut()) {
+        return turn;
+    }
+    // Outside of a call nobody wants to know.
+    let queue = ASKER.try_with(|asker| Arc::clone(&asker.queue)).unwrap_or_default();
+    queue.waits.store(true, Ordering::Relaxed);
+    queue.waited.store(true, Ordering::Relaxed);
     let turn = turn.await;
-    note(false);
+    queue.waits.store(false, Ordering::Relaxed);
     turn
 }

@@ -12,16 +12,16 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::set_socket_linger,
 };
 use stormlock_protocol::frame::{self, Hello};
-use stormlock_protocol::message::{Hold, Release, Request};
+use stormlock_protocol::message::{Acquire, Hold, Release, Reply, Request};
 
 use super::flood::{Asks, flood, target};
 use super::victim::Victim;
-use super::{EVE, MALLORY, connect, open_to_all, shared, welcomed};
+use super::{EVE, MALLORY, connect, open_to_all, reply, send, shared, welcomed};
 use crate::agent::Agent;
 use crate::exec_store::{ExecStore, example};
 use crate::program::run;
 use crate::redis_server::RedisServer;
-use crate::{resource, wish};
+use crate::{resource, ttl, wish};
 
 /// Many times what a lease of the victim has.
 const LINGER: Duration = Duration::from_secs(600);
@@ -118,9 +118,8 @@ const SLOW: &str = "import importlib.util, sys, time\n\
                     sys.argv = sys.argv[1:]\n\
                     example.main()\n";
 
-#[test]
-fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewal() {
-    let (store, redis) = (ExecStore::start(), RedisServer::start());
+/// The agent of a host whose store is that program.
+fn slow(store: &ExecStore, redis: &RedisServer) -> Agent {
     let command = [example(), store.file()].map(|path| format!("{:?}", path.display().to_string()));
     let python = format!("[\"/usr/bin/python3\", \"-c\", {SLOW:?}, {}]", command.join(", "));
     let config = shared(redis.port()).replace(
@@ -129,6 +128,41 @@ fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewa
     );
     let agent = Agent::start(&config);
     open_to_all(&agent);
+    agent
+}
+
+/// More leases than the program can renew: with them alone it is asked 24 times a second.
+const TOO_MANY: usize = 40;
+/// How often all of the victim's leases are renewed while the other's are being lost.
+const ROUNDS: usize = 4;
+
+#[test]
+fn more_leases_than_a_slow_program_can_renew_are_lost_by_whoever_has_them() {
+    let (store, redis) = (ExecStore::start(), RedisServer::start());
+    let agent = slow(&store, &redis);
+    let victim = Victim::in_store(&agent);
+    let mut eve = welcomed(&agent, EVE);
+    victim.begin();
+    let mut granted = 0;
+    for number in 0..TOO_MANY {
+        let name = format!("store/free/{number}");
+        let short = Acquire { ttl: Some(ttl(5)), ..wish(&name, Hold::Keep) };
+        send(&mut eve, &Request::Acquire(short));
+        granted += usize::from(matches!(reply(&mut eve), Reply::Acquired(_)));
+    }
+    println!("limits: another has {granted} leases of a slow program");
+    victim.end("another takes leases of a slow program").is_undisturbed();
+    assert!(granted > TOO_MANY / 2, "{granted}");
+    for round in 1..=ROUNDS {
+        let what = format!("another has too many leases of a slow program, round {round}");
+        victim.during(&what, || {}).is_undisturbed();
+    }
+}
+
+#[test]
+fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewal() {
+    let (store, redis) = (ExecStore::start(), RedisServer::start());
+    let agent = slow(&store, &redis);
     let victim = Victim::in_store(&agent);
     victim.during("nobody asks the program", || {}).is_undisturbed();
     let questions: [(&str, Asks); 2] = [

@@ -26,7 +26,7 @@ const OTHERS_MAX: usize = 4;
 const OTHERS_EACH: usize = 2;
 /// Most renewals of one user that are asked at once: more leases than a slow program can keep are
 /// lost by whoever has them, not by everybody.
-const RENEWALS_EACH: usize = 4;
+const RENEWALS_EACH: usize = 2;
 /// Most answers that are lost: a program that owes so many forgets questions.
 const LOST_MAX: usize = 256;
 /// An answer that nobody waits for any more and that is so late is lost. A program that is slow is
@@ -58,6 +58,14 @@ struct Table {
 }
 
 impl Table {
+    /// A renewal whose answer may be lost keeps the next ones waiting no longer.
+    fn forgive(&mut self, now: Moment) {
+        for asked in self.asked.values_mut().filter(|asked| asked.tell.is_none()) {
+            let is_late = asked.sent.is_some_and(|at| at.until(now) >= MUTE_AFTER);
+            asked.place.take_if(|place| is_late && !place.is_other());
+        }
+    }
+
     /// Whether more answers are lost than a program may lose.
     fn forgets(&self, now: Moment) -> bool {
         let is_lost = |asked: &&Asked| {
@@ -75,7 +83,7 @@ struct Asked {
     sent: Option<Moment>,
     /// `None` when nobody waits any more.
     tell: Option<Tell>,
-    /// A renewal gives it up when nobody waits for it any more, and a greeting has none.
+    /// A greeting has none.
     place: Option<Place>,
 }
 
@@ -106,6 +114,7 @@ impl Open {
 
     /// Waits for a place for this call's question: first behind what the same user asks.
     pub(super) async fn place(&self, is_renewal: bool) -> Place {
+        self.table().forgive(clock::now());
         let turns = if is_renewal { &self.renewals_of } else { &self.others_of };
         asker::waits(async {
             let own = match asker::user() {
@@ -157,8 +166,6 @@ impl Open {
         if asked.sent.is_none() {
             table.asked.remove(&id);
         } else if asked.tell.take().is_some() {
-            // The next attempt of a renewal must not wait for an answer that may be lost.
-            asked.place.take_if(|place| !place.is_other());
             table.owed += 1;
         }
     }
