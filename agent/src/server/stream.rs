@@ -18,7 +18,6 @@ use std::task::{Context, Poll, ready};
 use std::thread::Builder;
 
 use interprocess::local_socket::tokio::Stream as LocalStream;
-use nix::errno::Errno;
 use nix::libc;
 use rustix::net::{self, RecvAncillaryBuffer, RecvFlags, ReturnFlags, sockopt};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -33,10 +32,10 @@ const STACK: usize = 64 << 10;
 /// `SO_PASSRIGHTS` of the kernel's `asm-generic/socket.h`, which no library knows yet.
 const PASS_RIGHTS: libc::c_int = 83;
 
-/// Whoever connects to it from now on is refused with `EPERM` when a file comes along. A kernel
-/// before 6.16 does not know how.
+/// Whoever connects to it from now on is refused with `EPERM` when a file comes along; false where
+/// the kernel does not know how, as those before 6.16.
 #[expect(unsafe_code, reason = "no library sets this option yet")]
-pub(super) fn take_no_files(listener: BorrowedFd<'_>) {
+pub(super) fn take_no_files(listener: BorrowedFd<'_>) -> bool {
     let no: libc::c_int = 0;
     let size = libc::socklen_t::try_from(size_of_val(&no)).expect("four bytes");
     // SAFETY: the kernel reads so many bytes, of a number that outlives the call.
@@ -44,9 +43,7 @@ pub(super) fn take_no_files(listener: BorrowedFd<'_>) {
         let (fd, value) = (listener.as_raw_fd(), (&raw const no).cast());
         libc::setsockopt(fd, libc::SOL_SOCKET, PASS_RIGHTS, value, size)
     };
-    if let Err(error) = Errno::result(answer) {
-        tracing::debug!(%error, "the kernel cannot refuse files that clients send along");
-    }
+    answer == 0
 }
 
 /// A connection that was accepted.
