@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::net::{
@@ -21,7 +22,7 @@ use crate::agent::Agent;
 use crate::exec_store::{ExecStore, example};
 use crate::program::run;
 use crate::redis_server::RedisServer;
-use crate::{resource, ttl, wish};
+use crate::{acquire, resource, ttl, wish};
 
 /// Many times what a lease of the victim has.
 const LINGER: Duration = Duration::from_secs(600);
@@ -160,7 +161,7 @@ fn more_leases_than_a_slow_program_can_renew_are_lost_by_whoever_has_them() {
 }
 
 #[test]
-fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewal() {
+fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_keeps_nobody_from_theirs() {
     let (store, redis) = (ExecStore::start(), RedisServer::start());
     let agent = slow(&store, &redis);
     let victim = Victim::in_store(&agent);
@@ -177,6 +178,22 @@ fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_delays_no_renewa
         ),
     ];
     for (what, asks) in &questions {
-        flood(&agent, &victim, &format!("a slow program is asked: {what}"), asks);
+        let (is_over, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut client = agent.client().expect("the agent answers");
+                while !is_over.load(Ordering::Relaxed) {
+                    acquire(&mut client, wish("store/own", Hold::Keep));
+                    let released = client.release(Release::These(vec![target("store/own")]));
+                    assert!(released.expect("an answer").iter().all(|it| it.refusal.is_none()));
+                    taken.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            flood(&agent, &victim, &format!("a slow program is asked: {what}"), asks);
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let taken = taken.into_inner();
+        println!("limits: meanwhile {taken} locks were taken and given back by somebody else");
+        assert!(taken > 0);
     }
 }
