@@ -308,7 +308,8 @@ impl<'a> Guard<'a> {
         if let Some(told) = go_on(&self.group.that_go_on(), &given_back.leases) {
             say(&told);
         }
-        if given_back.is_lost {
+        // Whoever wants no more than a warning has had it, and asks for the command's own code.
+        if given_back.is_lost && self.work.on_lost.is_some() {
             return Ok(Exit::Lost.code());
         }
         Ok(self.group.ended().map_or(Exit::Software.code(), group::code))
