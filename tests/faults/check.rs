@@ -404,7 +404,9 @@ fn lost_in_time(lease: LeaseId, told: &[&Told], outages: &[Outage]) -> Option<Wr
         What::EventLost(reason) => Some((*it, reason.clone())),
         _ => None,
     })?;
-    if told.iter().any(|it| it.what == What::Leaves && it.asked <= lost.asked) {
+    // Whoever hung up before it was granted lets go of it too, and the agent says that it ends.
+    let lets_go = |it: &What| matches!(it, What::Leaves | What::EventReleased);
+    if told.iter().any(|it| lets_go(&it.what) && it.asked <= lost.asked) {
         return None;
     }
     if reason != LostReason::Expired {
