@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
-use stormlock_protocol::message::{Hold, Log, Release, Target};
+use stormlock_protocol::frame::{self, Hello};
+use stormlock_protocol::message::{Hold, Log, Release, Request, Target};
 
 use crate::agent::{Agent, program};
 use crate::day::{ok, says};
@@ -116,6 +117,45 @@ fn each_change_of_hands_is_one_line_that_says_by_whom() {
     }
     assert_eq!(word(&lines[5], "by"), "agent");
     assert_eq!(fs::metadata(agent.state().join(FILE)).expect("a file").mode() & 0o777, 0o600);
+}
+
+/// Sends a greeting and one request after the other (frames in hexadecimal), as somebody who logged
+/// in as user 4242.
+const LOGGED_IN: &str = "
+import socket, sys
+with open('/proc/self/loginuid', 'w') as login:
+    login.write('4242')
+agent = socket.socket(socket.AF_UNIX)
+agent.connect(sys.argv[1])
+read = lambda count: agent.recv(count, socket.MSG_WAITALL)
+for number, ask in enumerate(sys.argv[2:]):
+    agent.sendall(bytes.fromhex(ask))
+    if number == 0:
+        read(16)
+    read(int.from_bytes(read(4), 'little'))
+";
+
+#[test]
+fn who_logged_in_is_said_also_of_one_who_began_with_a_prompt() {
+    let agent = Agent::start(&local());
+    let frame = |ask: &Request| frame::encode(ask).expect("a request");
+    let acquire = |name| frame(&Request::Acquire(wish(name, Hold::Keep)));
+    let greeting = |ask: Vec<u8>| [&Hello::OURS.encode()[..], &ask].concat();
+    let conversations = [
+        vec![greeting(acquire("prod/asked"))],
+        vec![greeting(frame(&Request::Glance)), acquire("prod/glanced")],
+    ];
+    for asks in conversations {
+        let mut python = Command::new("python3");
+        python.args(["-c", LOGGED_IN]).arg(agent.socket());
+        let hex = |ask: &Vec<u8>| ask.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        ok(run(python.args(asks.iter().map(hex)), PATIENCE));
+    }
+    let lines = audit(&agent);
+    assert_eq!(told(&lines), ["acquire ok prod/asked", "acquire ok prod/glanced"]);
+    for line in lines {
+        assert_eq!(line["login_uid"].as_u64(), Some(4242), "{line}");
+    }
 }
 
 #[test]

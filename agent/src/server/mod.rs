@@ -32,7 +32,7 @@ use crate::audit::{Facts, Flood};
 use crate::clock;
 use crate::lease::{SessionId, Uid};
 use listen::Listener;
-use peer::{Peer, PeerError};
+use peer::{Names, Peer, PeerError};
 use service::{Caller, Service};
 use stream::Stream;
 
@@ -141,8 +141,8 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
                 let (service, stopping) = (Arc::clone(&service), stopping.clone());
                 sessions.spawn(async move {
                     match admit(&stream, id, &service).await {
-                        Ok((caller, _seat)) => {
-                            session::serve(stream, caller, service, stopping).await;
+                        Ok((arrived, _seat)) => {
+                            session::serve(stream, arrived, service, stopping).await;
                         }
                         Err(verdict) => session::turn_away(stream, verdict).await,
                     }
@@ -162,12 +162,32 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
     let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
 }
 
+/// Somebody who connected.
+#[derive(Debug)]
+struct Arrived {
+    caller: Caller,
+    /// Of one who is still to be traced ([`Arrived::trace`]).
+    untraced: Option<Peer>,
+}
+
+impl Arrived {
+    /// Fills in what `/proc` says of the process, at once, since it might be gone later. It takes
+    /// longer than all else that a prompt waits for, so one is traced only if it stays.
+    async fn trace(&mut self, names: &Names) {
+        if let Some(peer) = self.untraced.take() {
+            let (login, unit) = names.trace(&peer).await;
+            let facts = Facts::clone(&self.caller.facts);
+            self.caller.facts = Arc::new(Facts { login, unit, ..facts });
+        }
+    }
+}
+
 /// Who connected, and their seat, unless they are to be turned away.
 async fn admit(
     stream: &Stream,
     session: SessionId,
     service: &Service,
-) -> Result<(Caller, Seat), Verdict> {
+) -> Result<(Arrived, Seat), Verdict> {
     let Service { guests, names, .. } = service;
     let denied = |error: PeerError| {
         guests.log_turned_away(error.uid(), &error.to_string());
@@ -180,16 +200,20 @@ async fn admit(
         return Err(Verdict::TooMany);
     };
     let peer = names.identify(stream).await.map_err(denied)?;
-    let principal = service.config().principal(&peer.who);
-    let Peer { who, pid, login, unit, .. } = peer;
+    let who = peer.who.clone();
     let facts = Arc::new(Facts {
-        principal,
+        principal: service.config().principal(&who),
         uid: who.uid,
         user: who.user.clone(),
-        login,
+        login: None,
         // Zero stands for a process of another namespace.
-        pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
-        unit,
+        pid: u32::try_from(peer.pid).ok().filter(|pid| *pid != 0),
+        unit: None,
     });
-    Ok((Caller { who, session, hung_up: CancellationToken::new(), facts }, seat))
+    let caller = Caller { who, session, hung_up: CancellationToken::new(), facts };
+    let mut arrived = Arrived { caller, untraced: Some(peer) };
+    if !session::is_glance(&stream.ahead(session::GLANCE_MAX)) {
+        arrived.trace(names).await;
+    }
+    Ok((arrived, seat))
 }

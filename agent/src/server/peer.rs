@@ -100,11 +100,6 @@ pub struct Peer {
     pub pid: i32,
     /// The same process for certain; `None` before Linux 6.5, or when it has gone already.
     pub pidfd: Option<OwnedFd>,
-    /// Who logged in, as the kernel keeps it when somebody becomes another user; a hint, and only
-    /// for audit.
-    pub login: Option<Login>,
-    /// The systemd unit of the process, for audit.
-    pub unit: Option<String>,
 }
 
 /// Turns connections into [`Peer`]s and remembers names for a while.
@@ -173,8 +168,6 @@ impl Names {
         gids.sort_unstable();
         gids.dedup();
         let pidfd = getsockopt(&fd, sockopt::PeerPidfd).ok();
-        // At once, while the process is most likely still there.
-        let Origin { login, unit } = Origin::of(pid, pidfd.as_ref(), uid);
         let name = self.name(uid).await;
         let who = Who {
             uid,
@@ -183,16 +176,23 @@ impl Names {
             gids: gids.into(),
             groups: Arc::default(),
         };
-        let login = match login {
-            Some(login) if login == uid => Some(Login { uid, user: who.user.clone() }),
-            Some(login) => Some(self.login(login).await),
-            None => None,
-        };
-        Ok(Peer { who, pid, pidfd, login, unit })
+        Ok(Peer { who, pid, pidfd })
     }
 
-    async fn login(&self, uid: Uid) -> Login {
-        Login { uid, user: self.name(uid).await.unwrap_or_else(|| uid.0.to_string()) }
+    /// Who logged in, as the kernel keeps it when somebody becomes another user, and the systemd
+    /// unit of the process: hints, and only for audit. Nothing when the process has ended.
+    pub async fn trace(&self, peer: &Peer) -> (Option<Login>, Option<String>) {
+        let Peer { who, pid, pidfd } = peer;
+        let Origin { login, unit } = Origin::of(*pid, pidfd.as_ref(), who.uid);
+        let login = match login {
+            Some(uid) if uid == who.uid => Some(Login { uid, user: who.user.clone() }),
+            Some(uid) => {
+                let user = self.name(uid).await.unwrap_or_else(|| uid.0.to_string());
+                Some(Login { uid, user })
+            }
+            None => None,
+        };
+        (login, unit)
     }
 
     /// A user's name, or the number of one who has none; `None` when it cannot be known. What a

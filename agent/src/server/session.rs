@@ -17,10 +17,13 @@ use tokio::time::timeout;
 use tokio_util::bytes::{Buf, BytesMut};
 use tokio_util::codec::{Decoder, Encoder, Framed};
 
-use super::service::{Caller, Service};
+use super::Arrived;
+use super::service::Service;
 
 /// How long a client may take to read what it asked for, before it is dropped.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// How soon a prompt's client closes once it has its answer. One that stays longer is traced.
+const PROMPT_LEAVES: Duration = Duration::from_millis(20);
 /// Requests that a client may send ahead of their answers; it is not read further until then.
 const AHEAD_MAX: usize = 16;
 /// Most bytes of them before no more is read: one user has many sessions, and the longest requests
@@ -30,17 +33,22 @@ const AHEAD_BYTES_MAX: usize = 16 * 1024;
 /// Serves one connection until either side ends it, or `stopping` says so between two requests.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
-    caller: Caller,
+    arrived: Arrived,
     service: Arc<Service>,
     stopping: watch::Receiver<bool>,
 ) {
-    if greet(&mut stream).await {
-        let frames = Framed::new(stream, Codec);
-        let ahead = Vec::new();
-        let mut session = Session { frames, ahead, caller, service, stopping, fresh: Vec::new() };
-        let ended = session.run().await;
-        session.end(ended).await;
+    let Some(welcome) = greet(&mut stream).await else { return };
+    let mut frames = Framed::new(stream, Codec);
+    frames.write_buffer_mut().extend_from_slice(&welcome.encode());
+    let is_prompt = arrived.untraced.is_some();
+    let (ahead, fresh) = (Vec::new(), Vec::new());
+    let mut session = Session { frames, ahead, arrived, service, stopping, fresh };
+    // A prompt hears it together with the answer, and wakes up once for both.
+    if !is_prompt && !session.flush().await {
+        return;
     }
+    let ended = session.run().await;
+    session.end(ended).await;
 }
 
 /// Says no to a client before it said anything.
@@ -48,8 +56,8 @@ pub(super) async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, verdict: Ver
     let _ = timeout(WRITE_PATIENCE, stream.write_all(&Welcome::refusal(verdict).encode())).await;
 }
 
-/// True when both sides speak the same protocol.
-async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
+/// The word of welcome, which is still to be said, when both sides speak the same protocol.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Option<Welcome> {
     let mut hello = [0; HELLO_LEN];
     let read = timeout(Duration::from_secs(HELLO_SECS), stream.read_exact(&mut hello)).await;
     let welcome = match read {
@@ -57,18 +65,21 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> bool {
             Ok(hello) => hello.answer(),
             Err(_) => Welcome::refusal(Verdict::Garbage),
         },
-        Ok(Err(_)) => return false,
+        Ok(Err(_)) => return None,
         Err(_) => Welcome::refusal(Verdict::Slow),
     };
-    let written = timeout(WRITE_PATIENCE, stream.write_all(&welcome.encode())).await;
-    matches!(written, Ok(Ok(()))) && matches!(welcome.verdict, Verdict::Speak(_))
+    if matches!(welcome.verdict, Verdict::Speak(_)) {
+        return Some(welcome);
+    }
+    let _ = timeout(WRITE_PATIENCE, stream.write_all(&welcome.encode())).await;
+    None
 }
 
 struct Session<S> {
     frames: Framed<S, Codec>,
     /// Requests that came before the answer to the one in work.
     ahead: Vec<Came>,
-    caller: Caller,
+    arrived: Arrived,
     service: Arc<Service>,
     stopping: watch::Receiver<bool>,
     /// What the last reply gave; given back if the client was gone before it could read that.
@@ -113,6 +124,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             if !self.send(reply).await {
                 return Ended::Unread;
             }
+            if self.arrived.untraced.is_some() {
+                if self.leaves().await {
+                    return Ended::Closed;
+                }
+                self.arrived.trace(&self.service.names).await;
+            }
+        }
+    }
+
+    /// True for a client that wanted nothing else.
+    async fn leaves(&mut self) -> bool {
+        match timeout(PROMPT_LEAVES, self.frames.next()).await {
+            Ok(Some(Ok(came))) => {
+                self.ahead.push(came);
+                false
+            }
+            Ok(Some(Err(_)) | None) => true,
+            Err(_) => false,
         }
     }
 
@@ -138,7 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// read it.
     async fn work(&mut self, request: Request) -> Option<Reply> {
         let service = Arc::clone(&self.service);
-        let caller = self.caller.clone();
+        let caller = self.arrived.caller.clone();
         let is_acquire = matches!(request, Request::Acquire(_));
         let (tell, mut waits) = watch::channel(None);
         let answering = service.answer(&caller, request, &tell);
@@ -191,7 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
 
     /// Ends with nothing when the whole state is asked for.
     async fn stream_once(&mut self, begins: Option<Event>) -> Option<Ended> {
-        let subscribed = self.service.driver.subscribe(self.caller.who.uid).await;
+        let subscribed = self.service.driver.subscribe(self.arrived.caller.who.uid).await;
         let (state, mut changes) = match subscribed {
             Ok(subscribed) => subscribed,
             Err(stopping) => {
@@ -232,6 +261,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         matches!(timeout(WRITE_PATIENCE, self.frames.send(reply)).await, Ok(Ok(())))
     }
 
+    async fn flush(&mut self) -> bool {
+        let flushing = SinkExt::<Reply>::flush(&mut self.frames);
+        matches!(timeout(WRITE_PATIENCE, flushing).await, Ok(Ok(())))
+    }
+
     /// The connection is over. A client that was gone before it could read that it has a lease does
     /// not know of it, and nobody would release it.
     async fn end(self, ended: Ended) {
@@ -243,8 +277,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Ended::Closed => {}
         }
-        driver.gone(self.caller.session).await;
+        driver.gone(self.arrived.caller.session).await;
     }
+}
+
+/// Bytes of what a prompt sends; more than that is something else.
+pub(super) const GLANCE_MAX: usize = 64;
+
+/// True when what came is all that a prompt sends.
+pub(super) fn is_glance(came: &[u8]) -> bool {
+    let Some((_, frame)) = came.split_first_chunk::<HELLO_LEN>() else { return false };
+    let Ok(Some(body)) = frame::split(frame) else { return false };
+    let is_all = frame.len() == frame::HEADER_LEN + body.len();
+    is_all && matches!(frame::decode(body), Ok(Request::Glance))
 }
 
 /// True for a question whose reply names leases that nobody else knows of, or that nobody's end

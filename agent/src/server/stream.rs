@@ -63,6 +63,15 @@ impl Stream {
         stream
     }
 
+    /// What has come by now and is still to be read, `most` bytes of it; nothing when there is more
+    /// than bytes.
+    pub(super) fn ahead(&self, most: usize) -> Vec<u8> {
+        let mut room = vec![0; most];
+        let seen = peek(self.as_fd(), &mut room).unwrap_or(0);
+        room.truncate(seen);
+        room
+    }
+
     pub(super) fn local(&self) -> &LocalStream {
         self.inner.as_ref().expect("it is there until it is dropped")
     }
@@ -79,8 +88,8 @@ impl Stream {
     }
 }
 
-/// Reads what a plain read would, but for files: with one ahead it is an error, and stays one.
-fn read(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+/// Copies what a read would take, and leaves it there: with a file ahead it is an error.
+fn peek(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     let mut ahead = [IoSliceMut::new(room)];
     let nothing_else = &mut RecvAncillaryBuffer::default();
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -88,8 +97,14 @@ fn read(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
     if seen.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it sent more than bytes"));
     }
+    Ok(seen.bytes)
+}
+
+/// Reads what a plain read would, but for files: with one ahead it is an error, and stays one.
+fn read(socket: BorrowedFd<'_>, room: &mut [u8]) -> io::Result<usize> {
+    let seen = peek(socket, room)?;
     // No more than was seen: what came since may have a file with it.
-    let room = room.get_mut(..seen.bytes).unwrap_or_default();
+    let room = room.get_mut(..seen).unwrap_or_default();
     if room.is_empty() {
         return Ok(0);
     }
