@@ -99,8 +99,7 @@ pub async fn run(setup: Setup, mut control: mpsc::Receiver<Control>) -> Result<(
     let mut driving = tokio::spawn(driver.run());
 
     let (configs, config) = watch::channel(Arc::new(setup.config));
-    let takes_files = setup.listener.takes_files_of_others();
-    let about = About { since: clock::wall(), notes: recovered.notes, takes_files };
+    let about = About { since: clock::wall(), notes: recovered.notes };
     let service = Service::new(config, Arc::clone(&stores), handle.clone(), audit.clone(), about);
     let (stop, stopping) = watch::channel(false);
     let serving = tokio::spawn(server::serve(setup.listener, Arc::new(service), stopping));

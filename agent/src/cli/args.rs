@@ -106,6 +106,9 @@ pub(crate) enum Command {
     Setup(Setup),
     /// Run a command, or a shell, with a private agent that goes with it
     Dev(Dev),
+    /// End with standard input: what an agent leaves to it is closed then
+    #[command(hide = true)]
+    CloseFiles,
 }
 
 #[derive(Debug, clap::Args)]

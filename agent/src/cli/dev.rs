@@ -21,7 +21,7 @@ use self::backend::Given;
 use super::args::Dev;
 use super::exit::{self, Failure};
 use super::private::PrivateDir;
-use super::serve::{FAREWELL, no_signals, runtime};
+use super::serve::{self, no_signals, runtime};
 use super::{log, paths, shell};
 
 mod backend;
@@ -53,7 +53,7 @@ pub(crate) fn dev(args: &Dev) -> Result<u8, Failure> {
     let command = command(args, &given, &dir)?;
     let runtime = runtime()?;
     let code = runtime.block_on(attend(given.config, command, &dir));
-    runtime.shutdown_timeout(FAREWELL);
+    serve::end(runtime);
     code
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use stormlock_agent::config::{Config, Mode};
 use stormlock_agent::reload::Reloader;
+use stormlock_agent::server::burial;
 use stormlock_agent::server::listen::{Access, Inherited, ListenError, Listener};
 use stormlock_agent::{Control, Leaving, Setup, place, run, systemd};
 use tokio::runtime::{Builder, Runtime};
@@ -24,7 +25,7 @@ const CONTROLS_MAX: usize = 4;
 const FOR_GOOD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long what still runs on other threads (a directory service that does not answer) may hold up
 /// the end of the process.
-pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 const AS_ROOT: &str = "start it as root, or with --user as an agent of your own";
 
@@ -107,7 +108,7 @@ impl Plan {
     fn serve(self, ready: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
         let runtime = runtime()?;
         let served = runtime.block_on(self.attend(ready));
-        runtime.shutdown_timeout(FAREWELL);
+        end(runtime);
         served
     }
 
@@ -160,6 +161,12 @@ pub(crate) fn runtime() -> Result<Runtime, Failure> {
     let runtime = built.context("starting the runtime").map_err(Failure::unavailable)?;
     let _has_one = runtime.spawn_blocking(|| ());
     Ok(runtime)
+}
+
+/// Nothing that clients left behind holds up the end of the process.
+pub(crate) fn end(runtime: Runtime) {
+    runtime.shutdown_timeout(FAREWELL);
+    burial::settle();
 }
 
 pub(crate) fn no_signals(error: io::Error) -> Failure {

@@ -22,7 +22,8 @@ use interprocess::os::unix::uds_local_socket::tokio::Listener as PathListener;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::stream::{Stream, take_no_files};
+use super::burial::refuse_files;
+use super::stream::Stream;
 use crate::fd;
 use crate::lease::Uid;
 use crate::others::{Other, replaced_by};
@@ -36,8 +37,6 @@ const PATH_MAX: usize = stormlock_protocol::SOCKET_PATH_MAX;
 const PROBE: Duration = Duration::from_secs(2);
 const OWNER_ONLY: u32 = 0o600;
 const OWNER_AND_GROUP: u32 = 0o660;
-/// Who is not the owner may connect.
-const FOR_OTHERS: u32 = 0o022;
 /// Permission bits of a mode.
 const PERMISSIONS: u32 = 0o7777;
 
@@ -183,7 +182,6 @@ pub struct Listener {
     path: PathBuf,
     /// `None` for a socket that belongs to systemd.
     claim: Option<Claim>,
-    takes_files: bool,
 }
 
 /// The socket file that this process made. The lock outlives it: nobody else binds, probes or
@@ -205,8 +203,8 @@ impl Drop for Claim {
 impl Listener {
     fn new(inner: LocalListener, path: &Path, claim: Option<Claim>) -> Listener {
         let LocalListener::UdSocket(socket) = &inner;
-        let takes_files = !take_no_files(socket.as_fd());
-        Listener { inner, path: path.to_owned(), claim, takes_files }
+        refuse_files(socket.as_fd());
+        Listener { inner, path: path.to_owned(), claim }
     }
 
     /// Binds `path`, an absolute one, and listens. Makes its directory if only that is missing.
@@ -263,14 +261,6 @@ impl Listener {
     pub(super) fn once_more(&self) -> io::Result<OwnedFd> {
         let LocalListener::UdSocket(inner) = &self.inner;
         inner.as_fd().try_clone_to_owned()
-    }
-
-    /// Whether others than the agent's own user may connect and, as the kernel has it, send files
-    /// along, which are the reader's to close.
-    #[must_use]
-    pub fn takes_files_of_others(&self) -> bool {
-        let found = fs::symlink_metadata(&self.path);
-        self.takes_files && found.is_ok_and(|found| found.mode() & FOR_OTHERS != 0)
     }
 
     /// Where clients find it.

@@ -3,6 +3,7 @@
 mod attach;
 mod audited;
 mod breaking;
+pub mod burial;
 mod elsewhere;
 mod glance;
 pub mod listen;
@@ -157,7 +158,7 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
     // No new connection is refused by a silent queue: the socket is gone before the last words.
     let last = listener.once_more();
     drop(listener);
-    let _ = last.map(stream::bury);
+    let _ = last.map(burial::bury);
     sessions.close();
     let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
 }

@@ -247,7 +247,6 @@ impl Service {
         // What it says now, not at the last event.
         self.audit.flush().await;
         findings.push(finding_of_audit(self.audit.trouble(), self.audit.lost()));
-        findings.extend(finding_of_files(self.about.takes_files));
         findings.extend(elsewhere);
         for note in &self.about.notes {
             let mend = "see `stormctl list`: what this host holds there and `stormctl status` does \
@@ -311,15 +310,6 @@ fn finding_of_audit(trouble: Option<String>, lost: u64) -> Finding {
     Finding { mend: Some(mend), ..finding(level, "audit", &text) }
 }
 
-/// A socket for others, on a kernel that lets them send files along.
-fn finding_of_files(takes_files: bool) -> Option<Finding> {
-    let text = "a client may send a file along that never closes (FUSE), and this kernel cannot \
-                refuse it as Linux 6.16 does: a stop of the agent may take 40 s then";
-    let mend = "let nobody who may mount file systems use the agent, or run a later kernel";
-    takes_files
-        .then(|| Finding { mend: Some(mend.to_owned()), ..finding(Level::Note, "socket", text) })
-}
-
 /// A store that the configuration does not name, and how many leases are in it.
 fn finding_of_unnamed(backend: &BackendName, leases: usize, is_open: bool) -> Finding {
     let then = if is_open {
@@ -371,14 +361,6 @@ mod tests {
             assert_eq!(found.level, level);
             assert!(found.text.starts_with(text), "{found:?}");
         }
-    }
-
-    #[test]
-    fn files_that_the_kernel_lets_in_are_told() {
-        assert_eq!(finding_of_files(false), None);
-        let found = finding_of_files(true).expect("a finding");
-        assert_eq!((found.level, found.about.as_str()), (Level::Note, "socket"));
-        assert!(found.mend.is_some_and(|mend| mend.contains("a later kernel")));
     }
 
     #[test]

@@ -60,8 +60,6 @@ pub struct About {
     pub since: UnixMs,
     /// What its start found wrong with the journal.
     pub notes: Vec<String>,
-    /// Its socket is for others too, and the kernel cannot refuse what they send along.
-    pub takes_files: bool,
 }
 
 /// Who asks, through which connection.

@@ -1,50 +1,24 @@
 //! One client's connection, which carries bytes and nothing else.
 //!
-//! Whoever sends a file along (`SCM_RIGHTS`, unix(7)) leaves it to the reader to close, and that
-//! can take as long as the sender likes: a TCP socket with `SO_LINGER` and unsent data waits for
-//! its own peer (socket(7)). A plain read throws such a file away, and so does closing a socket
-//! that has one unread in it: on the thread that renews everybody's leases.
-//!
-//! A kernel from 6.16 on keeps such files with their sender ([`take_no_files`]). For the others,
-//! what comes is looked at before it is taken, no file is ever taken, and a socket that has one in
-//! it is closed where nobody waits. There a file of a FUSE file system whose program answers no
-//! more keeps one thread for ever, which is little for each and has no end.
+//! Whoever sends a file along leaves it to the reader to close, which can take for ever. A plain
+//! read throws such a file away, and so does closing a socket that has one unread in it: on the
+//! thread that renews everybody's leases. So what comes is looked at before it is taken, no file is
+//! ever taken, and a socket that has one in it is closed elsewhere ([`super::burial`]).
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
-use std::sync::mpsc;
 use std::task::{Context, Poll, ready};
-use std::thread::Builder;
 
 use interprocess::local_socket::tokio::Stream as LocalStream;
-use nix::libc;
 use rustix::net::{self, RecvAncillaryBuffer, RecvFlags, ReturnFlags, sockopt};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixStream;
 
+use super::burial::bury;
+
 /// Bytes thrown away at once: what is left unread is seldom more than a request.
 const LEFT: usize = 4096;
-/// Of a thread that calls the kernel twice.
-const STACK: usize = 64 << 10;
-
-/// `SO_PASSRIGHTS` of the kernel's `asm-generic/socket.h`, which no library knows yet.
-const PASS_RIGHTS: libc::c_int = 83;
-
-/// Whoever connects to it from now on is refused with `EPERM` when a file comes along; false where
-/// the kernel does not know how, as those before 6.16.
-#[expect(unsafe_code, reason = "no library sets this option yet")]
-pub(super) fn take_no_files(listener: BorrowedFd<'_>) -> bool {
-    let no: libc::c_int = 0;
-    let size = libc::socklen_t::try_from(size_of_val(&no)).expect("four bytes");
-    // SAFETY: the kernel reads so many bytes, of a number that outlives the call.
-    let answer = unsafe {
-        let (fd, value) = (listener.as_raw_fd(), (&raw const no).cast());
-        libc::setsockopt(fd, libc::SOL_SOCKET, PASS_RIGHTS, value, size)
-    };
-    answer == 0
-}
 
 /// A connection that was accepted.
 #[derive(Debug)]
@@ -123,45 +97,6 @@ fn has_file(socket: BorrowedFd<'_>) -> bool {
             Err(error) => return error.kind() == io::ErrorKind::InvalidData,
         }
     }
-}
-
-/// Closes what may take any time to close, while nobody waits: the kernel does not linger for a
-/// process, or a thread with open files of its own, that is at its end.
-pub(super) fn bury(fd: OwnedFd) {
-    let helper = Builder::new().stack_size(STACK).name("close".to_owned());
-    let (give, given) = mpsc::channel::<OwnedFd>();
-    let begun = helper.spawn(move || {
-        let Ok(fd) = given.recv() else { return };
-        let (shares, shared) = mpsc::channel();
-        let (closes, closed) = mpsc::channel::<()>();
-        let last = Builder::new().stack_size(STACK).name("close".to_owned()).spawn(move || {
-            if keep_own_files().is_ok() && shares.send(()).is_ok() {
-                let _ = closed.recv();
-            }
-        });
-        let is_shared = shared.recv().is_ok();
-        // Not the last of it, unless the kernel refused.
-        drop(fd);
-        drop(closes);
-        drop(last);
-        if !is_shared {
-            tracing::warn!("this process may not unshare its files: closing one may have waited");
-        }
-    });
-    match begun {
-        Ok(_) => drop(give.send(fd)),
-        // One file that stays open costs less than renewals that wait.
-        Err(error) => {
-            tracing::warn!(%error, "there is no thread to close a file on: it stays open");
-            std::mem::forget(fd);
-        }
-    }
-}
-
-#[expect(unsafe_code, reason = "a thread's own table of files is the way to close without waiting")]
-fn keep_own_files() -> rustix::io::Result<()> {
-    // SAFETY: only the table of this thread is split off, and it uses no file afterwards.
-    unsafe { unshare_unsafe(UnshareFlags::FILES) }
 }
 
 impl Drop for Stream {

@@ -1,17 +1,18 @@
 //! What takes long to close, and a store that answers one question after the other.
 
-use std::io::{IoSlice, Write};
+use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt::set_socket_linger,
 };
+use rustix::process::Signal;
 use stormlock_protocol::frame::{self, Hello};
 use stormlock_protocol::message::{Acquire, Hold, Release, Reply, Request};
 
@@ -104,6 +105,120 @@ fn files_that_take_minutes_to_close_delay_no_renewal() {
         .is_undisturbed();
     println!("limits: {} files that linger {} s each", kept.len(), LINGER.as_secs());
     assert!(kept.len() >= 4);
+}
+
+/// Sends an agent files that never close, as another user: those of a FUSE file system with pages
+/// to be written, whose program never says that they are. Each lies in the queue of a socket, so
+/// that its sender has not to close it, and they go with this process.
+const NEVER_CLOSING: &str = "
+import ctypes, os, socket, struct, sys, threading
+where, agent, uid, count = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+LOOKUP, GETATTR, SETATTR, OPEN, WRITE, RELEASE, INIT = 1, 3, 4, 14, 16, 18, 26
+FORGET, INTERRUPT, FORGET_ALL, ENOSYS, WRITEBACK_CACHE = 2, 36, 42, 38, 1 << 16
+dev = os.open('/dev/fuse', os.O_RDWR)
+options = f'fd={dev},rootmode=40000,user_id=0,group_id=0'
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b'test', where.encode(), b'fuse', 0, options.encode()):
+    raise OSError(ctypes.get_errno(), 'mount')
+
+def attributes(node):
+    mode = 0o40755 if node == 1 else 0o100666
+    sizes, times = (node, 4096, 8), (0, 0, 0)
+    return struct.pack('<6Q10I', *sizes, *times, *times, mode, 1, 0, 0, 0, 4096, 0)
+
+def answer(opcode, node):
+    if opcode == INIT:
+        return struct.pack('<4I2H2I', 7, 31, 4096, WRITEBACK_CACHE, 9, 9, 4096, 1) + bytes(36)
+    if opcode == LOOKUP:
+        return struct.pack('<4Q2I', 2, 0, 1000, 1000, 0, 0) + attributes(2)
+    if opcode == GETATTR:
+        return struct.pack('<Q2I', 1000, 0, 0) + attributes(node)
+    return bytes(16) if opcode == OPEN else b''
+
+def serve():
+    while True:
+        try:
+            _, opcode, unique, node = struct.unpack_from('<2I2Q', os.read(dev, 1 << 17))
+        except OSError:
+            return
+        if opcode in (WRITE, SETATTR, FORGET, INTERRUPT, FORGET_ALL):
+            continue
+        known = opcode in (INIT, LOOKUP, GETATTR, OPEN, RELEASE)
+        said = answer(opcode, node)
+        os.write(dev, struct.pack('<IiQ', 16 + len(said), 0 if known else -ENOSYS, unique) + said)
+
+threading.Thread(target=serve, daemon=True).start()
+dirty = os.open(where + '/file', os.O_RDWR)
+queues = []
+for _ in range(count):
+    near, far = socket.socketpair()
+    file = os.open(where + '/file', os.O_RDWR)
+    socket.send_fds(far, [b'x'], [file])
+    os.close(file)
+    queues.append(near)
+os.pwrite(dirty, bytes(4096), 0)
+os.setegid(uid)
+os.seteuid(uid)
+for queue in queues:
+    to = socket.socket(socket.AF_UNIX)
+    to.connect(agent)
+    try:
+        socket.send_fds(to, [b'STRMLOCK'], [queue.fileno()])
+    except BrokenPipeError:
+        pass
+    queue.close()
+print('sent', flush=True)
+sys.stdin.read()
+# By force (MNT_FORCE), since not even this process could close its file.
+os.seteuid(0)
+libc.umount2(where.encode(), 1)
+";
+
+/// Files that never close, many times what one user may have of sessions.
+const NEVER: usize = 200;
+/// Processes that may be kept by them by then: a second for the first, two for the next.
+const KEPT_MAX: usize = 5;
+/// How soon an agent stops that nobody holds up.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// The processes of an agent that nothing ends.
+fn kept(agent: &Agent) -> usize {
+    let mut ps = Command::new("ps");
+    let ran = run(ps.args(["-o", "stat=,args=", "--ppid", &agent.pid().to_string()]), LINGER);
+    let is_kept = |line: &&str| line.starts_with('D') || line.starts_with('Z');
+    ran.stdout.lines().filter(is_kept).count()
+}
+
+#[test]
+fn files_that_never_close_keep_neither_a_renewal_nor_the_agents_own_end() {
+    let store = RedisServer::start();
+    let mut agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let_files_in(&agent);
+    let victim = Victim::of(&agent);
+    let mounted = agent.file("mounted");
+    std::fs::create_dir(&mounted).expect("a folder");
+    let mut python = Command::new("unshare");
+    python.args(["--mount", "--propagation", "private", "python3", "-c", NEVER_CLOSING]);
+    python.arg(&mounted).arg(agent.socket()).args([EVE.to_string(), NEVER.to_string()]);
+    let mut eve = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
+    let said = BufReader::new(eve.stdout.take().expect("a pipe")).lines().next();
+    let measure = victim.during("files that never close are sent along", || {});
+    let kept = kept(&agent);
+    println!(
+        "limits: {NEVER} files that never close keep {kept} processes, none of them the agent"
+    );
+    drop(victim);
+    agent.signal(Signal::TERM);
+    let stops = agent.ends_within(STOPS_WITHIN);
+    // Nothing waits for them any more, whatever was seen.
+    drop(eve.stdin.take());
+    eve.wait().expect("it ends");
+    assert_eq!(said.and_then(Result::ok).as_deref(), Some("sent"));
+    measure.is_undisturbed();
+    assert!((1..=KEPT_MAX).contains(&kept), "{kept}");
+    assert!(stops, "{}", agent.log());
+    agent.wait();
 }
 
 /// The example program, but each answer of which takes its time.

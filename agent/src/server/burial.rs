@@ -1,0 +1,206 @@
+//! Files that clients send along: refused where the kernel can, and else closed by a process that
+//! does nothing else.
+//!
+//! What is sent along (`SCM_RIGHTS`, unix(7)) is its reader's to close, and that can take as long
+//! as its sender likes. A TCP socket with `SO_LINGER` keeps whoever closes it last waiting for its
+//! own peer (socket(7)); a file of a FUSE file system whose program answers no more does so for
+//! ever. A thread that waits so cannot be killed, and the process that it belongs to does not end.
+//!
+//! So a socket with such a file in it goes to another process of this program (`stormlockd
+//! close-files`), which has nothing else and ends as soon as nobody else has it: the kernel does
+//! not linger for a process at its end, and one that is kept at its end for ever keeps neither the
+//! agent nor its stop (`KillMode=process` in its unit). How many are kept is bounded: each takes
+//! all there is, the next begins the later the more of them are kept already, and nobody may have
+//! more files under way than they may have open (`RLIMIT_NOFILE`).
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
+
+use nix::libc;
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Resource, getrlimit};
+
+use crate::clock;
+use crate::lease::Moment;
+
+/// `SO_PASSRIGHTS` of the kernel's `asm-generic/socket.h`, which no library knows yet.
+const PASS_RIGHTS: libc::c_int = 83;
+
+/// What closes files: a program that ends at the end of its input.
+#[cfg(not(test))]
+const CLOSER: [&str; 3] = ["/proc/self/exe", "stormlockd", "close-files"];
+/// The program of these tests is no agent.
+#[cfg(test)]
+const CLOSER: [&str; 3] = ["cat", "cat", "-"];
+
+/// Between two such processes: whoever sends many files has them closed together.
+const PAUSE: Duration = Duration::from_millis(100);
+/// And for each that is still at it. They are also looked after that often.
+const PAUSE_EACH: Duration = Duration::from_secs(1);
+/// The part of the files that this process may have open that may wait for the end of a pause: one
+/// in so many.
+const FILES_PART: u64 = 8;
+/// How long a process that ends gives its last files away.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+static UNDERTAKER: Mutex<Option<Sender<Task>>> = Mutex::new(None);
+
+enum Task {
+    Close(OwnedFd),
+    /// Everything at once; the answer is that nobody can answer any more.
+    Settle(Sender<()>),
+}
+
+/// Whoever connects to it from now on gets `EPERM` when they send a file along, unless the kernel
+/// does not know how: those before 6.16.
+#[expect(unsafe_code, reason = "no library sets this option yet")]
+pub(super) fn refuse_files(listener: BorrowedFd<'_>) {
+    let no: libc::c_int = 0;
+    let size = libc::socklen_t::try_from(size_of_val(&no)).expect("four bytes");
+    // SAFETY: the kernel reads so many bytes, of a number that outlives the call.
+    unsafe {
+        let (fd, value) = (listener.as_raw_fd(), (&raw const no).cast());
+        libc::setsockopt(fd, libc::SOL_SOCKET, PASS_RIGHTS, value, size);
+    }
+}
+
+/// Has a file closed that may take any time to close, while nobody here waits.
+pub(super) fn bury(file: OwnedFd) {
+    let mut undertaker = UNDERTAKER.lock().unwrap_or_else(PoisonError::into_inner);
+    if undertaker.is_none() {
+        *undertaker = begin().inspect_err(told("there is no thread to see to it")).ok();
+    }
+    let sent = match undertaker.as_ref() {
+        Some(undertaker) => undertaker.send(Task::Close(file)).map_err(|unsent| unsent.0),
+        None => Err(Task::Close(file)),
+    };
+    // One file that stays open costs less than renewals that wait.
+    let _ = sent.map_err(mem::forget);
+}
+
+/// The last word of a process that is about to end: what still waits to be closed is given away, or
+/// this end would have to wait for it.
+pub fn settle() {
+    let undertaker = UNDERTAKER.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(undertaker) = undertaker.as_ref() {
+        let (done, is_done) = mpsc::channel();
+        let _ = undertaker.send(Task::Settle(done));
+        let _ = is_done.recv_timeout(PATIENCE);
+    }
+}
+
+fn begin() -> io::Result<Sender<Task>> {
+    let (give, given) = mpsc::channel();
+    Builder::new().name("undertaker".to_owned()).spawn(move || Undertaker::new().work(&given))?;
+    Ok(give)
+}
+
+fn told(why: &str) -> impl Fn(&io::Error) {
+    move |error| tracing::warn!(%error, "files that clients sent along stay open: {why}")
+}
+
+struct Undertaker {
+    waiting: Vec<OwnedFd>,
+    /// Most that wait for the end of a pause.
+    most: usize,
+    /// Processes that were not at their end yet.
+    closers: Vec<Child>,
+    last: Option<Moment>,
+    /// The last of them could not be begun.
+    has_failed: bool,
+}
+
+impl Undertaker {
+    fn new() -> Undertaker {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_PART;
+        let most = usize::try_from(files).unwrap_or(usize::MAX);
+        let (waiting, closers) = (Vec::new(), Vec::new());
+        Undertaker { waiting, most, closers, last: None, has_failed: false }
+    }
+
+    fn work(mut self, given: &Receiver<Task>) {
+        loop {
+            let task = match self.rest() {
+                Some(rest) => given.recv_timeout(rest),
+                None => given.recv().map_err(RecvTimeoutError::from),
+            };
+            self.closers.retain_mut(|closer| matches!(closer.try_wait(), Ok(None)));
+            match task {
+                Ok(Task::Close(file)) => self.waiting.push(file),
+                Ok(Task::Settle(_done)) => self.close(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.is_due() {
+                self.close();
+            }
+        }
+    }
+
+    /// How long there is nothing to do unless somebody comes; `None` for ever.
+    fn rest(&self) -> Option<Duration> {
+        match (self.waiting.is_empty(), self.closers.is_empty()) {
+            (false, _) => Some(self.pause_left()),
+            (true, false) => Some(PAUSE_EACH),
+            (true, true) => None,
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        let are_many = self.waiting.len() >= self.most && !self.has_failed;
+        !self.waiting.is_empty() && (are_many || self.pause_left().is_zero())
+    }
+
+    fn pause_left(&self) -> Duration {
+        let kept = u32::try_from(self.closers.len()).unwrap_or(u32::MAX);
+        let pause = PAUSE + PAUSE_EACH.saturating_mul(kept);
+        self.last.map_or(Duration::ZERO, |last| clock::now().until(last + pause))
+    }
+
+    /// Gives away what there is.
+    fn close(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        self.last = Some(clock::now());
+        let files = Arc::new(mem::take(&mut self.waiting));
+        let begun = begin_closer(&files);
+        self.has_failed = begun.is_err();
+        match begun {
+            Ok(mut closer) => {
+                // Not the last of them: that is what its input says when it ends.
+                drop(files);
+                drop(closer.stdin.take());
+                self.closers.push(closer);
+            }
+            Err(error) => {
+                told("there is no process to close them in")(&error);
+                self.waiting = Arc::into_inner(files).unwrap_or_default();
+            }
+        }
+    }
+}
+
+/// A process that has these files as well, and nothing else of this one.
+#[expect(unsafe_code, reason = "std gives a process no more files than three")]
+fn begin_closer(files: &Arc<Vec<OwnedFd>>) -> io::Result<Child> {
+    let [program, name, argument] = CLOSER;
+    let mut command = Command::new(program);
+    command.arg0(name).arg(argument).env_clear().current_dir("/").process_group(0);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let files = Arc::clone(files);
+    let leave_open = move || {
+        let open = |file| fcntl_setfd(file, FdFlags::empty());
+        Ok(files.iter().try_for_each(open)?)
+    };
+    // SAFETY: between fork and exec it makes one system call for each file, and takes no memory.
+    unsafe { command.pre_exec(leave_open) };
+    command.spawn()
+}
