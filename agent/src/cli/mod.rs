@@ -62,10 +62,17 @@ fn perform() -> Result<u8, Failure> {
         Some(Command::Import(import)) => check::import(&import).map(|()| exit::OK),
         Some(Command::Setup(setup)) => setup::setup(&setup).map(|()| exit::OK),
         Some(Command::Dev(dev)) => dev::dev(&dev),
-        // Nobody waits for it, or hears of anything from it.
         Some(Command::CloseFiles) => {
-            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            close_files();
             Ok(exit::OK)
         }
     }
+}
+
+/// Ends when its input does, and with it what the agent left to it. Nobody waits for it, or hears
+/// of anything from it.
+fn close_files() {
+    // Where it is seen at its end, what it was called by is not.
+    let _ = rustix::thread::set_name(c"close-files");
+    let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }
