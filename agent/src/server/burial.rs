@@ -9,23 +9,26 @@
 //! So a socket with such a file in it goes to another process of this program (`stormlockd
 //! close-files`), which has nothing else and ends as soon as nobody else has it: the kernel does
 //! not linger for a process at its end, and one that is kept at its end for ever keeps neither the
-//! agent nor its stop (`KillMode=process` in its unit). How many are kept is bounded: each takes
-//! all there is, the next begins the later the more of them are kept already, and nobody may have
-//! more files under way than they may have open (`RLIMIT_NOFILE`).
+//! agent nor its stop (`KillMode=process` in its unit). Each takes all there is, and the next begins
+//! the later the more of them are kept already: 400 after a day. Only where an eighth of the files
+//! that the agent may open waits for that does it begin at once, so that who sends a flood of them
+//! for a day leaves some thousands, and nobody without a descriptor.
 
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::Duration;
 
 use nix::libc;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, getrlimit};
+use tokio::sync::Notify;
 
 use crate::clock;
 use crate::lease::Moment;
@@ -45,12 +48,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// And for each that is still at it. They are also looked after that often.
 const PAUSE_EACH: Duration = Duration::from_secs(1);
 /// The part of the files that this process may have open that may wait for the end of a pause: one
-/// in so many.
+/// in so many. Twice as many may wait at all.
 const FILES_PART: u64 = 8;
 /// How long a process that ends gives its last files away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 static UNDERTAKER: Mutex<Option<Sender<Task>>> = Mutex::new(None);
+/// How many files wait.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Fewer wait than before.
+static FEWER: Notify = Notify::const_new();
+/// Most that wait for the end of a pause.
+static MOST: LazyLock<usize> = LazyLock::new(|| {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_PART;
+    usize::try_from(files).unwrap_or(usize::MAX)
+});
 
 enum Task {
     Close(OwnedFd),
@@ -77,12 +89,21 @@ pub(super) fn bury(file: OwnedFd) {
     if undertaker.is_none() {
         *undertaker = begin().inspect_err(told("there is no thread to see to it")).ok();
     }
+    WAITING.fetch_add(1, Ordering::Relaxed);
     let sent = match undertaker.as_ref() {
         Some(undertaker) => undertaker.send(Task::Close(file)).map_err(|unsent| unsent.0),
         None => Err(Task::Close(file)),
     };
     // One file that stays open costs less than renewals that wait.
     let _ = sent.map_err(mem::forget);
+}
+
+/// Returns once not too many files wait: what else is accepted until then might be one more, and
+/// without a descriptor none of them can be closed. For one caller at a time.
+pub(super) async fn has_room() {
+    while WAITING.load(Ordering::Relaxed) >= MOST.saturating_mul(2) {
+        FEWER.notified().await;
+    }
 }
 
 /// The last word of a process that is about to end: what still waits to be closed is given away, or
@@ -108,8 +129,6 @@ fn told(why: &str) -> impl Fn(&io::Error) {
 
 struct Undertaker {
     waiting: Vec<OwnedFd>,
-    /// Most that wait for the end of a pause.
-    most: usize,
     /// Processes that were not at their end yet.
     closers: Vec<Child>,
     last: Option<Moment>,
@@ -119,10 +138,8 @@ struct Undertaker {
 
 impl Undertaker {
     fn new() -> Undertaker {
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / FILES_PART;
-        let most = usize::try_from(files).unwrap_or(usize::MAX);
         let (waiting, closers) = (Vec::new(), Vec::new());
-        Undertaker { waiting, most, closers, last: None, has_failed: false }
+        Undertaker { waiting, closers, last: None, has_failed: false }
     }
 
     fn work(mut self, given: &Receiver<Task>) {
@@ -131,11 +148,10 @@ impl Undertaker {
                 Some(rest) => given.recv_timeout(rest),
                 None => given.recv().map_err(RecvTimeoutError::from),
             };
-            self.closers.retain_mut(|closer| matches!(closer.try_wait(), Ok(None)));
             match task {
                 Ok(Task::Close(file)) => self.waiting.push(file),
                 Ok(Task::Settle(_done)) => self.close(),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.count(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.is_due() {
@@ -154,14 +170,20 @@ impl Undertaker {
     }
 
     fn is_due(&self) -> bool {
-        let are_many = self.waiting.len() >= self.most && !self.has_failed;
+        let are_many = self.waiting.len() >= *MOST && !self.has_failed;
         !self.waiting.is_empty() && (are_many || self.pause_left().is_zero())
     }
 
     fn pause_left(&self) -> Duration {
         let kept = u32::try_from(self.closers.len()).unwrap_or(u32::MAX);
-        let pause = PAUSE + PAUSE_EACH.saturating_mul(kept);
+        let each = if self.has_failed { Duration::ZERO } else { PAUSE_EACH };
+        let pause = PAUSE + each.saturating_mul(kept);
         self.last.map_or(Duration::ZERO, |last| clock::now().until(last + pause))
+    }
+
+    /// Forgets those that came to their end.
+    fn count(&mut self) {
+        self.closers.retain_mut(|closer| matches!(closer.try_wait(), Ok(None)));
     }
 
     /// Gives away what there is.
@@ -169,6 +191,7 @@ impl Undertaker {
         if self.waiting.is_empty() {
             return;
         }
+        self.count();
         self.last = Some(clock::now());
         let files = Arc::new(mem::take(&mut self.waiting));
         let begun = begin_closer(&files);
@@ -176,9 +199,11 @@ impl Undertaker {
         match begun {
             Ok(mut closer) => {
                 // Not the last of them: that is what its input says when it ends.
+                WAITING.fetch_sub(files.len(), Ordering::Relaxed);
                 drop(files);
                 drop(closer.stdin.take());
                 self.closers.push(closer);
+                FEWER.notify_one();
             }
             Err(error) => {
                 told("there is no process to close them in")(&error);

@@ -21,6 +21,7 @@ mod told;
 mod wait;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
         let accepted = tokio::select! {
             biased;
             _ = stopping.wait_for(|stops| *stops) => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener) => accepted,
         };
         match accepted {
             Ok(stream) => {
@@ -161,6 +162,11 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
     let _ = last.map(burial::bury);
     sessions.close();
     let _ = tokio::time::timeout(FAREWELL, sessions.wait()).await;
+}
+
+async fn accept(listener: &Listener) -> io::Result<Stream> {
+    burial::has_room().await;
+    listener.accept().await
 }
 
 /// Somebody who connected.

@@ -1,5 +1,6 @@
 //! What takes long to close, and a store that answers one question after the other.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
@@ -18,12 +19,12 @@ use stormlock_protocol::message::{Acquire, Hold, Release, Reply, Request};
 
 use super::flood::{Asks, flood, target};
 use super::victim::Victim;
-use super::{EVE, MALLORY, connect, open_to_all, reply, send, shared, welcomed};
+use super::{EVE, MALLORY, as_member, connect, open_to_all, reply, send, shared, welcomed};
 use crate::agent::Agent;
 use crate::exec_store::{ExecStore, example};
 use crate::program::run;
 use crate::redis_server::RedisServer;
-use crate::{acquire, resource, ttl, wish};
+use crate::{acquire, resource, ttl, until_right, wish};
 
 /// Many times what a lease of the victim has.
 const LINGER: Duration = Duration::from_secs(600);
@@ -42,12 +43,22 @@ fn lingering() -> (TcpStream, TcpStream) {
 /// Leaves the last of a file to whoever reads these bytes; what keeps it waiting.
 fn leave(session: &UnixStream, bytes: &[u8], flags: SendFlags) -> TcpStream {
     let (near, far) = lingering();
-    let files = [near.as_fd()];
+    send_along(session, bytes, near, flags).expect("it is sent");
+    far
+}
+
+/// Sends the last of a file along with these bytes.
+fn send_along(
+    session: &UnixStream,
+    bytes: &[u8],
+    file: impl AsFd,
+    flags: SendFlags,
+) -> rustix::io::Result<usize> {
+    let files = [file.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut along = SendAncillaryBuffer::new(&mut space);
     assert!(along.push(SendAncillaryMessage::ScmRights(&files)));
-    sendmsg(session, &[IoSlice::new(bytes)], &mut along, flags).expect("it is sent");
-    far
+    sendmsg(session, &[IoSlice::new(bytes)], &mut along, flags)
 }
 
 /// Has the agent's listening socket let files through again, as it does on a kernel before 6.16:
@@ -219,6 +230,48 @@ fn files_that_never_close_keep_neither_a_renewal_nor_the_agents_own_end() {
     assert!((1..=KEPT_MAX).contains(&kept), "{kept}");
     assert!(stops, "{}", agent.log());
     agent.wait();
+}
+
+/// An agent that may open few files, of which a flood of connections with files in them would take
+/// all.
+const FEW: [&str; 2] = ["prlimit", "--nofile=256:256"];
+/// Who sends them at once.
+const SENDERS: usize = 3;
+
+#[test]
+fn a_flood_of_files_leaves_others_the_descriptors_that_they_need() {
+    let store = RedisServer::start();
+    let mut agent = Agent::prepare(&shared(store.port()));
+    agent.restart_under(&FEW, |_| {});
+    open_to_all(&agent);
+    let_files_in(&agent);
+    let victim = Victim::of(&agent);
+    let (is_over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let socket = agent.socket();
+    std::thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(|| {
+                as_member(EVE, &[], || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        let file = File::open("/dev/null").expect("it is there");
+                        let session = UnixStream::connect(&socket).expect("the agent listens");
+                        // It may be turned away before.
+                        let _ = send_along(&session, b"STRMLOCK", file, SendFlags::empty());
+                        sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            });
+        }
+        let measure = victim.during("connections with files in them", || {});
+        is_over.store(true, Ordering::Relaxed);
+        measure.is_undisturbed();
+    });
+    println!("limits: {} connections with a file in each", sent.into_inner());
+    until_right("others are served", || match agent.client() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    assert!(!agent.log().contains("accepting a connection"), "{}", agent.log());
 }
 
 /// The example program, but each answer of which takes its time.
