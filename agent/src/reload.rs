@@ -55,7 +55,7 @@ impl Reloader {
         let mut settled = Alarm::new()?;
         let mut settles = false;
         let mut asked = false;
-        let mut _watcher = self.watch(&told);
+        let (mut _watcher, _) = self.look(&told).await;
         // What changed before the watch began is found by the first look.
         let _ = told.try_send(());
         loop {
@@ -76,8 +76,10 @@ impl Reloader {
                 () = settled.rings() => {
                     settles = false;
                     // Watched anew before the look: directories and links may be others now.
-                    _watcher = self.watch(&told);
-                    if asked || Stamp::of(&self.path) != self.seen {
+                    let (watcher, now) = self.look(&told).await;
+                    _watcher = watcher;
+                    if asked || now != self.seen {
+                        self.seen = now;
                         self.load(&control).await;
                     }
                     if std::mem::take(&mut asked) {
@@ -89,10 +91,8 @@ impl Reloader {
         }
     }
 
-    async fn load(&mut self, control: &mpsc::Sender<Control>) {
-        self.seen = Stamp::of(&self.path);
+    async fn load(&self, control: &mpsc::Sender<Control>) {
         let (path, mode) = (self.path.clone(), self.mode);
-        // A file system can be slow, and leases are renewed on this thread.
         let loaded = tokio::task::spawn_blocking(move || read(&path, mode)).await;
         match loaded {
             Ok(Ok(config)) => {
@@ -113,21 +113,29 @@ impl Reloader {
         }
     }
 
-    fn watch(&self, told: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-        match watch(&directories(&self.path), told.clone()) {
-            Ok(watcher) => Some(watcher),
-            Err(error) => {
-                let file = self.path.display();
-                tracing::warn!(%file, %error, "changes are not noticed; send SIGHUP after one");
-                None
-            }
-        }
+    /// Watches from now on, and what stands there then.
+    async fn look(&self, told: &mpsc::Sender<()>) -> (Option<RecommendedWatcher>, Option<Stamp>) {
+        let (path, told) = (self.path.clone(), told.clone());
+        // A file system can be slow, and leases are renewed on this thread.
+        let looked = tokio::task::spawn_blocking(move || {
+            let watched = watch(&directories(&path), told).map_err(|error| error.to_string());
+            (watched, Stamp::of(&path))
+        });
+        let (watched, now) = match looked.await {
+            Ok(looked) => looked,
+            Err(error) => (Err(error.to_string()), self.seen.clone()),
+        };
+        let told = |error: &String| {
+            let file = self.path.display();
+            tracing::warn!(%file, error, "changes are not noticed; send SIGHUP after one");
+        };
+        (watched.inspect_err(told).ok(), now)
     }
 }
 
 /// What tells one version of a file from the next without reading it: there may be a password in
 /// it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Clone)]
 struct Stamp {
     device: u64,
     inode: u64,

@@ -98,13 +98,13 @@ async fn end(process: ProcessId, files: &Semaphore) {
 }
 
 /// Waits until nobody is left in a group whose leader has ended.
-async fn group_ends(process: ProcessId, pid: Pid, session: Option<u32>) {
+async fn group_ends(process: ProcessId, pid: Pid, mut session: Option<u32>) {
     let (mut looks, mut dead) = (0_u32, 0);
     while is_group(pid) && !is_used_again(process) {
         looks = looks.wrapping_add(1);
         if looks.is_multiple_of(DEAD_EVERY) {
             let now = group(process.pid).await;
-            if now.zip(session).is_some_and(|(now, session)| now.session != session) {
+            if now.is_some_and(|now| is_anothers(now, &mut session)) {
                 return;
             }
             dead = if now.is_some_and(|now| !now.is_alive) { dead + 1 } else { 0 };
@@ -122,6 +122,13 @@ async fn group_ends(process: ProcessId, pid: Pid, session: Option<u32>) {
 fn session_of(process: ProcessId) -> Option<u32> {
     let now = Stat::of(process.pid).ok()?;
     (now.started == process.started).then_some(now.session)
+}
+
+/// True for a group of another session than that of the process that is watched. Of one whose
+/// leader ended while no agent was there, the first that is seen counts from then on (not of a look
+/// that is older than the watch: [`DEAD_EVERY`] is more than [`LOOK_FRESH`]).
+fn is_anothers(now: Group, session: &mut Option<u32>) -> bool {
+    *session.get_or_insert(now.session) != now.session
 }
 
 /// True while a process is there and has not ended.
@@ -288,6 +295,16 @@ mod tests {
             .unwrap();
         let ended = timeout(PATIENCE, guards.ended()).await.expect("it has ended");
         assert_eq!(ended, process);
+    }
+
+    #[test]
+    fn a_group_whose_leader_nobody_saw_is_that_of_its_first_session() {
+        let group = |session| Group { is_alive: true, session };
+        let mut unseen = None;
+        assert!(!is_anothers(group(7), &mut unseen));
+        assert!(!is_anothers(group(7), &mut unseen));
+        assert!(is_anothers(group(8), &mut unseen), "the number was given away meanwhile");
+        assert!(is_anothers(group(8), &mut Some(7)));
     }
 
     #[tokio::test]

@@ -195,7 +195,7 @@ impl Undertaker {
         self.last = Some(clock::now());
         let files = Arc::new(mem::take(&mut self.waiting));
         let begun = begin_closer(&files);
-        self.has_failed = begun.is_err();
+        let had_failed = mem::replace(&mut self.has_failed, begun.is_err());
         match begun {
             Ok(mut closer) => {
                 // Not the last of them: that is what its input says when it ends.
@@ -206,7 +206,9 @@ impl Undertaker {
                 FEWER.notify_one();
             }
             Err(error) => {
-                told("there is no process to close them in")(&error);
+                if !had_failed {
+                    told("there is no process to close them in")(&error);
+                }
                 self.waiting = Arc::into_inner(files).unwrap_or_default();
             }
         }
