@@ -9,10 +9,10 @@
 //! So a socket with such a file in it goes to another process of this program (`stormlockd
 //! close-files`), which has nothing else and ends as soon as nobody else has it: the kernel does
 //! not linger for a process at its end, and one that is kept at its end for ever keeps neither the
-//! agent nor its stop (`KillMode=process` in its unit). Each takes all there is, and the next begins
-//! the later the more of them are kept already: 400 after a day. Only where an eighth of the files
-//! that the agent may open waits for that does it begin at once, so that who sends a flood of them
-//! for a day leaves some thousands, and nobody without a descriptor.
+//! agent nor its stop (`KillMode=process` in its unit). Each takes all there is, and the next
+//! begins the later the more of them are kept already: 400 after a day. Only where an eighth of the
+//! files that the agent may open waits for that does it begin at once, so that who sends a flood
+//! for a day leaves some thousands with the limit of its unit, and nobody without a descriptor.
 
 use std::io;
 use std::mem;

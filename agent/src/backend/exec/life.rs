@@ -14,6 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::sync::Semaphore;
 
 use super::Options;
 use super::trouble::Trouble;
@@ -29,6 +30,9 @@ pub(super) struct Life {
     end: Option<AsyncFd<OwnedFd>>,
 }
 
+/// Starts of programs at once, of all stores: those that hang hold no more threads than these.
+const STARTS_MAX: usize = 8;
+
 /// The ends of its pipes.
 pub(super) struct Pipes {
     pub(super) stdin: ChildStdin,
@@ -37,7 +41,22 @@ pub(super) struct Pipes {
 }
 
 impl Life {
-    pub(super) fn start(options: &Options) -> Result<(Life, Pipes), Trouble> {
+    /// Starts it, on another thread: it may be on a file system that hangs, and leases of other
+    /// stores are renewed on this one.
+    pub(super) async fn start(options: &Options) -> Result<(Life, Pipes), Trouble> {
+        static STARTS: Semaphore = Semaphore::const_new(STARTS_MAX);
+        let Ok(permit) = STARTS.try_acquire() else {
+            return Err(Trouble::unreachable("earlier starts of programs hang"));
+        };
+        let options = options.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            Life::start_here(&options)
+        });
+        started.await.unwrap_or_else(|error| Err(Trouble::unreachable(error.to_string())))
+    }
+
+    fn start_here(options: &Options) -> Result<(Life, Pipes), Trouble> {
         let Some((path, arguments)) = options.command.split_first() else {
             return Err(Trouble::unreachable("there is no program to start"));
         };

@@ -67,7 +67,7 @@ impl Drop for Program {
 impl Program {
     /// Starts it and lets it introduce itself.
     pub(super) async fn start(options: &Options) -> Result<(Program, Ready), Trouble> {
-        let (life, pipes) = Life::start(options)?;
+        let (life, pipes) = Life::start(options).await?;
         let mask = Mask::new(options.password.as_ref());
         let (open, tail) = (Arc::new(Open::new()), Arc::new(Tail::new(mask.clone())));
         let (lines, asked) = mpsc::unbounded_channel();
