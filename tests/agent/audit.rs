@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -131,6 +132,7 @@ read = lambda count: agent.recv(count, socket.MSG_WAITALL)
 for number, ask in enumerate(sys.argv[2:]):
     agent.sendall(bytes.fromhex(ask))
     if number == 0:
+        print('sent', flush=True)
         read(16)
     read(int.from_bytes(read(4), 'little'))
 ";
@@ -149,7 +151,14 @@ fn who_logged_in_is_said_also_of_one_who_began_with_a_prompt() {
         let mut python = Command::new("python3");
         python.args(["-c", LOGGED_IN]).arg(agent.socket());
         let hex = |ask: &Vec<u8>| ask.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        ok(run(python.args(asks.iter().map(hex)), PATIENCE));
+        // The agent sees the connection and the first request at once, as it does a prompt's.
+        agent.pause();
+        python.args(asks.iter().map(hex)).stdout(Stdio::piped());
+        let mut python = python.spawn().expect("python3");
+        let said = BufReader::new(python.stdout.take().expect("a pipe")).lines().next();
+        agent.resume();
+        assert_eq!(said.and_then(Result::ok).as_deref(), Some("sent"));
+        assert!(python.wait().expect("it ends").success());
     }
     let lines = audit(&agent);
     assert_eq!(told(&lines), ["acquire ok prod/asked", "acquire ok prod/glanced"]);
