@@ -2,15 +2,14 @@
 //!
 //! It waits no longer than it was told to, it never retries, and it starts nothing.
 
+mod line;
 mod patience;
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use interprocess::ConnectWaitMode;
-use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
-
+use self::line::{Line, Slow};
 use self::patience::Patience;
 use crate::RELEASED_MAX;
 use crate::SOCKET_PATH_MAX;
@@ -85,22 +84,11 @@ pub struct Locks {
 /// One connection to the agent.
 #[derive(Debug)]
 pub struct Client {
-    stream: Stream,
+    line: Line,
     welcome: Option<Welcome>,
     patience: Duration,
-    /// What has come of the next reply: a wait may end in the midst of it.
-    arrived: Vec<u8>,
-    slow: Option<Slow>,
     /// How much later than the end of a wait its answer may come.
     wait_slack: Option<Duration>,
-}
-
-/// Who is told, once, that an answer takes longer than this.
-#[derive(Debug)]
-struct Slow {
-    after: Duration,
-    socket: PathBuf,
-    tell: fn(&Path),
 }
 
 impl Client {
@@ -110,17 +98,8 @@ impl Client {
     /// [`ClientError::NoAgent`], [`ClientError::NoAccess`], [`ClientError::LongPath`],
     /// [`ClientError::Mute`] when the agent's backlog is full, [`ClientError::Io`].
     pub fn connect(path: &Path, patience: Duration) -> Result<Client, ClientError> {
-        if path.as_os_str().len() > SOCKET_PATH_MAX {
-            return Err(ClientError::LongPath(path.to_owned()));
-        }
-        let name = path.to_fs_name::<GenericFilePath>().map_err(ClientError::Io)?;
-        let connected = ConnectOptions::new()
-            .name(name)
-            .wait_mode(ConnectWaitMode::Timeout(patience))
-            .connect_sync();
-        let stream = connected.map_err(|source| connect_error(path, patience, source))?;
-        let (welcome, arrived, slow, wait_slack) = (None, Vec::new(), None, None);
-        Ok(Client { stream, welcome, patience, arrived, slow, wait_slack })
+        let line = Line::connect(path, patience)?;
+        Ok(Client { line, welcome: None, patience, wait_slack: None })
     }
 
     /// Changes how long each later reply may take.
@@ -137,7 +116,7 @@ impl Client {
     /// Has `tell` called with `socket`, once, when the first word of an answer takes longer than
     /// `after`.
     pub fn tell_if_slow(&mut self, after: Duration, socket: PathBuf, tell: fn(&Path)) {
-        self.slow = Some(Slow { after, socket, tell });
+        self.line.slow = Some(Slow { after, socket, tell });
     }
 
     /// The agent's welcome, once a first question was answered.
@@ -405,12 +384,12 @@ impl Client {
         let first = limit.map_or(self.patience, |limit| limit.min(self.patience));
         let mut reply = self.ask_within(request, Patience::new(first))?;
         // From here on the agent has said why it takes long.
-        let slow = self.slow.take();
+        let slow = self.line.slow.take();
         while let Reply::Waiting(waiting) = reply {
             waits(waiting);
             reply = self.read_reply(whole)?;
         }
-        self.slow = slow;
+        self.line.slow = slow;
         Ok(reply)
     }
 
@@ -429,13 +408,13 @@ impl Client {
     fn ask_within(&mut self, request: &Request, patience: Patience) -> Result<Reply, ClientError> {
         let frame = frame::encode(request)?;
         if self.welcome.is_some() {
-            self.write(&frame, &patience)?;
+            self.line.write(&frame, &patience)?;
         } else {
             let mut first = Hello::OURS.encode().to_vec();
             first.extend_from_slice(&frame);
             // A refused greeting closes the connection while we still write: the answer that says
             // why is already on its way, so it is read before the broken pipe is believed.
-            let written = self.write(&first, &patience);
+            let written = self.line.write(&first, &patience);
             let welcome = match (self.read_welcome(&patience), written) {
                 (Ok(welcome), _) => welcome,
                 (Err(_), Err(unwritten)) => return Err(unwritten),
@@ -453,108 +432,18 @@ impl Client {
 
     fn read_welcome(&mut self, patience: &Patience) -> Result<Welcome, ClientError> {
         let mut bytes = [0; WELCOME_LEN];
-        self.read(&mut bytes, Some(patience))?;
+        bytes.copy_from_slice(self.line.look(WELCOME_LEN, Some(patience))?);
+        self.line.pass(WELCOME_LEN);
         Ok(Welcome::decode(&bytes)?)
     }
 
     fn read_reply(&mut self, patience: Option<Patience>) -> Result<Reply, ClientError> {
-        self.arrive(HEADER_LEN, patience.as_ref())?;
         let mut header = [0; HEADER_LEN];
-        header.copy_from_slice(&self.arrived[..HEADER_LEN]);
-        self.arrive(HEADER_LEN + frame::body_len(header)?, patience.as_ref())?;
-        let whole = std::mem::take(&mut self.arrived);
-        Ok(frame::decode(&whole[HEADER_LEN..])?)
-    }
-
-    /// Reads on until so many bytes of the next reply are there.
-    fn arrive(&mut self, count: usize, within: Option<&Patience>) -> Result<(), ClientError> {
-        while self.arrived.len() < count {
-            let mut piece = vec![0; count - self.arrived.len()];
-            let length = self.read_some(&mut piece, within)?;
-            self.arrived.extend_from_slice(&piece[..length]);
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, mut into: &mut [u8], within: Option<&Patience>) -> Result<(), ClientError> {
-        while !into.is_empty() {
-            let length = self.read_some(into, within)?;
-            into = &mut into[length..];
-        }
-        Ok(())
-    }
-
-    /// Reads what there is, at least one byte.
-    fn read_some(
-        &mut self,
-        into: &mut [u8],
-        within: Option<&Patience>,
-    ) -> Result<usize, ClientError> {
-        loop {
-            let left = within.map(|patience| self.next_look(patience)).transpose()?;
-            self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
-            match self.stream.read(into) {
-                Ok(0) => return Err(ClientError::Closed),
-                Ok(length) => return Ok(length),
-                Err(e) if is_pause(&e) => {}
-                Err(e) => return Err(io_error(e)),
-            }
-        }
-    }
-
-    /// How long to wait before the next look at what is left of the patience.
-    fn next_look(&mut self, patience: &Patience) -> Result<Duration, ClientError> {
-        let left = patience.left()?;
-        let Some(slow) = self.slow.take() else { return Ok(left) };
-        let passed = patience.limit.saturating_sub(left);
-        match slow.after.checked_sub(passed) {
-            Some(rest) if !rest.is_zero() => {
-                self.slow = Some(slow);
-                Ok(left.min(rest))
-            }
-            _ => {
-                (slow.tell)(&slow.socket);
-                Ok(left)
-            }
-        }
-    }
-
-    fn write(&mut self, mut bytes: &[u8], within: &Patience) -> Result<(), ClientError> {
-        while !bytes.is_empty() {
-            self.stream.set_send_timeout(Some(within.left()?)).map_err(ClientError::Io)?;
-            match self.stream.write(bytes) {
-                Ok(0) => return Err(ClientError::Closed),
-                Ok(count) => bytes = &bytes[count..],
-                Err(e) if is_pause(&e) => {}
-                Err(e) => return Err(io_error(e)),
-            }
-        }
-        Ok(())
-    }
-}
-
-fn connect_error(path: &Path, patience: Duration, source: io::Error) -> ClientError {
-    let path = path.to_owned();
-    match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ClientError::NoAgent { path, source }
-        }
-        io::ErrorKind::PermissionDenied => ClientError::NoAccess { path, source },
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ClientError::Mute(patience),
-        _ => ClientError::Io(source),
-    }
-}
-
-fn is_pause(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(error.kind(), Interrupted | TimedOut | WouldBlock)
-}
-
-fn io_error(error: io::Error) -> ClientError {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset};
-    match error.kind() {
-        BrokenPipe | ConnectionReset => ClientError::Closed,
-        _ => ClientError::Io(error),
+        header.copy_from_slice(self.line.look(HEADER_LEN, patience.as_ref())?);
+        let whole = HEADER_LEN + frame::body_len(header)?;
+        let reply = frame::decode(&self.line.look(whole, patience.as_ref())?[HEADER_LEN..]);
+        self.line.pass(whole);
+        Ok(reply?)
     }
 }
 
@@ -562,45 +451,5 @@ fn unexpected(reply: Reply) -> ClientError {
     match reply {
         Reply::Refused(refusal) => ClientError::Refused(refusal),
         _ => ClientError::WrongReply,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixListener;
-    use std::sync::mpsc::channel;
-    use std::thread;
-
-    use super::*;
-
-    /// Long enough for what is there, short enough to wait for what is not.
-    const SHORT: Duration = Duration::from_millis(100);
-    const LONG: Duration = Duration::from_secs(30);
-
-    #[test]
-    fn an_event_that_comes_in_pieces_is_whole_when_the_first_wait_for_it_ended_between_them() {
-        let path = std::env::temp_dir().join(format!("stormlock-client-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let mut client = Client::connect(&path, LONG).expect("somebody listens");
-        let (mut agent, _) = listener.accept().expect("the client");
-        std::fs::remove_file(&path).expect("its file");
-        let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
-        let (go_on, waits) = channel();
-        let served = thread::spawn(move || {
-            for at in 1..event.len() {
-                for piece in [&event[..at], &event[at..]] {
-                    agent.write_all(piece).expect("it listens");
-                    waits.recv().expect("it goes on");
-                }
-            }
-            agent
-        });
-        for _ in 1..frame::encode(&Reply::Event(Event::Caught)).expect("a frame").len() {
-            assert!(matches!(client.next_event(Some(SHORT)), Err(ClientError::Mute(_))));
-            go_on.send(()).expect("the agent is there");
-            assert_eq!(client.next_event(Some(LONG)).expect("an event"), Event::Caught);
-            go_on.send(()).expect("the agent is there");
-        }
-        drop(served.join().expect("it wrote all"));
     }
 }
