@@ -15,9 +15,10 @@ use crate::SOCKET_PATH_MAX;
 /// What is read at once: any usual answer, with the welcome before it.
 const READ_LEN: usize = 1_024;
 /// So long the first answer is looked for again and again before anybody sleeps: an agent that has
-/// nothing else to do answers a prompt in less, and to fall asleep and be woken costs a tenth of
-/// all that a prompt takes. Between two looks the processor is anybody's.
-const EAGER: Duration = Duration::from_micros(250);
+/// nothing else to do answers a prompt in less, even woken on a processor that slept, and to fall
+/// asleep and be woken costs a tenth of all that a prompt takes. Between two looks the processor is
+/// anybody's.
+const EAGER: Duration = Duration::from_micros(500);
 
 /// One connection.
 #[derive(Debug)]
