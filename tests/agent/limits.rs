@@ -8,6 +8,7 @@ mod crowd;
 mod descriptors;
 mod disk;
 mod flood;
+mod hanging;
 mod leases;
 mod much;
 mod stuck;
