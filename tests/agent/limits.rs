@@ -11,6 +11,7 @@ mod flood;
 mod hanging;
 mod leases;
 mod much;
+mod numbers;
 mod stuck;
 mod victim;
 mod wire;

@@ -27,6 +27,9 @@ const FILES_PART: usize = 4;
 /// kernel the dead are in it until somebody waits for them, which the first process of a container
 /// may never do.
 const DEAD_EVERY: u32 = 20;
+/// Which of so many it is: not long after the watch began, for of some groups it is only known then
+/// whose they are, but later than any look that is older than the watch could be ([`LOOK_FRESH`]).
+const DEAD_FIRST: u32 = 5;
 /// A look is good for so long, for whoever else asks: less than there is between two of one group.
 const LOOK_FRESH: Duration = Duration::from_secs(1);
 /// So many times in a row, for one that starts while the list is read can be missed in it.
@@ -102,7 +105,7 @@ async fn group_ends(process: ProcessId, pid: Pid, mut session: Option<u32>) {
     let (mut looks, mut dead) = (0_u32, 0);
     while is_group(pid) && !is_used_again(process) {
         looks = looks.wrapping_add(1);
-        if looks.is_multiple_of(DEAD_EVERY) {
+        if looks % DEAD_EVERY == DEAD_FIRST {
             let now = group(process.pid).await;
             if now.is_some_and(|now| is_anothers(now, &mut session)) {
                 return;
@@ -125,10 +128,13 @@ fn session_of(process: ProcessId) -> Option<u32> {
 }
 
 /// True for a group of another session than that of the process that is watched. Of one whose
-/// leader ended while no agent was there, the first that is seen counts from then on (not of a look
-/// that is older than the watch: [`DEAD_EVERY`] is more than [`LOOK_FRESH`]).
+/// leader ended while no agent was there, the first that is seen counts from then on.
 fn is_anothers(now: Group, session: &mut Option<u32>) -> bool {
-    *session.get_or_insert(now.session) != now.session
+    let known = session.get_or_insert_with(|| {
+        tracing::debug!(session = now.session, "a group without its leader is known from now on");
+        now.session
+    });
+    *known != now.session
 }
 
 /// True while a process is there and has not ended.

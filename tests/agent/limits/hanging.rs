@@ -76,7 +76,8 @@ while True:
         question = os.read(dev, 1 << 17)
         _, opcode, unique = struct.unpack_from('<2IQ', question)
         if opcode == INTERRUPT:
-            waiting = [one for one in waiting if one[0] != struct.unpack_from('<Q', question, 40)[0]]
+            given_up, = struct.unpack_from('<Q', question, 40)
+            waiting = [one for one in waiting if one[0] != given_up]
         elif opcode in (FORGET, FORGET_ALL):
             pass
         elif hangs:
