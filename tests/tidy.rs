@@ -61,7 +61,7 @@ const PROTOCOL: &Arrows = &[
 ];
 
 /// All that the protocol may depend on: it is built into every client.
-const PROTOCOL_DEPENDENCIES: [&str; 3] = ["bincode", "interprocess", "thiserror"];
+const PROTOCOL_DEPENDENCIES: [&str; 4] = ["bincode", "interprocess", "rustix", "thiserror"];
 
 /// What the client never depends on: runtimes, stores, the agent.
 const NOT_IN_CTL: [&str; 12] = [

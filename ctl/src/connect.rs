@@ -26,6 +26,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an answer about the agent itself may take: no store is asked for it.
 pub(crate) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long an agent may take to turn to a new client, however many come at once: nobody is told
+/// meanwhile what is waited for.
+const TURN: Duration = Duration::from_secs(5);
 /// How much later than the end of a wait its answer may come: the agent may be asking the store
 /// then, which it does for 5 s at most. A longer silence is an agent that hangs.
 const WAIT_SLACK: Duration = Duration::from_secs(7);
@@ -183,7 +186,8 @@ impl Places {
 
 /// A connection that waits no longer than it was told to.
 pub(crate) fn connect(socket: &Path, patience: Duration) -> Result<Client, ClientError> {
-    let mut client = Client::connect(socket, patience)?;
+    let mut client = Client::connect(socket, patience.min(TURN))?;
+    client.set_patience(patience);
     client.bound_waits(WAIT_SLACK);
     Ok(client)
 }

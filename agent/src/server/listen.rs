@@ -175,6 +175,10 @@ fn adopt(listener: std::os::unix::net::UnixListener) -> Result<Listener, ListenE
     Ok(Listener::new(inner.into(), &path, None))
 }
 
+/// Most connections that nobody has accepted yet. A flood fills the queue, however long it is, and
+/// who comes then waits for all that are in it; those outside of it have their turn one by one.
+const QUEUE: i32 = 128;
+
 /// The agent's ear.
 #[derive(Debug)]
 pub struct Listener {
@@ -204,6 +208,8 @@ impl Listener {
     fn new(inner: LocalListener, path: &Path, claim: Option<Claim>) -> Listener {
         let LocalListener::UdSocket(socket) = &inner;
         refuse_files(socket.as_fd());
+        // Else it is as long as the host's limit, and whoever is not of a flood waits longer.
+        let _ = rustix::net::listen(socket.as_fd(), QUEUE);
         Listener { inner, path: path.to_owned(), claim }
     }
 

@@ -15,6 +15,7 @@ use super::crowd::{MEMORY_OF_ONE_KB, memory_kb};
 use super::victim::Victim;
 use super::{EVE, SESSIONS_OF_ONE, connect, open_to_all, receive, reply, send, shared, welcomed};
 use crate::agent::Agent;
+use crate::dice::now_ms;
 use crate::redis_server::RedisServer;
 use crate::{locks, resource, until, wish};
 
@@ -190,6 +191,46 @@ fn a_flood_of_connections_of_another_user_delays_no_renewal_and_fills_no_log() {
     println!("limits: {turned_away} turned away, {said} lines of log");
     assert!(said > 0, "somebody should know");
     assert!(said <= 60, "{said} lines for {turned_away} connections fill a disk");
+}
+
+/// Who connects over and over at once.
+const CONNECTORS: usize = 3;
+/// How often somebody else asks something meanwhile.
+const ASKED: usize = 100;
+
+#[test]
+fn a_flood_of_connections_of_another_user_keeps_nobody_from_theirs() {
+    let store = RedisServer::start();
+    let agent = Agent::start(&shared(store.port()));
+    open_to_all(&agent);
+    let victim = Victim::of(&agent);
+    let (is_over, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let socket = agent.socket();
+    let flooded = std::thread::scope(|scope| {
+        for _ in 0..CONNECTORS {
+            scope.spawn(|| {
+                super::as_user(EVE, || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        count.fetch_add(
+                            usize::from(UnixStream::connect(&socket).is_ok()),
+                            Ordering::Relaxed,
+                        );
+                    }
+                });
+            });
+        }
+        let began = now_ms();
+        let asked = (0..ASKED).map(|_| agent.client()?.status(None).map(drop));
+        let asked: Vec<_> = asked.filter_map(Result::err).collect();
+        let took = (now_ms() - began) / ASKED as u64;
+        println!("limits: somebody else waits {took} ms for an answer meanwhile");
+        let measure = victim.during("connections without end", || {});
+        is_over.store(true, Ordering::Relaxed);
+        measure.is_undisturbed();
+        asked
+    });
+    println!("limits: {} connections", count.into_inner());
+    assert!(flooded.is_empty(), "{} of {ASKED}: {:?}", flooded.len(), flooded.first());
 }
 
 #[test]

@@ -1,12 +1,17 @@
 //! The connection itself: bytes out and bytes in, within a patience.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use interprocess::ConnectWaitMode;
-use interprocess::local_socket::{ConnectOptions, GenericFilePath, Stream, prelude::*};
+use interprocess::local_socket::{Stream, prelude::*};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, recv, socket_with,
+};
 
 use super::ClientError;
 use super::patience::Patience;
@@ -14,7 +19,7 @@ use crate::SOCKET_PATH_MAX;
 
 /// What is read at once: any usual answer, with the welcome before it.
 const READ_LEN: usize = 1_024;
-/// So long the first answer is looked for again and again before anybody sleeps: an agent that has
+/// So long what comes is looked for again and again before anybody sleeps once: an agent that has
 /// nothing else to do answers a prompt in less, even woken on a processor that slept, and to fall
 /// asleep and be woken costs a tenth of all that a prompt takes. Between two looks the processor is
 /// anybody's.
@@ -24,7 +29,7 @@ const EAGER: Duration = Duration::from_micros(500);
 #[derive(Debug)]
 pub(super) struct Line {
     stream: Stream,
-    /// Nobody has slept for want of bytes yet: until then the stream does not block.
+    /// Nobody has slept for want of bytes yet.
     is_eager: bool,
     /// What has come and was not passed: a wait may end in the midst of a reply, and more than one
     /// may come at once.
@@ -46,13 +51,7 @@ impl Line {
         if path.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(ClientError::LongPath(path.to_owned()));
         }
-        let name = path.to_fs_name::<GenericFilePath>().map_err(ClientError::Io)?;
-        let connected = ConnectOptions::new()
-            .name(name)
-            .wait_mode(ConnectWaitMode::Timeout(patience))
-            .nonblocking_stream(true)
-            .connect_sync();
-        let stream = connected.map_err(|source| connect_error(path, patience, source))?;
+        let stream = Stream::UdSocket(connect(path, patience)?.into());
         Ok(Line { stream, is_eager: true, arrived: Vec::new(), slow: None })
     }
 
@@ -82,15 +81,21 @@ impl Line {
         let eager = Patience::new(EAGER);
         loop {
             let left = within.map(|patience| self.next_look(patience)).transpose()?;
-            if !self.is_eager {
+            let flags = if self.is_eager {
+                RecvFlags::DONTWAIT
+            } else {
                 self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
-            }
-            match self.stream.read(&mut self.arrived[had..]) {
-                Ok(0) => return Err(ClientError::Closed),
-                Ok(length) => return Ok(length),
-                Err(e) if !is_pause(&e) => return Err(io_error(e)),
-                Err(_) if self.is_eager && eager.left().is_ok() => thread::yield_now(),
-                Err(_) => self.sleep_from_now_on()?,
+                RecvFlags::empty()
+            };
+            let Stream::UdSocket(stream) = &self.stream;
+            match recv(stream, &mut self.arrived[had..], flags) {
+                Ok((0, _)) => return Err(ClientError::Closed),
+                Ok((length, _)) => return Ok(length),
+                Err(Errno::AGAIN) if self.is_eager && eager.left().is_err() => {
+                    self.is_eager = false;
+                }
+                Err(Errno::AGAIN | Errno::INTR) => thread::yield_now(),
+                Err(errno) => return Err(io_error(errno.into())),
             }
         }
     }
@@ -115,26 +120,33 @@ impl Line {
     /// Sends all of it.
     pub(super) fn write(&mut self, mut bytes: &[u8], within: &Patience) -> Result<(), ClientError> {
         while !bytes.is_empty() {
-            let left = within.left()?;
-            if !self.is_eager {
-                self.stream.set_send_timeout(Some(left)).map_err(ClientError::Io)?;
-            }
+            self.stream.set_send_timeout(Some(within.left()?)).map_err(ClientError::Io)?;
             match self.stream.write(bytes) {
                 Ok(0) => return Err(ClientError::Closed),
                 Ok(count) => bytes = &bytes[count..],
-                Err(e) if is_pause(&e) => self.sleep_from_now_on()?,
+                Err(e) if is_pause(&e) => {}
                 Err(e) => return Err(io_error(e)),
             }
         }
         Ok(())
     }
+}
 
-    fn sleep_from_now_on(&mut self) -> Result<(), ClientError> {
-        if self.is_eager {
-            self.stream.set_nonblocking(false).map_err(ClientError::Io)?;
-            self.is_eager = false;
+/// Waits in the kernel for room among those that the agent has not accepted yet, where all wait in
+/// turn. `interprocess` asks for a connection without waiting and takes `EAGAIN`, which is the want
+/// of that room (unix(7)), for one that is under way: its stream is connected to nobody then.
+fn connect(path: &Path, patience: Duration) -> Result<OwnedFd, ClientError> {
+    let failed = |errno: Errno| connect_error(path, patience, errno.into());
+    let within = Patience::new(patience);
+    let address = SocketAddrUnix::new(path).map_err(failed)?;
+    let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(failed)?;
+    loop {
+        set_socket_timeout(&socket, Timeout::Send, Some(within.left()?)).map_err(failed)?;
+        match rustix::net::connect(&socket, &address) {
+            Err(Errno::INTR) => {}
+            connected => return connected.map(|()| socket).map_err(failed),
         }
-        Ok(())
     }
 }
 
@@ -171,12 +183,36 @@ mod tests {
 
     use super::super::Client;
     use super::*;
-    use crate::frame;
+    use rustix::net::listen;
+
+    use crate::frame::{self, Verdict, Welcome};
     use crate::message::{Event, Reply};
 
     /// Long enough for what is there, short enough to wait for what is not.
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn whoever_finds_no_room_waits_for_their_turn_and_no_longer_than_they_may() {
+        let path = std::env::temp_dir().join(format!("stormlock-queue-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        // The least that there is: one waits.
+        listen(&listener, 0).expect("a shorter queue");
+        let first = Line::connect(&path, SHORT).expect("there is room for one");
+        assert!(matches!(Line::connect(&path, SHORT), Err(ClientError::Mute(SHORT))));
+        thread::scope(|scope| {
+            let second = scope.spawn(|| Client::connect(&path, LONG)?.subscribe());
+            drop(listener.accept().expect("the first"));
+            let (mut served, _) = listener.accept().expect("the second, which waited");
+            let welcome = Welcome { verdict: Verdict::Speak(1), min: 1, max: 1 }.encode();
+            served.write_all(&welcome).expect("it listens");
+            let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
+            served.write_all(&event).expect("it listens");
+            assert_eq!(second.join().expect("no panic").expect("an event"), Event::Caught);
+        });
+        std::fs::remove_file(&path).expect("its file");
+        drop(first);
+    }
 
     #[test]
     fn what_came_with_an_event_is_kept_for_those_after_it() {
