@@ -11,8 +11,10 @@
 //! not linger for a process at its end, and one that is kept at its end for ever keeps neither the
 //! agent nor its stop (`KillMode=process` in its unit). Each takes all there is, and the next
 //! begins the later the more of them are kept already: 400 after a day. Only where an eighth of the
-//! files that the agent may open waits for that does it begin at once, so that who sends a flood
-//! for a day leaves some thousands with the limit of its unit, and nobody without a descriptor.
+//! files that the agent may open waits for that does it begin at once, which leaves nobody without
+//! a descriptor: 12,000 connections a second left 4.7 processes a second with 20,000 files, so one
+//! in five seconds with the limit of its unit. Once the host or the unit lets no further process
+//! begin, such files wait and in the end new clients with them, until their program ends.
 
 use std::io;
 use std::mem;
