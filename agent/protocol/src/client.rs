@@ -96,7 +96,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NoAgent`], [`ClientError::NoAccess`], [`ClientError::LongPath`],
-    /// [`ClientError::Mute`] when the agent's backlog is full, [`ClientError::Io`].
+    /// [`ClientError::Mute`] when the agent's backlog is full all that time, [`ClientError::Io`].
     pub fn connect(path: &Path, patience: Duration) -> Result<Client, ClientError> {
         let line = Line::connect(path, patience)?;
         Ok(Client { line, welcome: None, patience, wait_slack: None })
