@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+use std::thread::Builder;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
@@ -161,6 +162,9 @@ fn watch(
     directories: &BTreeSet<PathBuf>,
     told: mpsc::Sender<()>,
 ) -> notify::Result<RecommendedWatcher> {
+    // The library does not look whether it gets its thread, and where it gets none it panics later,
+    // and once more on the way out, which ends the process.
+    let _ = Builder::new().spawn(|| ())?.join();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| is_reading(event.kind)) {
             return;

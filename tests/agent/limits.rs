@@ -9,6 +9,7 @@ mod descriptors;
 mod disk;
 mod flood;
 mod hanging;
+mod kept;
 mod leases;
 mod much;
 mod numbers;

@@ -22,7 +22,7 @@ use super::args::Dev;
 use super::exit::{self, Failure};
 use super::private::PrivateDir;
 use super::serve::{self, no_signals, runtime};
-use super::{log, paths, shell};
+use super::{log, paths, process, shell};
 
 mod backend;
 
@@ -47,6 +47,7 @@ pub(crate) fn dev(args: &Dev) -> Result<u8, Failure> {
         Some(path) => Given::file(&paths::absolute(path)?)?,
         None => Given::url(&args.backend)?,
     };
+    process::ensure_threads()?;
     let _last_lines = log::to_stderr(filter, &paths::env);
     let dir = PrivateDir::new()?;
     paths::prepare_state(&dir.state())?;

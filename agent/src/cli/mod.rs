@@ -15,11 +15,13 @@ mod setup;
 mod shell;
 mod syslog;
 
+use std::ffi::CString;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
+use stormlock_agent::server::burial;
 
 use self::args::{Args, Command};
 use self::exit::Failure;
@@ -72,7 +74,9 @@ fn perform() -> Result<u8, Failure> {
 /// Ends when its input does, and with it what the agent left to it. Nobody waits for it, or hears
 /// of anything from it.
 fn close_files() {
-    // Where it is seen at its end, what it was called by is not.
-    let _ = rustix::thread::set_name(c"close-files");
+    // Where it is seen at its end, what it was called by is not; and it is counted by this.
+    if let Ok(name) = CString::new(burial::CLOSER_NAME) {
+        let _ = rustix::thread::set_name(&name);
+    }
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
 }

@@ -1,9 +1,21 @@
 //! What the process sets for itself before it does anything else.
 
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, Builder};
+
+use anyhow::Context;
 use rustix::fs::Mode;
 use rustix::process::{
     DumpableBehavior, Resource, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
+
+use super::exit::Failure;
+
+/// More than an agent begins until it is ready.
+const THREADS: usize = 8;
+
+const NO_THREADS: &str = "its user, its unit or the host has as many processes as it may \
+    (LimitNPROC= and TasksMax= in systemd): end some, or allow more, and start it again";
 
 /// Nothing that the agent makes is for others, unless it says so itself.
 const PRIVATE: Mode = Mode::from_raw_mode(0o077);
@@ -25,4 +37,20 @@ pub(crate) fn prepare_to_serve() {
     if let Err(error) = setrlimit(Resource::Nofile, files) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+}
+
+/// An agent that gets no thread says so: libraries that want one for the log, for signals or for a
+/// watch over the configuration would panic.
+pub(crate) fn ensure_threads() -> Result<(), Failure> {
+    let door = Mutex::new(());
+    let closed = door.lock();
+    let all_at_once = thread::scope(|scope| {
+        let wait = || drop(door.lock().unwrap_or_else(PoisonError::into_inner));
+        let begun =
+            (0..THREADS).try_for_each(|_| Builder::new().spawn_scoped(scope, wait).map(drop));
+        drop(closed);
+        begun
+    });
+    let failed = |error| Failure::unavailable(error).advise(Some(NO_THREADS));
+    all_at_once.context("beginning the threads that an agent needs").map_err(failed)
 }

@@ -35,6 +35,7 @@ pub(crate) fn serve(args: &Serve) -> Result<(), Failure> {
     let plan = Plan::new(args, inherited)?;
     let filter = log::filter(args.log.as_deref(), "info", &paths::env)?;
     if !args.daemonize {
+        process::ensure_threads()?;
         process::prepare_to_serve();
         let _last_lines = log::to_stderr(filter, &paths::env);
         paths::prepare_state(&plan.state).map_err(|failure| plan.explain(failure))?;
@@ -59,6 +60,7 @@ fn serve_in_background(
     filter: tracing_subscriber::EnvFilter,
     notice: &Notice,
 ) -> Result<(), Failure> {
+    process::ensure_threads()?;
     process::prepare_to_serve();
     paths::prepare_state(&plan.state).map_err(|failure| plan.explain(failure))?;
     log::in_background(filter, &plan.state)?;

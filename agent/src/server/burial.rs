@@ -13,8 +13,9 @@
 //! begins the later the more of them are kept already: 400 after a day. Only where an eighth of the
 //! files that the agent may open waits for that does it begin at once, which leaves nobody without
 //! a descriptor: 12,000 connections a second left 4.7 processes a second with 20,000 files, so one
-//! in five seconds with the limit of its unit. Once the host or the unit lets no further process
-//! begin, such files wait and in the end new clients with them, until their program ends.
+//! in five seconds with the limit of its unit. Where half of the processes that may begin are such
+//! ones, no further is begun: renewals need the other half, and so does the agent's next start.
+//! Then such files wait, and in the end new clients with them, until their program ends.
 
 use std::io;
 use std::mem;
@@ -35,12 +36,16 @@ use tokio::sync::Notify;
 use crate::clock;
 use crate::lease::Moment;
 
+mod room;
+
 /// `SO_PASSRIGHTS` of the kernel's `asm-generic/socket.h`, which no library knows yet.
 const PASS_RIGHTS: libc::c_int = 83;
 
-/// What closes files: a program that ends at the end of its input.
+/// What closes files: a program that ends at the end of its input, and calls itself by this name.
 #[cfg(not(test))]
-const CLOSER: [&str; 3] = ["/proc/self/exe", "stormlockd", "close-files"];
+const CLOSER: [&str; 3] = ["/proc/self/exe", "stormlockd", CLOSER_NAME];
+/// See proc_pid_comm(5).
+pub const CLOSER_NAME: &str = "close-files";
 /// The program of these tests is no agent.
 #[cfg(test)]
 const CLOSER: [&str; 3] = ["cat", "cat", "-"];
@@ -129,6 +134,14 @@ fn told(why: &str) -> impl Fn(&io::Error) {
     move |error| tracing::warn!(%error, "files that clients sent along stay open: {why}")
 }
 
+/// The processes that may begin.
+enum Room {
+    /// As many as may be kept.
+    OfClosers,
+    /// Also those that the agent needs for itself, whose end this is.
+    All,
+}
+
 struct Undertaker {
     waiting: Vec<OwnedFd>,
     /// Processes that were not at their end yet.
@@ -152,12 +165,12 @@ impl Undertaker {
             };
             match task {
                 Ok(Task::Close(file)) => self.waiting.push(file),
-                Ok(Task::Settle(_done)) => self.close(),
+                Ok(Task::Settle(_done)) => self.close(Room::All),
                 Err(RecvTimeoutError::Timeout) => self.count(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.is_due() {
-                self.close();
+                self.close(Room::OfClosers);
             }
         }
     }
@@ -178,8 +191,11 @@ impl Undertaker {
 
     fn pause_left(&self) -> Duration {
         let kept = u32::try_from(self.closers.len()).unwrap_or(u32::MAX);
-        let each = if self.has_failed { Duration::ZERO } else { PAUSE_EACH };
-        let pause = PAUSE + each.saturating_mul(kept);
+        let pause = match self.has_failed {
+            // There may be room again as soon as one of them has come to its end.
+            true => PAUSE_EACH,
+            false => PAUSE + PAUSE_EACH.saturating_mul(kept),
+        };
         self.last.map_or(Duration::ZERO, |last| clock::now().until(last + pause))
     }
 
@@ -189,14 +205,18 @@ impl Undertaker {
     }
 
     /// Gives away what there is.
-    fn close(&mut self) {
+    fn close(&mut self, room: Room) {
         if self.waiting.is_empty() {
             return;
         }
         self.count();
         self.last = Some(clock::now());
         let files = Arc::new(mem::take(&mut self.waiting));
-        let begun = begin_closer(&files);
+        let has_room = match room {
+            Room::OfClosers => room::for_another(CLOSER_NAME, self.closers.len()),
+            Room::All => Ok(()),
+        };
+        let begun = has_room.and_then(|()| begin_closer(&files));
         let had_failed = mem::replace(&mut self.has_failed, begun.is_err());
         match begun {
             Ok(mut closer) => {

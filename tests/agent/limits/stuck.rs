@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ for number in os.listdir(f'/proc/{agent}/fd'):
         except OSError:
             print('always')";
 
-fn let_files_in(agent: &Agent) {
+pub(super) fn let_files_in(agent: &Agent) {
     let mut python = Command::new("python3");
     python.args(["-c", LET_FILES_IN, &agent.pid().to_string()]);
     let ran = run(&mut python, LINGER);
@@ -172,18 +172,46 @@ os.setegid(uid)
 os.seteuid(uid)
 for queue in queues:
     to = socket.socket(socket.AF_UNIX)
-    to.connect(agent)
     try:
+        to.connect(agent)
         socket.send_fds(to, [b'STRMLOCK'], [queue.fileno()])
-    except BrokenPipeError:
+        queue.close()
+    except OSError:
         pass
-    queue.close()
 print('sent', flush=True)
 sys.stdin.read()
 # By force (MNT_FORCE), since not even this process could close its file.
 os.seteuid(0)
 libc.umount2(where.encode(), 1)
 ";
+
+/// Whoever sends them, until [`NeverClosing::end`].
+pub(super) struct NeverClosing(Child);
+
+impl NeverClosing {
+    /// So many, one after the other.
+    pub(super) fn send(agent: &Agent, count: usize) -> NeverClosing {
+        let mounted = agent.file("mounted");
+        std::fs::create_dir(&mounted).expect("a folder");
+        let mut python = Command::new("unshare");
+        python.args(["--mount", "--propagation", "private", "python3", "-c", NEVER_CLOSING]);
+        python.arg(&mounted).arg(agent.socket()).args([EVE.to_string(), count.to_string()]);
+        let python = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        NeverClosing(python.expect("python3"))
+    }
+
+    /// Waits until all are sent; what it says then.
+    pub(super) fn sent(&mut self) -> Option<String> {
+        let said = self.0.stdout.take().expect("it is asked once");
+        BufReader::new(said).lines().next().and_then(Result::ok)
+    }
+
+    /// Nothing waits for them any more.
+    pub(super) fn end(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("it ends");
+    }
+}
 
 /// Files that never close, many times what one user may have of sessions.
 const NEVER: usize = 200;
@@ -207,13 +235,8 @@ fn files_that_never_close_keep_neither_a_renewal_nor_the_agents_own_end() {
     open_to_all(&agent);
     let_files_in(&agent);
     let victim = Victim::of(&agent);
-    let mounted = agent.file("mounted");
-    std::fs::create_dir(&mounted).expect("a folder");
-    let mut python = Command::new("unshare");
-    python.args(["--mount", "--propagation", "private", "python3", "-c", NEVER_CLOSING]);
-    python.arg(&mounted).arg(agent.socket()).args([EVE.to_string(), NEVER.to_string()]);
-    let mut eve = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python3");
-    let said = BufReader::new(eve.stdout.take().expect("a pipe")).lines().next();
+    let mut eve = NeverClosing::send(&agent, NEVER);
+    let said = eve.sent();
     let measure = victim.during("files that never close are sent along", || {});
     let kept = kept(&agent);
     println!(
@@ -222,10 +245,9 @@ fn files_that_never_close_keep_neither_a_renewal_nor_the_agents_own_end() {
     drop(victim);
     agent.signal(Signal::TERM);
     let stops = agent.ends_within(STOPS_WITHIN);
-    // Nothing waits for them any more, whatever was seen.
-    drop(eve.stdin.take());
-    eve.wait().expect("it ends");
-    assert_eq!(said.and_then(Result::ok).as_deref(), Some("sent"));
+    // Whatever was seen.
+    eve.end();
+    assert_eq!(said.as_deref(), Some("sent"));
     measure.is_undisturbed();
     assert!((1..=KEPT_MAX).contains(&kept), "{kept}");
     assert!(stops, "{}", agent.log());

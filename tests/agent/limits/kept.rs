@@ -1,0 +1,82 @@
+//! An agent whose user may begin few processes, and files that never close: each keeps one.
+
+use std::time::Duration;
+
+use super::stuck::{NeverClosing, let_files_in};
+use super::victim::Victim;
+use super::{open_to_all, shared};
+use crate::agent::Agent;
+use crate::program::run;
+use crate::redis_server::RedisServer;
+use crate::until_right;
+
+/// The agent's user, who has nothing else on this host.
+const KEEPER: u32 = 70_104;
+/// What that user may have of processes and threads.
+const TASKS: usize = 32;
+/// The half that is left to the agent.
+const KEPT: usize = TASKS / 2;
+/// More than enough for all of them: each process takes those that wait, an eighth of the files
+/// that the agent may open.
+const NEVER: usize = 800;
+const FILES: usize = 256;
+/// What is not there.
+const NO_PROCESS: &str = "there is no process to close them in";
+
+/// Starts an agent of that user, who may have so many processes; how it ended if it did.
+fn start(agent: &mut Agent, tasks: usize) -> Option<std::process::ExitStatus> {
+    let dir = agent.file("");
+    let dir = dir.to_str().expect("a path in UTF-8");
+    let become_keeper = format!(
+        "cp -f \"$0\" {dir}/agent && chown -R {KEEPER} {dir} && \
+         exec setpriv --reuid {KEEPER} --regid {KEEPER} --clear-groups \
+         prlimit --nproc={tasks}:{tasks} --nofile={FILES}:{FILES} {dir}/agent \"$@\""
+    );
+    agent.starts_under(&["sh", "-c", &become_keeper], |_| {})
+}
+
+/// The processes of that user that are neither the agent nor to be ended.
+fn kept() -> usize {
+    let mut ps = std::process::Command::new("ps");
+    let ran = run(ps.args(["-o", "comm=", "-u", &KEEPER.to_string()]), Duration::from_secs(60));
+    ran.stdout.lines().filter(|name| name.trim() == "close-files").count()
+}
+
+#[test]
+fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_needs() {
+    let store = RedisServer::start();
+    let mut agent = Agent::prepare(&shared(store.port()));
+    assert_eq!(start(&mut agent, TASKS), None, "{}", agent.log());
+    open_to_all(&agent);
+    let_files_in(&agent);
+    let victim = Victim::of(&agent);
+    let eve = NeverClosing::send(&agent, NEVER);
+    until_right("no further process is begun", || match agent.log().contains(NO_PROCESS) {
+        true => Ok(()),
+        false => Err(format!("{} are kept", kept())),
+    });
+    let measure = victim.during("no process may begin", || {});
+    drop(victim);
+    let before = kept();
+    let stopped = agent.stop();
+    let restarted = start(&mut agent, TASKS);
+    let after = kept();
+    println!("limits: {before} processes of {TASKS} are kept, {after} after a restart");
+    // Whatever was seen: nothing of it is to be left on this host.
+    eve.end();
+    measure.is_undisturbed();
+    assert!(stopped.success() && restarted.is_none(), "{stopped} {restarted:?}: {}", agent.log());
+    // One more where the last of the agent had to give away what waited.
+    assert!(before == KEPT && (KEPT..=KEPT + 1).contains(&after), "{before} {after}");
+}
+
+#[test]
+fn an_agent_that_gets_no_thread_says_so_and_what_to_do() {
+    let mut agent = Agent::prepare("host = \"alpha\"\n[backend.main]\nkind = \"local\"\n");
+    let ended = start(&mut agent, 1).expect("it cannot start");
+    let log = agent.log();
+    assert_eq!(ended.code(), Some(69), "{log}");
+    assert!(log.contains("beginning the threads that an agent needs"), "{log}");
+    assert!(log.contains("LimitNPROC") && !log.contains("panicked"), "{log}");
+    assert_eq!(start(&mut agent, TASKS), None, "{}", agent.log());
+}
