@@ -149,6 +149,9 @@ pub async fn serve(listener: Listener, service: Arc<Service>, mut stopping: watc
                         Err(verdict) => session::turn_away(stream, verdict).await,
                     }
                 });
+                // Whoever is turned away goes before the next comes in: a queue of them has not
+                // all of its descriptors open at once.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection");
