@@ -2,8 +2,10 @@
 //!
 //! A client can be slow, mute, gone or hostile; it costs this task and nobody else.
 
+use std::future::{pending, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -22,6 +24,8 @@ use super::service::Service;
 
 /// How long a client may take to read what it asked for, before it is dropped.
 const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the rest of a request may take to come, once it has begun.
+const REST_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon a prompt's client closes once it has its answer. One that stays longer is traced.
 const PROMPT_LEAVES: Duration = Duration::from_millis(20);
 /// Requests that a client may send ahead of their answers; it is not read further until then.
@@ -84,6 +88,25 @@ struct Session<S> {
     stopping: watch::Receiver<bool>,
     /// What the last reply gave; given back if the client was gone before it could read that.
     fresh: Vec<LeaseId>,
+}
+
+/// The next request; `None` at the end of the connection, and where the rest of one that has begun
+/// does not come in time. Nothing is lost when it is dropped before.
+async fn whole<S: AsyncRead + AsyncWrite + Unpin>(
+    frames: &mut Framed<S, Codec>,
+) -> Option<Result<Came, CodecError>> {
+    let mut patience = None;
+    poll_fn(|context| {
+        if let Poll::Ready(next) = frames.poll_next_unpin(context) {
+            return Poll::Ready(next);
+        }
+        if frames.read_buffer().is_empty() {
+            return Poll::Pending;
+        }
+        let rest = || Box::pin(timeout(REST_PATIENCE, pending::<()>()));
+        patience.get_or_insert_with(rest).as_mut().poll(context).map(|_| None)
+    })
+    .await
 }
 
 /// A request that came.
@@ -153,7 +176,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         tokio::select! {
             biased;
             _ = self.stopping.wait_for(|stops| *stops) => Err(Ended::Stopping),
-            next = self.frames.next() => match next {
+            next = whole(&mut self.frames) => match next {
                 Some(Ok(came)) => Ok(came.request),
                 // So the kernel says that the other side closed without reading all of it.
                 Some(Err(CodecError::Io(error)))
