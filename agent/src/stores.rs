@@ -326,13 +326,16 @@ impl Stores {
             }
             was
         };
+        let was_down = was == message::Health::Down;
         match error {
-            Some(why) if was != health => tracing::warn!(backend = %name, %why, "backend is down"),
-            Some(why) => tracing::debug!(backend = %name, %why, "a call failed"),
-            None if was == message::Health::Down => {
-                tracing::info!(backend = %name, "backend answers again");
+            Some(why) if !is_up && !was_down => {
+                tracing::warn!(backend = %name, %why, "backend is down");
             }
+            Some(why) => tracing::debug!(backend = %name, %why, "a call failed"),
             None => {}
+        }
+        if is_up && was_down {
+            tracing::info!(backend = %name, "backend answers again");
         }
     }
 

@@ -5,12 +5,16 @@ use stormlock_protocol::message::{Health, Hold, State};
 
 use crate::agent::Agent;
 use crate::day::{ok, says};
+use crate::dice::now_ms;
 use crate::etcd_server::EtcdServer;
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
 use crate::{acquire, leases, wish};
 
 const CONFIG: i32 = 78;
+const UNAVAILABLE: i32 = 69;
+/// What a person waits for before they take it that something hangs.
+const PATIENCE_MS: u64 = 15_000;
 
 fn agent(store: &str) -> Agent {
     Agent::start(&format!(
@@ -50,6 +54,57 @@ fn a_redis_user_with_narrow_rights_on_keys_makes_no_outage() {
         "kind = \"redis\"\nurl = \"{}\"\nusername = \"narrow\"\npassword = \"canary-5f1e\"",
         server.url()
     )));
+}
+
+/// Also where it is the first thing that a store says to an agent, and the first after an outage.
+#[test]
+fn a_no_is_neither_an_outage_nor_the_second_half_of_one() {
+    let mut server = RedisServer::start();
+    let agent = agent(&format!("kind = \"redis\"\nurl = \"{}\"", server.url()));
+    let is_refused = |server: &RedisServer| {
+        server.run("SET b something");
+        says(&agent.ctl(&["acquire", "b"]), CONFIG, &["b"]);
+        let mut client = agent.client().expect("the agent answers");
+        assert_eq!(client.status(None).expect("a status").backends[0].health, Health::Up);
+    };
+    is_refused(&server);
+    assert!(!agent.log().contains("backend is down"), "{}", agent.log());
+    server.kill();
+    says(&agent.ctl(&["acquire", "b"]), UNAVAILABLE, &["reached"]);
+    server.start_again();
+    is_refused(&server);
+    let log = agent.log();
+    assert_eq!(log.matches("backend is down").count(), 1, "{log}");
+    assert_eq!(log.matches("backend answers again").count(), 1, "{log}");
+}
+
+/// A replica, a full server, a password or rights that are wrong, a line that speaks no TLS.
+#[test]
+fn a_redis_that_takes_no_lock_is_told_in_bounded_time() {
+    let server = RedisServer::start();
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", "1"]);
+    let full = RedisServer::start_with(&["--maxmemory", "1"]);
+    server.run("ACL SETUSER nobody on >canary-5f1e ~* -@all");
+    let plain = |server: &RedisServer| format!("url = \"{}\"", server.url());
+    let user = |name: &str| {
+        format!("{}\nusername = \"{name}\"\npassword = \"canary-5f1e\"", plain(&server))
+    };
+    let tls = plain(&server).replace("redis://", "rediss://");
+    for (store, code, why) in [
+        (plain(&replica), UNAVAILABLE, "takes no writes"),
+        (plain(&full), UNAVAILABLE, "takes no writes"),
+        (user("stranger"), UNAVAILABLE, "credentials"),
+        (user("nobody"), UNAVAILABLE, ""),
+        (tls, UNAVAILABLE, "reached"),
+    ] {
+        let agent = agent(&format!("kind = \"redis\"\n{store}"));
+        let began = now_ms();
+        let ran = agent.ctl(&["acquire", "x"]);
+        let took = now_ms() - began;
+        says(&ran, code, &["main", why, "`stormctl doctor`"]);
+        assert_eq!(ran.stderr.matches("`stormctl doctor`").count(), 1, "{ran:?}");
+        assert!(took < PATIENCE_MS, "{took} ms: {ran:?}");
+    }
 }
 
 #[test]

@@ -291,7 +291,7 @@ fn describe(backend: &BackendName, kind: Option<RefusedKind>) -> String {
     let Some(kind) = kind else { return "did not answer in time".to_owned() };
     let what = match kind {
         RefusedKind::Unreachable => "cannot be reached",
-        RefusedKind::NotWritable => "is up and cannot be written; see `stormctl doctor`",
+        RefusedKind::NotWritable => "is up and takes no writes (it is a replica, or full)",
         RefusedKind::Credentials => "refuses the agent's credentials",
         RefusedKind::Denied => {
             "is up and gives the agent's user no right to that: grant it there, or take a name \
