@@ -153,3 +153,14 @@ async fn reload(
 fn audit_path(config: &Config, state_dir: &Path) -> PathBuf {
     config.audit_file.clone().unwrap_or_else(|| state_dir.join(audit::FILE))
 }
+
+/// What a random test begins with: told, and to be set by `STORMLOCK_SEED`, so that it can be
+/// repeated.
+#[cfg(test)]
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("STORMLOCK_SEED").ok();
+    let given = given.map(|text| text.parse().expect("STORMLOCK_SEED is a number"));
+    let seed = given.unwrap_or_else(|| getrandom::u64().expect("random bits"));
+    println!("STORMLOCK_SEED={seed}");
+    seed
+}

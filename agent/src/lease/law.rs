@@ -1,9 +1,22 @@
 //! The laws that stand as a condition somewhere in the core, by name, so that the simulation can
 //! turn each of them off and must notice that.
 
-/// One law of the design, section 3.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Law {
+/// The enumeration, and the list of all of it: one that is missing there would be tried by nobody.
+macro_rules! laws {
+    ($($(#[$doc:meta])* $law:ident,)*) => {
+        /// One law of the design, section 3.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Law {
+            $($(#[$doc])* $law,)*
+        }
+
+        impl Law {
+            #[cfg(test)]
+            pub(super) const ALL: &[Law] = &[$(Law::$law,)*];
+        }
+    };
+}
+laws! {
     /// 1: a deadline counts from the departure of the call, not from its answer.
     CountFromDeparture,
     /// 3: an acquire of unknown outcome is cancelled, not forgotten.

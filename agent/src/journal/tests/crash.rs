@@ -29,8 +29,7 @@ fn what_was_acknowledged_is_there_after_a_kill_at_any_instant() {
         return write_until_killed(Path::new(&dir));
     }
     let dir = state_dir();
-    let seed = getrandom::u64().expect("random bits");
-    println!("seed {seed}");
+    let seed = crate::seed();
     let mut memory = sum(&[boot(7, place().wall_at_boot.0)]);
     let mut compacted = 0;
     for round in 0..KILLS {

@@ -30,7 +30,6 @@ impl World {
         known.shares.clear();
         known.waiting_for.clear();
         known.watching.clear();
-        known.fences.clear();
         known.over.retain(|_, lost| *lost);
         if reboot {
             let takers = known.taken.iter().map(|(_, session, _)| session);
@@ -68,6 +67,13 @@ impl World {
         assert_eq!(again, memory);
         known.journal = memory.records();
         known.durable = known.journal.len();
+        // What the journal still knows of fences binds this life too.
+        let fences = memory.leases.values().filter_map(|lease| Some((lease, lease.fence?)));
+        known.fences.clear();
+        for (lease, fence) in fences {
+            let highest = known.fences.entry(lease.intent.claim.resource.clone()).or_insert(fence);
+            *highest = fence.max(*highest);
+        }
         known.table = Some(super::super::table(law, seed));
         self.tell(agent, Input::Recover(Box::new(memory)));
     }

@@ -271,8 +271,12 @@ impl World {
             3 | 4 => {
                 let asleep = self.dice.below(30 * SECOND);
                 self.agents[agent].asleep_until = self.now + asleep;
-                if self.off == Off::BootClock {
-                    self.agents[agent].missed += asleep;
+                match self.off == Off::BootClock {
+                    true => self.agents[agent].missed += asleep,
+                    false => {
+                        let (life, input) = (self.agents[agent].life, Input::ClockJumped);
+                        self.later(asleep, Happening::Tell { agent, life, input });
+                    }
                 }
             }
             _ => {
