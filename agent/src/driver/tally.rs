@@ -24,7 +24,7 @@ pub struct Measures {
 }
 
 /// Every state, so that one that no lease is in is told as zero.
-const STATES: [&str; 6] = ["asking", "held", "at_risk", "unknown", "lost", "released"];
+const STATES: [&str; 7] = ["asking", "held", "at_risk", "unknown", "lost", "released", "lingering"];
 /// What can come of a renewal.
 pub const RENEWALS: [&str; 4] = ["ok", "lost", "refused", "unknown"];
 /// Why a lease can be lost.
