@@ -164,6 +164,19 @@ fn json_lines_are_one_document_each_that_says_what_it_is() {
     let told = lines.iter().map(|line| (line["schema"].clone(), line["type"].clone()));
     let expected = [(1.into(), "agent".into()), (1.into(), "lease".into())];
     assert_eq!(told.collect::<Vec<(serde_json::Value, serde_json::Value)>>(), expected);
+    for (args, reply, what) in [
+        (&["is-held", "prod/db"][..], Reply::Verdict { held: true, lock: Some(lock()) }, "held"),
+        (&["current", "prod/db"], Reply::Current(Some(lock())), "lock"),
+    ] {
+        let lines = |format| {
+            let run = Fake::replying(vec![reply.clone()]).run(&[args, &["-o", format]].concat());
+            run.stdout
+        };
+        let line: serde_json::Value = serde_json::from_str(&lines("jsonl")).unwrap();
+        assert_eq!(line["type"], what, "{args:?}");
+        let whole: serde_json::Value = serde_json::from_str(&lines("json")).unwrap();
+        assert!(whole["type"].is_null(), "{args:?}");
+    }
 }
 
 #[test]

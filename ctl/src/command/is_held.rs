@@ -5,7 +5,7 @@ use stormlock_protocol::message;
 use crate::args::{self, By};
 use crate::connect::Link;
 use crate::exit::{Answer, Exit, Failure};
-use crate::render::json::{Document, LockJson};
+use crate::render::json::LockJson;
 use crate::render::{Format, View, tsv};
 
 #[derive(serde::Serialize)]
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &args::IsHeld, link: &mut Link, view: &View) -> Result<A
             lock.iter().filter(|_| held).map(|lock| format!("{}\n", lock.lease)).collect()
         }
         Format::Tsv => tsv([[args.resource.to_string(), held.to_string()]]),
-        Format::Json | Format::Jsonl => view.document(&Document::new(as_json()))?,
+        Format::Json | Format::Jsonl => view.one("held", as_json())?,
     };
     let exit = if held { None } else { Some(Exit::No) };
     Ok(Answer { data, exit, ..Answer::default() })

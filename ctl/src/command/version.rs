@@ -5,7 +5,6 @@ use stormlock_protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
 
 use crate::connect::{Link, range};
 use crate::exit::{Answer, Failure};
-use crate::render::json::Document;
 use crate::render::text::visible;
 use crate::render::{Format, View, tsv};
 
@@ -61,7 +60,7 @@ pub(crate) fn run(link: Result<Link, Failure>, view: &View) -> Result<Answer, Fa
 
 fn data(versions: Versions<'_>, view: &View) -> Result<String, Failure> {
     if matches!(view.format, Format::Json | Format::Jsonl) {
-        return view.document(&Document::new(versions));
+        return view.one("version", versions);
     }
     let sides = [("stormctl", Some(versions.client)), ("stormlockd", versions.agent)];
     let sides = sides.into_iter().filter_map(|(name, side)| side.map(|side| (name, side)));

@@ -6,7 +6,6 @@ use crate::args;
 use crate::connect::{Link, explain_question};
 use crate::exit::{Answer, Failure};
 use crate::render::View;
-use crate::render::json::Document;
 use crate::render::progress::Progress;
 use crate::render::{Format, tsv};
 use crate::run::around;
@@ -31,9 +30,7 @@ pub(crate) fn run(args: &args::Wait, link: &mut Link, view: &View) -> Result<Ans
     let data = match view.format {
         Format::Human | Format::Id => String::new(),
         Format::Tsv => tsv([[on.to_owned(), false.to_string()]]),
-        Format::Json | Format::Jsonl => {
-            view.document(&Document::new(Free { resource: on, held: false }))?
-        }
+        Format::Json | Format::Jsonl => view.one("held", Free { resource: on, held: false })?,
     };
     Ok(Answer { data, talk: vec![format!("nobody holds {on}")], ..Answer::default() })
 }

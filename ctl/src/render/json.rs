@@ -29,6 +29,15 @@ impl<T> Document<T> {
     }
 }
 
+/// What a command says of one thing: in a line of `jsonl` with what it is.
+#[derive(Debug, Serialize)]
+pub(crate) struct One<T> {
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) what: Option<&'static str>,
+    #[serde(flatten)]
+    pub(crate) content: T,
+}
+
 /// One line of `jsonl`: what it is, beside what it holds.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -17,6 +17,7 @@ use jiff::Zoned;
 use serde::Serialize;
 use stormlock_protocol::cause::plain;
 
+use self::json::{Document, One};
 use crate::exit::{Answer, Exit, Failure};
 
 /// Narrower terminals get tables of this width: they would be unreadable cut further.
@@ -128,6 +129,16 @@ impl View {
                 format!("writing json: {error}"),
             )),
         }
+    }
+
+    /// A JSON document about one thing, of which a line of `jsonl` says what it is.
+    pub(crate) fn one<T: Serialize>(
+        &self,
+        what: &'static str,
+        content: T,
+    ) -> Result<String, Failure> {
+        let what = Some(what).filter(|_| self.format == Format::Jsonl);
+        self.document(&Document::new(One { what, content }))
     }
 
     /// One JSON document per item and line.
