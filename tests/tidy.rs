@@ -484,6 +484,21 @@ fn the_clients_side_stays_light() {
     assert!(heavy.is_empty(), "not in a client that prints a prompt: {heavy:?}");
 }
 
+/// The calls of std that a list for clippy forbids.
+fn forbidden(list: &str) -> BTreeSet<&str> {
+    let paths = list.split("path = \"").skip(1).filter_map(|rest| rest.split('"').next());
+    paths.filter(|path| path.starts_with("std::")).collect()
+}
+
+/// Clippy takes the nearest list alone.
+#[test]
+fn what_the_house_forbids_the_client_forbids_too() {
+    let read = |path: &str| fs::read_to_string(project_root().join(path)).expect("a list");
+    let (house, client) = (read(".clippy.toml"), read("ctl/clippy.toml"));
+    assert!(forbidden(&house).contains("std::thread::sleep"), "{house}");
+    assert_eq!(forbidden(&house).difference(&forbidden(&client)).next(), None);
+}
+
 #[test]
 fn a_manifest_is_read_in_each_of_its_spellings() {
     let manifest = "[package]\nname = \"x\"\n[dependencies]\n# why\na.workspace = true\nb = \"1\"\n\
