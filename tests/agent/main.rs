@@ -18,6 +18,8 @@ mod postgres_server;
 mod program;
 #[path = "../support/proxy.rs"]
 mod proxy;
+#[path = "../support/readme.rs"]
+mod readme;
 #[path = "../support/redis.rs"]
 mod redis_server;
 

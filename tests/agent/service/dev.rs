@@ -13,7 +13,7 @@ use super::{ok, path, run_it, stormlockd};
 use crate::dice::now_ms;
 use crate::program::{Ran, ends_within};
 use crate::redis_server::{Answer, RedisServer};
-use crate::until;
+use crate::{readme, until};
 
 const STOP_MAX: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "canary-5f1e-hunter2";
@@ -83,6 +83,19 @@ fn a_command_finds_stormctl_and_its_private_agent_without_a_word() {
     );
     let said = ok(ran);
     assert!(said.contains("demo/db") && said.contains("first try"), "{said}");
+}
+
+/// As it stands there, but for the build before it.
+#[test]
+fn the_first_command_of_the_readme_takes_shows_and_gives_back() {
+    let block = readme::block("first try");
+    let (_, words) = block.split_once("stormlockd dev -- sh -c").expect("a script for a shell");
+    let script = words.trim().strip_prefix('\'').and_then(|words| words.strip_suffix('\''));
+    let ran = Base::new().script(&[], script.expect("it stands in quotes"));
+    assert!(ran.stderr.contains("demo/db is released"), "{ran:?}");
+    let said = ok(ran);
+    let shown = said.lines().find(|line| line.contains("demo/db"));
+    assert!(shown.is_some_and(|line| line.contains("first try")), "{said}");
 }
 
 #[test]
