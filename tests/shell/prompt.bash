@@ -20,6 +20,22 @@ check_prompt() {
     done
 }
 
+# The shell of a private agent has the hook, whatever the user's own files have.
+check_dev() {
+    local shell dev="stormlockd dev --backend redis://127.0.0.1:$port"
+    printf 'PS1="ready> "\n' >"$place/.bashrc"
+    for shell in "${shells[@]}"; do
+        shell_with "$shell"
+        types "$shell" "SHELL=\$(command -v $shell) $dev"
+        types "$shell" "stormctl acquire dev/db --ttl 15m --for 2h -q"
+        turns "the shell of 'dev' shows its lock" "$shell" 32 '◆ dev/db (1h59m|2h)'
+        ok "$shell: which stands in the store" on beta is-held dev/db
+        types "$shell" 'exit'
+        shows 'its end is an end of the locks' "$shell" '^ready>$'
+        fails "$shell: also in the store" 1 on beta is-held dev/db
+    done
+}
+
 # Another host breaks it, with words that a shell might run: the shell that can redraws while nobody
 # types, bash with the next prompt.
 check_losses() {

@@ -49,7 +49,8 @@ clean_up() {
     kill -CONT "${pids[@]}" 2>/dev/null
     kill "${pids[@]}" 2>/dev/null
     wait
-    rm -rf "$place"
+    # A shell may write its history as it ends.
+    rm -rf "$place" 2>/dev/null || rm -rf "$place"
 }
 
 terminal() {
