@@ -12,7 +12,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::{self, Alarm};
@@ -119,7 +119,7 @@ impl Reloader {
         let (path, told) = (self.path.clone(), told.clone());
         // A file system can be slow, and leases are renewed on this thread.
         let looked = tokio::task::spawn_blocking(move || {
-            let watched = watch(&directories(&path), told).map_err(|error| error.to_string());
+            let watched = watch(entries(&path), told).map_err(|error| error.to_string());
             (watched, Stamp::of(&path))
         });
         let (watched, now) = match looked.await {
@@ -158,24 +158,32 @@ impl Stamp {
     }
 }
 
-fn watch(
-    directories: &BTreeSet<PathBuf>,
-    told: mpsc::Sender<()>,
-) -> notify::Result<RecommendedWatcher> {
+/// Tells when something becomes of one of these entries, or of a directory that has one. What else
+/// changes in a directory, and be it all the time, is nothing to tell.
+fn watch(entries: BTreeSet<PathBuf>, told: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let directories: BTreeSet<_> =
+        entries.iter().filter_map(|entry| entry.parent()).map(Path::to_owned).collect();
+    let here = directories.clone();
     // The library does not look whether it gets its thread, and where it gets none it panics later,
     // and once more on the way out, which ends the process.
     let _ = Builder::new().spawn(|| ())?.join();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| is_reading(event.kind)) {
+        if event.is_ok_and(|event| is_reading(event.kind) || !is_about(&event, &here, &entries)) {
             return;
         }
         // Full means that a look is due anyway.
         let _ = told.try_send(());
     })?;
-    for directory in directories {
+    for directory in &directories {
         watcher.watch(directory, RecursiveMode::NonRecursive)?;
     }
     Ok(watcher)
+}
+
+/// Also true of an event that names nothing: there were more than the kernel kept.
+fn is_about(event: &Event, directories: &BTreeSet<PathBuf>, entries: &BTreeSet<PathBuf>) -> bool {
+    let is_ours = |path: &PathBuf| entries.contains(path) || directories.contains(path);
+    event.paths.is_empty() || event.paths.iter().any(is_ours)
 }
 
 fn is_reading(kind: EventKind) -> bool {
@@ -189,10 +197,9 @@ fn is_reading(kind: EventKind) -> bool {
     }
 }
 
-/// Where a change can give `path` another content: the directory of the file, and that of each
-/// symbolic link on the way (Kubernetes swaps one); of what is missing, the nearest directory that
-/// is there.
-fn directories(path: &Path) -> BTreeSet<PathBuf> {
+/// What can give `path` another content: the file, and each symbolic link on the way (Kubernetes
+/// swaps one); of what is missing, the first that is.
+fn entries(path: &Path) -> BTreeSet<PathBuf> {
     let mut watched = BTreeSet::new();
     let mut at = PathBuf::from("/");
     let mut ahead: VecDeque<OsString> = parts(path).collect();
@@ -205,7 +212,7 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
         let next = at.join(&part);
         match fs::read_link(&next) {
             Ok(target) => {
-                watched.insert(at.clone());
+                watched.insert(next);
                 links += 1;
                 if links > LINKS_MAX {
                     return watched;
@@ -218,7 +225,7 @@ fn directories(path: &Path) -> BTreeSet<PathBuf> {
                 }
             }
             Err(_) if ahead.is_empty() || !next.is_dir() => {
-                watched.insert(at);
+                watched.insert(next);
                 return watched;
             }
             Err(_) => at = next,
@@ -403,18 +410,30 @@ mod tests {
     }
 
     #[test]
-    fn each_directory_on_the_way_that_can_change_the_file_is_watched() {
+    fn each_step_on_the_way_that_can_change_the_file_is_watched() {
         let dir = TempDir::new().unwrap();
         let base = dir.path().canonicalize().unwrap();
         fs::create_dir(base.join("real")).unwrap();
         symlink("../loop", base.join("real/loop")).unwrap();
         symlink(base.join("real"), base.join("link")).unwrap();
         symlink("loop", base.join("loop")).unwrap();
-        let watched = |path: &str| directories(&base.join(path));
-        let set = |dirs: &[&str]| dirs.iter().map(|dir| base.join(dir)).collect::<BTreeSet<_>>();
-        assert_eq!(watched("real/file"), set(&["real"]));
-        assert_eq!(watched("link/file"), set(&["", "real"]));
-        assert_eq!(watched("link/no/file"), set(&["", "real"]));
-        assert_eq!(watched("real/loop"), set(&["", "real"]));
+        let watched = |path: &str| entries(&base.join(path));
+        let set = |steps: &[&str]| steps.iter().map(|at| base.join(at)).collect::<BTreeSet<_>>();
+        assert_eq!(watched("real/file"), set(&["real/file"]));
+        assert_eq!(watched("link/file"), set(&["link", "real/file"]));
+        assert_eq!(watched("link/no/file"), set(&["link", "real/no"]));
+        assert_eq!(watched("real/loop"), set(&["loop", "real/loop"]));
+    }
+
+    #[test]
+    fn what_else_changes_beside_the_file_is_nothing_to_look_at() {
+        let (entries, here) = (entries(Path::new("/etc")), BTreeSet::from([PathBuf::from("/")]));
+        let is_told = |path: Option<&str>| {
+            let event =
+                Event { paths: path.map(PathBuf::from).into_iter().collect(), ..Event::default() };
+            is_about(&event, &here, &entries)
+        };
+        assert!(is_told(Some("/etc")) && is_told(Some("/")) && is_told(None));
+        assert!(!is_told(Some("/tmp")));
     }
 }
