@@ -221,7 +221,7 @@ fn check_holder(site: &dyn Site, holder: &Holder, claim: &Claim, grant: Grant) {
         principal: claim.principal.clone(),
         host: has.then(|| claim.host.clone()),
         reason: claim.reason.clone().filter(|_| has),
-        fence: Some(grant.fence).filter(|_| has),
+        fence: has.then_some(grant.fence),
         since: holder.since,
         remaining: holder.remaining,
     };

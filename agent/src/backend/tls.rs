@@ -117,7 +117,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, String> {
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |why: String| format!("reading certificates {}: {why}", path.display());
-    let (bytes, _) = read(path).map_err(&failed)?;
+    let (bytes, _) = read(path).map_err(failed)?;
     let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|e| failed(words(&e)))?;
     if all.is_empty() {
@@ -128,7 +128,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let failed = |why: String| format!("reading the client key {}: {why}", path.display());
-    let (bytes, found) = read(path).map_err(&failed)?;
+    let (bytes, found) = read(path).map_err(failed)?;
     if found.mode() & EVERYONE != 0 {
         return Err(format!("{0} is open to everyone, run: chmod o= {0}", path.display()));
     }

@@ -137,7 +137,7 @@ impl View {
         what: &'static str,
         content: T,
     ) -> Result<String, Failure> {
-        let what = Some(what).filter(|_| self.format == Format::Jsonl);
+        let what = (self.format == Format::Jsonl).then_some(what);
         self.document(&Document::new(One { what, content }))
     }
 

@@ -125,7 +125,7 @@ fn begin(agent: &Agent, number: usize, reader: Reader) -> Round {
 /// The last time that a process of the command was alive, in microseconds.
 fn last(stamps: &str) -> u64 {
     let bytes = fs::read(stamps).unwrap_or_default();
-    let all = bytes.chunks_exact(8).map(|stamp| stamp.try_into().map_or(0, u64::from_le_bytes));
+    let all = bytes.as_chunks().0.iter().map(|stamp| u64::from_le_bytes(*stamp));
     all.max().unwrap_or(0) / 1_000
 }
 

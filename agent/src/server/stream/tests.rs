@@ -98,7 +98,7 @@ fn a_file_that_nobody_reads_holds_up_nobody() {
             send(&client, b"!", file, SendFlags::empty());
             stream.write_all(b"too many").await.unwrap();
             // Whether it hears the end of that is its own affair: what it sent may reset the line.
-            let client = Some(client).filter(|_| !gone);
+            let client = (!gone).then_some(client);
             drop(stream);
             drop(client);
         });
