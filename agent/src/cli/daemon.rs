@@ -14,10 +14,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::exit::{self, Failure};
 use super::paths;
+use super::process::NO_PROCESSES;
 
 /// For the pidfile, which others may read; the agent itself makes private files.
 const UMASK: u32 = 0o022;
 const PIDFILE_MODE: u32 = 0o644;
+
+const LOCKED: &str = "if it is locked, another stormlockd runs: its number stands in the file";
 
 /// On which side of the fork this process is.
 #[derive(Debug)]
@@ -74,7 +77,7 @@ pub(crate) fn detach(pidfile: Option<PathBuf>) -> Result<Side, Failure> {
     }
     match daemonize.execute() {
         Outcome::Parent(forked) => {
-            forked.context("going into the background").map_err(Failure::unavailable)?;
+            forked.map_err(|error| cannot_detach(&error, pidfile.as_deref()))?;
             drop(writer);
             Ok(Side::Parent(hear(File::from(reader))))
         }
@@ -121,12 +124,14 @@ fn make_pidfile(path: &Path) -> Result<(), Failure> {
 }
 
 fn cannot_detach(error: &daemonize::Error, pidfile: Option<&Path>) -> Failure {
-    let Some(path) = pidfile else {
-        return Failure::unavailable(anyhow!("going into the background: {error}"));
+    let error = error.to_string();
+    // Only its words say what it is about.
+    let (with, advice) = match pidfile {
+        _ if error.contains("fork") => (String::new(), Some(NO_PROCESSES)),
+        None => (String::new(), None),
+        Some(path) => (format!(" with pidfile {}", path.display()), Some(LOCKED)),
     };
-    let shown = path.display();
-    Failure::unavailable(anyhow!("going into the background with pidfile {shown}: {error}"))
-        .advise(Some("if it is locked, another stormlockd runs: its number stands in the file"))
+    Failure::unavailable(anyhow!("going into the background{with}: {error}")).advise(advice)
 }
 
 fn hear(mut daemon: impl Read) -> Result<(), Failure> {

@@ -14,7 +14,8 @@ use super::exit::Failure;
 /// More than an agent begins until it is ready.
 const THREADS: usize = 8;
 
-const NO_THREADS: &str = "its user, its unit or the host has as many processes as it may \
+/// What to do where the system lets nothing begin.
+pub(crate) const NO_PROCESSES: &str = "its user, its unit or the host has as many processes as it may \
     (LimitNPROC= and TasksMax= in systemd): end some, or allow more, and start it again";
 
 /// Nothing that the agent makes is for others, unless it says so itself.
@@ -51,6 +52,6 @@ pub(crate) fn ensure_threads() -> Result<(), Failure> {
         drop(closed);
         begun
     });
-    let failed = |error| Failure::unavailable(error).advise(Some(NO_THREADS));
+    let failed = |error| Failure::unavailable(error).advise(Some(NO_PROCESSES));
     all_at_once.context("beginning the threads that an agent needs").map_err(failed)
 }

@@ -24,7 +24,7 @@ const FILES: usize = 256;
 const NO_PROCESS: &str = "there is no process to close them in";
 
 /// Starts an agent of that user, who may have so many processes; how it ended if it did.
-fn start(agent: &mut Agent, tasks: usize) -> Option<std::process::ExitStatus> {
+fn start(agent: &mut Agent, tasks: usize, more: &[&str]) -> Option<std::process::ExitStatus> {
     let dir = agent.file("");
     let dir = dir.to_str().expect("a path in UTF-8");
     let become_keeper = format!(
@@ -32,7 +32,9 @@ fn start(agent: &mut Agent, tasks: usize) -> Option<std::process::ExitStatus> {
          exec setpriv --reuid {KEEPER} --regid {KEEPER} --clear-groups \
          prlimit --nproc={tasks}:{tasks} --nofile={FILES}:{FILES} {dir}/agent \"$@\""
     );
-    agent.starts_under(&["sh", "-c", &become_keeper], |_| {})
+    agent.starts_under(&["sh", "-c", &become_keeper], |command| {
+        command.args(more);
+    })
 }
 
 /// The processes of that user that are neither the agent nor to be ended.
@@ -46,7 +48,7 @@ fn kept() -> usize {
 fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_needs() {
     let store = RedisServer::start();
     let mut agent = Agent::prepare(&shared(store.port()));
-    assert_eq!(start(&mut agent, TASKS), None, "{}", agent.log());
+    assert_eq!(start(&mut agent, TASKS, &[]), None, "{}", agent.log());
     open_to_all(&agent);
     let_files_in(&agent);
     let victim = Victim::of(&agent);
@@ -59,7 +61,7 @@ fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_need
     drop(victim);
     let before = kept();
     let stopped = agent.stop();
-    let restarted = start(&mut agent, TASKS);
+    let restarted = start(&mut agent, TASKS, &[]);
     let after = kept();
     println!("limits: {before} processes of {TASKS} are kept, {after} after a restart");
     // Whatever was seen: nothing of it is to be left on this host.
@@ -73,10 +75,14 @@ fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_need
 #[test]
 fn an_agent_that_gets_no_thread_says_so_and_what_to_do() {
     let mut agent = Agent::prepare("host = \"alpha\"\n[backend.main]\nkind = \"local\"\n");
-    let ended = start(&mut agent, 1).expect("it cannot start");
-    let log = agent.log();
-    assert_eq!(ended.code(), Some(69), "{log}");
-    assert!(log.contains("beginning the threads that an agent needs"), "{log}");
-    assert!(log.contains("LimitNPROC") && !log.contains("panicked"), "{log}");
-    assert_eq!(start(&mut agent, TASKS), None, "{}", agent.log());
+    let (threads, fork) = ("beginning the threads that an agent needs", "unable to fork");
+    for (more, why) in [(&[][..], threads), (&["--daemonize"], fork)] {
+        let before = agent.log().len();
+        let ended = start(&mut agent, 1, more).expect("it cannot start");
+        let log = agent.log().split_off(before);
+        assert_eq!(ended.code(), Some(69), "{log}");
+        assert!(log.contains(why) && log.contains("LimitNPROC"), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
+    assert_eq!(start(&mut agent, TASKS, &[]), None, "{}", agent.log());
 }
