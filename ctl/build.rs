@@ -16,18 +16,26 @@ fn main() {
     if is_glibc
         && !is_static
         && var("TARGET") == var("HOST")
-        && let Some(folder) = folder()
+        && let Some(archive) = archive(&var("CARGO_CFG_TARGET_ARCH"))
+        && let Some(folder) = archive.parent()
     {
+        // It moves with the next version of the compiler.
+        println!("cargo::rerun-if-changed={}", archive.display());
         println!("cargo::rustc-link-search=native={}", folder.display());
         println!("cargo::rustc-link-lib=static:+whole-archive,-bundle=gcc_eh");
     }
 }
 
-/// Where the compiler that links keeps the archive.
-fn folder() -> Option<PathBuf> {
-    let said = Command::new("cc").arg(format!("-print-file-name={ARCHIVE}")).output().ok()?;
-    let file = PathBuf::from(String::from_utf8(said.stdout).ok()?.trim());
+/// Where the compiler that links keeps the archive, if it is one for this architecture.
+fn archive(arch: &str) -> Option<PathBuf> {
+    let said = |word: &str| {
+        let said = Command::new("cc").arg(word).output().ok()?;
+        String::from_utf8(said.stdout).ok()
+    };
+    if said("-dumpmachine")?.split('-').next()? != arch {
+        return None;
+    }
+    let file = PathBuf::from(said(&format!("-print-file-name={ARCHIVE}"))?.trim());
     // Without one it says the bare name.
-    let folder = file.parent()?;
-    file.is_absolute().then(|| folder.to_owned())
+    file.is_absolute().then_some(file)
 }
