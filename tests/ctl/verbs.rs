@@ -284,6 +284,7 @@ fn is_held_answers_by_its_exit_code() {
     assert_eq!((run.code, run.stdout.as_str(), run.stderr.as_str()), (1, "", ""));
     let run = Fake::replying(verdict(false)).run(&["is-held", "prod/db", "--json"]);
     assert_eq!((run.code, run.json()["held"].as_bool()), (1, Some(false)));
+    assert_eq!(run.json()["resource"], "prod/db");
 }
 
 #[test]

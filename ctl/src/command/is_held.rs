@@ -10,6 +10,7 @@ use crate::render::{Format, View, tsv};
 
 #[derive(serde::Serialize)]
 struct Verdict<'a> {
+    resource: &'a str,
     held: bool,
     lock: Option<LockJson<'a>>,
 }
@@ -23,7 +24,10 @@ pub(crate) fn run(args: &args::IsHeld, link: &mut Link, view: &View) -> Result<A
     };
     let doing = format!("asking whether {} is held", args.resource);
     let (held, lock) = link.read(&doing, |client| client.is_held(ask.clone()))?;
-    let as_json = || Verdict { held, lock: lock.as_ref().map(|l| LockJson::new(l, &view.now)) };
+    let as_json = || {
+        let lock = lock.as_ref().map(|lock| LockJson::new(lock, &view.now));
+        Verdict { resource: args.resource.as_str(), held, lock }
+    };
     let data = match view.format {
         Format::Human => String::new(),
         Format::Id => {
