@@ -1,5 +1,6 @@
 //! How many processes may be kept by files that never close: half of what this user, its unit or
-//! the host lets begin. The rest is the agent's own, and that of its next start.
+//! the host lets begin. The rest is the agent's own, and that of its next start; each end of an
+//! agent to which such files come takes one more.
 
 use std::fs;
 use std::io;
@@ -31,11 +32,22 @@ fn kept(name: &str) -> io::Result<u64> {
     let is_kept = |process: &fs::DirEntry| {
         // What ends meanwhile is not kept.
         process.metadata().is_ok_and(|process| process.uid() == own)
-            && fs::read_to_string(process.path().join("comm"))
-                .is_ok_and(|comm| comm.trim_end() == name)
+            && fs::read_to_string(process.path().join("status"))
+                .is_ok_and(|status| is_closer(&status, name, own))
     };
     let kept = fs::read_dir(PROC)?.flatten().filter(is_kept).count();
     Ok(u64::try_from(kept).unwrap_or(u64::MAX))
+}
+
+/// By a status as in `/proc/PID/status`. Somebody else's program that is this user for a while
+/// (`su` at its question) can be called anything; its real user is not this one.
+fn is_closer(status: &str, name: &str, own: u32) -> bool {
+    let field = |wanted: &str| {
+        status.lines().find_map(|line| line.strip_prefix(wanted)).unwrap_or_default()
+    };
+    let own = own.to_string();
+    let mut users = field("Uid:").split_whitespace().peekable();
+    field("Name:").trim() == name && users.peek().is_some() && users.all(|user| user == own)
 }
 
 /// How many processes and threads there may be, by the tightest limit.
@@ -107,6 +119,16 @@ mod tests {
         let own = fs::read_to_string("/proc/self/comm").unwrap();
         assert!(kept(own.trim_end()).unwrap() >= 1);
         assert_eq!(kept("nothing has this").unwrap(), 0);
+    }
+
+    #[test]
+    fn a_program_that_somebody_else_called_so_is_none() {
+        let status =
+            |name: &str, uids: &str| format!("Name:\t{name}\nUmask:\t0022\nUid:\t{uids}\n");
+        assert!(is_closer(&status("close-files", "0\t0\t0\t0"), "close-files", 0));
+        assert!(!is_closer(&status("close-files", "1000\t0\t0\t0"), "close-files", 0));
+        assert!(!is_closer(&status("su", "0\t0\t0\t0"), "close-files", 0));
+        assert!(!is_closer("", "", 0));
     }
 
     #[test]
