@@ -15,8 +15,8 @@ use super::exit::Failure;
 const THREADS: usize = 8;
 
 /// What to do where the system lets nothing begin.
-pub(crate) const NO_PROCESSES: &str = "its user, its unit or the host has as many processes as it may (LimitNPROC= and TasksMax= in \
-     systemd): end some, or allow more, and start it again";
+pub(crate) const NO_PROCESSES: &str = "its user, its unit or the host has as many processes as \
+     it may (LimitNPROC= and TasksMax= in systemd): end some, or allow more, and start it again";
 
 /// Nothing that the agent makes is for others, unless it says so itself.
 const PRIVATE: Mode = Mode::from_raw_mode(0o077);
