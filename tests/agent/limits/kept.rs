@@ -1,5 +1,6 @@
 //! An agent whose user may begin few processes, and files that never close: each keeps one.
 
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use super::stuck::{NeverClosing, let_files_in};
@@ -10,8 +11,8 @@ use crate::program::run;
 use crate::redis_server::RedisServer;
 use crate::until_right;
 
-/// The agent's user, who has nothing else on this host.
-const KEEPER: u32 = 70_104;
+/// The agent's user in each test, who has nothing else on this host.
+const KEEPERS: [u32; 3] = [70_104, 70_105, 70_106];
 /// What that user may have of processes and threads.
 const TASKS: usize = 32;
 /// The half that is left to the agent.
@@ -23,13 +24,13 @@ const FILES: usize = 256;
 /// What is not there.
 const NO_PROCESS: &str = "there is no process to close them in";
 
-/// Starts an agent of that user, who may have so many processes; how it ended if it did.
-fn start(agent: &mut Agent, tasks: usize, more: &[&str]) -> Option<std::process::ExitStatus> {
+/// Starts an agent of such a user, who may have so many processes; how it ended if it did.
+fn start(agent: &mut Agent, keeper: u32, tasks: usize, more: &[&str]) -> Option<ExitStatus> {
     let dir = agent.file("");
     let dir = dir.to_str().expect("a path in UTF-8");
     let become_keeper = format!(
-        "cp -f \"$0\" {dir}/agent && chown -R {KEEPER} {dir} && \
-         exec setpriv --reuid {KEEPER} --regid {KEEPER} --clear-groups \
+        "cp -f \"$0\" {dir}/agent && chown -R {keeper} {dir} && \
+         exec setpriv --reuid {keeper} --regid {keeper} --clear-groups \
          prlimit --nproc={tasks}:{tasks} --nofile={FILES}:{FILES} {dir}/agent \"$@\""
     );
     agent.starts_under(&["sh", "-c", &become_keeper], |command| {
@@ -38,31 +39,54 @@ fn start(agent: &mut Agent, tasks: usize, more: &[&str]) -> Option<std::process:
 }
 
 /// The processes of that user that are neither the agent nor to be ended.
-fn kept() -> usize {
-    let mut ps = std::process::Command::new("ps");
-    let ran = run(ps.args(["-o", "comm=", "-u", &KEEPER.to_string()]), Duration::from_secs(60));
+fn kept(keeper: u32) -> usize {
+    let mut ps = Command::new("ps");
+    let ran = run(ps.args(["-o", "comm=", "-u", &keeper.to_string()]), Duration::from_secs(60));
     ran.stdout.lines().filter(|name| name.trim() == "close-files").count()
+}
+
+/// Sends such files until no further process is begun.
+fn fill(agent: &Agent, keeper: u32) -> NeverClosing {
+    let_files_in(agent);
+    let eve = NeverClosing::send(agent, NEVER);
+    until_right("no further process is begun", || match agent.log().contains(NO_PROCESS) {
+        true => Ok(()),
+        false => Err(format!("{} are kept", kept(keeper))),
+    });
+    eve
+}
+
+#[test]
+fn whoever_waited_for_files_that_never_close_is_served_once_their_program_has_ended() {
+    let store = RedisServer::start();
+    let mut agent = Agent::prepare(&shared(store.port()));
+    assert_eq!(start(&mut agent, KEEPERS[0], TASKS, &[]), None, "{}", agent.log());
+    open_to_all(&agent);
+    fill(&agent, KEEPERS[0]).end();
+    until_right("others are served", || match agent.client() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    });
+    until_right("nobody is kept", || match kept(KEEPERS[0]) {
+        0 => Ok(()),
+        kept => Err(format!("{kept} are")),
+    });
 }
 
 #[test]
 fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_needs() {
     let store = RedisServer::start();
     let mut agent = Agent::prepare(&shared(store.port()));
-    assert_eq!(start(&mut agent, TASKS, &[]), None, "{}", agent.log());
+    assert_eq!(start(&mut agent, KEEPERS[1], TASKS, &[]), None, "{}", agent.log());
     open_to_all(&agent);
-    let_files_in(&agent);
     let victim = Victim::of(&agent);
-    let eve = NeverClosing::send(&agent, NEVER);
-    until_right("no further process is begun", || match agent.log().contains(NO_PROCESS) {
-        true => Ok(()),
-        false => Err(format!("{} are kept", kept())),
-    });
+    let eve = fill(&agent, KEEPERS[1]);
     let measure = victim.during("no process may begin", || {});
     drop(victim);
-    let before = kept();
+    let before = kept(KEEPERS[1]);
     let stopped = agent.stop();
-    let restarted = start(&mut agent, TASKS, &[]);
-    let after = kept();
+    let restarted = start(&mut agent, KEEPERS[1], TASKS, &[]);
+    let after = kept(KEEPERS[1]);
     println!("limits: {before} processes of {TASKS} are kept, {after} after a restart");
     // Whatever was seen: nothing of it is to be left on this host.
     eve.end();
@@ -78,11 +102,11 @@ fn an_agent_that_gets_no_thread_says_so_and_what_to_do() {
     let (threads, fork) = ("beginning the threads that an agent needs", "unable to fork");
     for (more, why) in [(&[][..], threads), (&["--daemonize"], fork)] {
         let before = agent.log().len();
-        let ended = start(&mut agent, 1, more).expect("it cannot start");
+        let ended = start(&mut agent, KEEPERS[2], 1, more).expect("it cannot start");
         let log = agent.log().split_off(before);
         assert_eq!(ended.code(), Some(69), "{log}");
         assert!(log.contains(why) && log.contains("LimitNPROC"), "{log}");
         assert!(!log.contains("panicked"), "{log}");
     }
-    assert_eq!(start(&mut agent, TASKS, &[]), None, "{}", agent.log());
+    assert_eq!(start(&mut agent, KEEPERS[2], TASKS, &[]), None, "{}", agent.log());
 }

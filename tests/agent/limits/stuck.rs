@@ -170,15 +170,20 @@ for _ in range(count):
 os.pwrite(dirty, bytes(4096), 0)
 os.setegid(uid)
 os.seteuid(uid)
-for queue in queues:
-    to = socket.socket(socket.AF_UNIX)
-    try:
-        to.connect(agent)
-        socket.send_fds(to, [b'STRMLOCK'], [queue.fileno()])
-        queue.close()
-    except OSError:
-        pass
-print('sent', flush=True)
+
+def send():
+    for queue in queues:
+        to = socket.socket(socket.AF_UNIX)
+        try:
+            to.connect(agent)
+            socket.send_fds(to, [b'STRMLOCK'], [queue.fileno()])
+            queue.close()
+        except OSError:
+            pass
+    print('sent', flush=True)
+
+# It may have to wait for its turn.
+threading.Thread(target=send, daemon=True).start()
 sys.stdin.read()
 # By force (MNT_FORCE), since not even this process could close its file.
 os.seteuid(0)
