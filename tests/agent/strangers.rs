@@ -178,12 +178,16 @@ fn a_client_that_says_nothing_is_dropped_and_holds_nobody_up() {
 fn a_client_that_says_half_a_request_is_dropped_and_holds_nobody_up() {
     let agent = Agent::start(&local());
     let request = frame::encode(&Request::Metrics).expect("a request");
-    let (mut silent, mut half) = (greet(&agent), greet(&agent));
+    let (mut silent, mut half, mut subscribed) = (greet(&agent), greet(&agent), greet(&agent));
+    subscribed.write_all(&frame::encode(&Request::Subscribe).expect("a request")).expect("taken");
+    assert_eq!(read_reply(&mut subscribed), Reply::Event(Event::Caught));
     let began = now_ms();
-    half.write_all(&request[..request.len() - 1]).expect("it is taken");
+    for half in [&mut half, &mut subscribed] {
+        half.write_all(&request[..request.len() - 1]).expect("it is taken");
+    }
     answers(&agent);
     assert!(now_ms() - began < 4000, "others waited for half a request");
-    assert!(is_closed(&mut half));
+    assert!(is_closed(&mut half) && is_closed(&mut subscribed));
     assert!(now_ms() - began >= 5000, "the rest has five seconds");
     silent.write_all(&request).expect("whoever says nothing is left alone");
     assert!(matches!(read_reply(&mut silent), Reply::Metrics(_)));

@@ -265,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         loop {
             let change = tokio::select! {
                 change = changes.recv() => change,
-                asked = self.frames.next() => return match asked {
+                asked = whole(&mut self.frames) => return match asked {
                     Some(Ok(Came { request: Request::Subscribe, .. })) => None,
                     // A stream takes no other question; other connections do.
                     Some(_) | None => Some(Ended::Closed),
