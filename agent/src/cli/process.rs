@@ -40,8 +40,8 @@ pub(crate) fn prepare_to_serve() {
     }
 }
 
-/// An agent that gets no thread says so: libraries that want one for the log, for signals or for a
-/// watch over the configuration would panic.
+/// An agent that gets no thread says so: libraries that want one for the log or to wait in would
+/// panic.
 pub(crate) fn ensure_threads() -> Result<(), Failure> {
     let door = Mutex::new(());
     let closed = door.lock();

@@ -22,7 +22,10 @@ pub(super) fn for_another(name: &str, own: usize) -> io::Result<()> {
     let most = limit() / PART;
     match kept(name)?.max(u64::try_from(own).unwrap_or(u64::MAX)) {
         kept if kept < most => Ok(()),
-        kept => Err(io::Error::other(format!("{kept} such processes are left already"))),
+        kept => Err(io::Error::other(format!(
+            "{kept} such processes are left already, which is half of what may begin: end the \
+             programs of whoever sent the files, or allow more (LimitNPROC=, TasksMax=)"
+        ))),
     }
 }
 
