@@ -45,6 +45,15 @@ fn kept(keeper: u32) -> usize {
     ran.stdout.lines().filter(|name| name.trim() == "close-files").count()
 }
 
+/// An agent of that user that everybody may connect to, and its store.
+fn served(keeper: u32) -> (RedisServer, Agent) {
+    let store = RedisServer::start();
+    let mut agent = Agent::prepare(&shared(store.port()));
+    assert_eq!(start(&mut agent, keeper, TASKS, &[]), None, "{}", agent.log());
+    open_to_all(&agent);
+    (store, agent)
+}
+
 /// Sends such files until no further process is begun.
 fn fill(agent: &Agent, keeper: u32) -> NeverClosing {
     let_files_in(agent);
@@ -58,10 +67,7 @@ fn fill(agent: &Agent, keeper: u32) -> NeverClosing {
 
 #[test]
 fn whoever_waited_for_files_that_never_close_is_served_once_their_program_has_ended() {
-    let store = RedisServer::start();
-    let mut agent = Agent::prepare(&shared(store.port()));
-    assert_eq!(start(&mut agent, KEEPERS[0], TASKS, &[]), None, "{}", agent.log());
-    open_to_all(&agent);
+    let (_store, agent) = served(KEEPERS[0]);
     fill(&agent, KEEPERS[0]).end();
     until_right("others are served", || match agent.client() {
         Ok(_) => Ok(()),
@@ -75,10 +81,7 @@ fn whoever_waited_for_files_that_never_close_is_served_once_their_program_has_en
 
 #[test]
 fn files_that_never_close_leave_the_agent_the_processes_that_its_next_start_needs() {
-    let store = RedisServer::start();
-    let mut agent = Agent::prepare(&shared(store.port()));
-    assert_eq!(start(&mut agent, KEEPERS[1], TASKS, &[]), None, "{}", agent.log());
-    open_to_all(&agent);
+    let (_store, mut agent) = served(KEEPERS[1]);
     let victim = Victim::of(&agent);
     let eve = fill(&agent, KEEPERS[1]);
     let measure = victim.during("no process may begin", || {});
