@@ -91,6 +91,33 @@ pub struct Client {
     wait_slack: Option<Duration>,
 }
 
+/// A glance that was asked for; its time runs since then.
+#[derive(Debug)]
+pub struct AskedGlance {
+    client: Client,
+    sent: Sent,
+}
+
+impl AskedGlance {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn answer(mut self) -> Result<Glance, ClientError> {
+        match self.client.answer(self.sent)? {
+            Reply::Glance(glance) => Ok(glance),
+            other => Err(unexpected(other)),
+        }
+    }
+}
+
+/// A request on its way, or one that could not be written.
+#[derive(Debug)]
+struct Sent {
+    written: Result<(), ClientError>,
+    patience: Patience,
+}
+
 impl Client {
     /// Connects, and will wait at most `patience` for the connection and for each reply.
     ///
@@ -321,15 +348,14 @@ impl Client {
         }
     }
 
-    /// See [`Request::Glance`].
+    /// See [`Request::Glance`]. An agent that slept takes about as long to wake as its client takes
+    /// to do whatever else it has to do: that is best done before the answer is waited for.
     ///
     /// # Errors
-    /// Any [`ClientError`].
-    pub fn glance(&mut self) -> Result<Glance, ClientError> {
-        match self.ask(&Request::Glance)? {
-            Reply::Glance(glance) => Ok(glance),
-            other => Err(unexpected(other)),
-        }
+    /// [`ClientError::Frame`].
+    pub fn ask_glance(mut self) -> Result<AskedGlance, ClientError> {
+        let sent = self.send(&Request::Glance, Patience::new(self.patience))?;
+        Ok(AskedGlance { client: self, sent })
     }
 
     /// Turns the session into an event stream and gives its first event; the rest come from
@@ -406,15 +432,28 @@ impl Client {
     }
 
     fn ask_within(&mut self, request: &Request, patience: Patience) -> Result<Reply, ClientError> {
+        let sent = self.send(request, patience)?;
+        self.answer(sent)
+    }
+
+    fn send(&mut self, request: &Request, patience: Patience) -> Result<Sent, ClientError> {
         let frame = frame::encode(request)?;
-        if self.welcome.is_some() {
-            self.line.write(&frame, &patience)?;
+        let written = if self.welcome.is_some() {
+            self.line.write(&frame, &patience)
         } else {
             let mut first = Hello::OURS.encode().to_vec();
             first.extend_from_slice(&frame);
+            self.line.write(&first, &patience)
+        };
+        Ok(Sent { written, patience })
+    }
+
+    fn answer(&mut self, Sent { written, patience }: Sent) -> Result<Reply, ClientError> {
+        if self.welcome.is_some() {
+            written?;
+        } else {
             // A refused greeting closes the connection while we still write: the answer that says
             // why is already on its way, so it is read before the broken pipe is believed.
-            let written = self.line.write(&first, &patience);
             let welcome = match (self.read_welcome(&patience), written) {
                 (Ok(welcome), _) => welcome,
                 (Err(_), Err(unwritten)) => return Err(unwritten),

@@ -12,7 +12,7 @@ use std::{env, fs};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use stormlock_protocol::client::ClientError;
+use stormlock_protocol::client::{AskedGlance, ClientError};
 use stormlock_protocol::frame::Verdict;
 use stormlock_protocol::message::{Code, Glance, Hold, Lease, State};
 use stormlock_protocol::name::UnixMs;
@@ -80,17 +80,17 @@ pub(crate) fn run(args: &args::Prompt, places: &Places) -> Result<Answer, Failur
     Ok(answer(args.surface, places))
 }
 
-fn answer(surface: Surface, places: &Places) -> Answer {
-    Answer { data: now(&Look::of_this_process(surface), places), ..Answer::default() }
-}
-
 /// What is to be shown now; empty for nothing.
-fn now(look: &Look, places: &Places) -> String {
-    look.painted(seen(look, places).shown())
+fn answer(surface: Surface, places: &Places) -> Answer {
+    let asked = ask(places);
+    // While the agent wakes up.
+    let look = Look::of_this_process(surface);
+    Answer { data: look.painted(seen(&look, asked).shown()), ..Answer::default() }
 }
 
-fn seen(look: &Look, places: &Places) -> Seen {
-    match ask(places, Moment::now() + LIMIT) {
+fn seen(look: &Look, asked: Result<AskedGlance, Silence>) -> Seen {
+    let answer = |asked: AskedGlance| asked.answer().map_err(|error| Silence::of(&error));
+    match asked.and_then(answer) {
         Ok(glance) => look.glance(&glance, time::wall()).map_or(Seen::Nothing, Seen::Shown),
         Err(Silence::Mute) => Seen::Shown(look.doubt()),
         Err(Silence::ForOthers) => Seen::Nothing,
@@ -114,7 +114,7 @@ fn follow(args: &args::Prompt, places: &Places) -> Result<Answer, Failure> {
     let mut said_at = Moment::now();
     let mut answered_at = Moment::now();
     loop {
-        let seen = seen(&look, places);
+        let seen = seen(&look, ask(places));
         let now = Moment::now();
         if !matches!(seen, Seen::NoAgent) {
             answered_at = now;
@@ -223,7 +223,8 @@ impl Silence {
 }
 
 /// Asks the first agent that is there.
-fn ask(places: &Places, until: Moment) -> Result<Glance, Silence> {
+fn ask(places: &Places) -> Result<AskedGlance, Silence> {
+    let until = Moment::now() + LIMIT;
     let left = || Moment::now().until(until).max(Duration::from_millis(1));
     for socket in places.in_order() {
         let mut client = match connect::connect(socket, left()) {
@@ -232,7 +233,7 @@ fn ask(places: &Places, until: Moment) -> Result<Glance, Silence> {
             Err(error) => return Err(Silence::of(&error)),
         };
         client.set_patience(left());
-        return client.glance().map_err(|error| Silence::of(&error));
+        return client.ask_glance().map_err(|error| Silence::of(&error));
     }
     Err(Silence::NoAgent)
 }
