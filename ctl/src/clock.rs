@@ -24,8 +24,8 @@ impl Moment {
     /// The beginning.
     pub(crate) const BOOT: Moment = Moment(Duration::ZERO);
 
-    /// By libc, which reads the wall clock by the same page of the kernel's: `rustix` would look for
-    /// that page a second time, a tenth of the instructions of a prompt.
+    /// By libc, which has the kernel's page of clocks anyway: `rustix` would look for that page by
+    /// itself, at each prompt.
     pub(crate) fn now() -> Moment {
         let now = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("since Linux 2.6.39");
         Moment(now.into())

@@ -2,13 +2,17 @@
 //! answer, or holds what it asked for while a command runs; called as `stormlock` it is the Python
 //! tool's command line.
 //!
-//! It never sees a store or a credential, keeps nothing, and returns from `main`, always.
+//! It never sees a store or a credential, keeps nothing, and returns from `main`, always, unless it
+//! did not come to that (`early`).
 
 mod args;
 mod clock;
 mod command;
 mod compat;
 mod connect;
+// The harness of its tests has arguments of its own.
+#[cfg(all(target_os = "linux", target_env = "gnu", not(test)))]
+mod early;
 mod exit;
 mod mistyped;
 mod notify;
@@ -43,8 +47,8 @@ fn main() -> ExitCode {
     if let Some(args) = run::shim::is_called(&argv) {
         return ExitCode::from(run::shim::run(args));
     }
-    if let Some(answer) = command::prompt::quick(&argv) {
-        return ExitCode::from(render::answer(&answer, true).code());
+    if let Some(surface) = command::prompt::is_asked(&argv) {
+        return ExitCode::from(command::prompt::answer_shell(surface));
     }
     if let Some(args) = run::guardian::is_called(&argv) {
         return ExitCode::from(run::guardian::run(args));

@@ -160,6 +160,8 @@ fn usage_is_exit_code_two_and_help_is_data() {
     let fake = Fake::new(vec![]);
     fake.run_stormlock(&["acquire"]).fails(2, &["usage: stormlock acquire", "required: resource"]);
     fake.run_stormlock(&[]).fails(2, &["usage: stormlock [-h]"]);
+    // A verb of the client's other name.
+    fake.run_stormlock(&["prompt"]).fails(2, &["usage: stormlock [-h]"]);
     let run = fake.run_stormlock(&["-h"]);
     assert_eq!((run.code, run.stderr.as_str()), (0, ""));
     assert!(run.stdout.contains("attempt to acquire a lock"));

@@ -1,6 +1,8 @@
 //! What a prompt shows, of whatever agent there is.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -146,6 +148,18 @@ fn an_agent_that_gives_no_answer_leaves_a_doubt_and_holds_up_nothing() {
     ] {
         in_doubt(&Fake::greeting(greet, vec![]));
     }
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_any_more_is_no_failure() {
+    let fake = Fake::replying(vec![Reply::Glance(Glance { lease: Some(lease()), more: 0 })]);
+    let (ours, theirs) = UnixStream::pair().expect("two sockets");
+    drop(ours);
+    let mut command = stormctl();
+    command.env("STORMLOCK_SOCKET", fake.socket()).arg("prompt");
+    let ended = command.stdout(OwnedFd::from(theirs)).output().expect("a client");
+    assert_eq!((ended.status.code(), ended.stderr), (Some(0), vec![]));
+    assert_eq!(fake.asked(), Request::Glance);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::args::{self, Surface};
 use crate::clock::Moment;
 use crate::connect::{self, Places};
 use crate::exit::{Answer, Exit, Failure};
-use crate::render::Mood;
+use crate::render::{self, Mood};
 use crate::{stdout, time};
 
 /// How long all of it may take, of the 50 ms that a prompt may cost.
@@ -61,15 +61,19 @@ struct Shown {
     lasting: String,
 }
 
-/// Does without the reading of a whole command line what shells call before each of theirs; `None`
-/// when anything else is asked for.
-pub(crate) fn quick(argv: &[OsString]) -> Option<Answer> {
-    let surface = match argv {
-        [_, verb] if verb == "prompt" => Surface::Plain,
-        [_, verb, surface] if verb == "prompt" => Surface::named(surface.to_str()?)?,
-        _ => return None,
-    };
-    Some(answer(surface, &Places::of_this_process(None)))
+/// What shells ask before each of their lines, known without the reading of a whole command line;
+/// `None` when anything else is asked for.
+pub(crate) fn is_asked(argv: &[OsString]) -> Option<Surface> {
+    match argv {
+        [_, verb] if verb == "prompt" => Some(Surface::Plain),
+        [_, verb, surface] if verb == "prompt" => Surface::named(surface.to_str()?),
+        _ => None,
+    }
+}
+
+/// Answers that, and says what the process returns.
+pub(crate) fn answer_shell(surface: Surface) -> u8 {
+    render::answer(&answer(surface, &Places::of_this_process(None)), true).code()
 }
 
 /// Runs the command.
