@@ -16,6 +16,7 @@ use stormlock_protocol::message::{Hold, Log, Release, Request, Target};
 
 use crate::agent::{Agent, program};
 use crate::day::{ok, says};
+use crate::meanwhile::Meanwhile;
 use crate::program::run;
 use crate::redis_server::RedisServer;
 use crate::{acquire, local, resource, until, wish};
@@ -261,6 +262,7 @@ fn no_event_is_lost_or_torn_while_the_file_is_put_away() {
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _meanwhile = Meanwhile(&is_done);
             let mut client = agent.client().expect("it answers");
             for number in 0..ROUNDS {
                 let name = format!("r/{number}");
@@ -268,7 +270,6 @@ fn no_event_is_lost_or_torn_while_the_file_is_put_away() {
                 let target = Target { resource: resource(&name), lease: None };
                 client.release(Release::These(vec![target])).expect("it is given back");
             }
-            is_done.store(true, Ordering::Relaxed);
         });
         let mut put_away = 0;
         while !is_done.load(Ordering::Relaxed) {

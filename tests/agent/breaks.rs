@@ -13,6 +13,7 @@ use stormlock_protocol::name::{LeaseId, Reason};
 
 use crate::agent::{Agent, program};
 use crate::dice::now_ms;
+use crate::meanwhile::Meanwhile;
 use crate::redis_server::RedisServer;
 use crate::run::terminal::{PROMPT, Shell};
 use crate::run::{Job, wait_for_file};
@@ -339,6 +340,7 @@ fn the_wrong_lease_is_never_broken() {
     let (alpha, beta) = two(&store);
     let is_over = AtomicBool::new(false);
     let (lost, broken) = thread::scope(|scope| {
+        let meanwhile = Meanwhile(&is_over);
         let holder = scope.spawn(|| {
             let mut client = alpha.client().expect("it answers");
             let mut lost = BTreeSet::new();
@@ -378,7 +380,7 @@ fn the_wrong_lease_is_never_broken() {
                 Err(error) => panic!("{error:?}"),
             }
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(meanwhile);
         (holder.join().expect("it goes on"), broken)
     });
     println!("{} of {RACES} were broken, {} noticed so", broken.len(), lost.len());

@@ -12,6 +12,8 @@ mod dynamo_server;
 mod etcd_server;
 #[path = "../support/exec.rs"]
 mod exec_store;
+#[path = "../support/meanwhile.rs"]
+mod meanwhile;
 #[path = "../support/postgres.rs"]
 mod postgres_server;
 #[path = "../support/program.rs"]

@@ -25,6 +25,7 @@ use super::{
 };
 use crate::agent::Agent;
 use crate::dice::now_ms;
+use crate::meanwhile::Meanwhile;
 use crate::redis_server::RedisServer;
 use crate::{acquire, locks, resource, until, wish};
 
@@ -88,6 +89,7 @@ fn list(users: &[u32], each: usize) {
     let clone = |stream: &UnixStream| stream.try_clone().expect("a file");
     let streams: Vec<UnixStream> = sessions.iter().map(clone).collect();
     std::thread::scope(|scope| {
+        let meanwhile = Meanwhile(&ends);
         for session in &mut sessions {
             scope.spawn(|| {
                 let glob = Some("nothing*".to_owned());
@@ -114,7 +116,7 @@ fn list(users: &[u32], each: usize) {
             assert!(matches!(&answer, Reply::Current(Some(_))), "{answer:?}");
             slowest = slowest.max(now_ms() - asked);
         });
-        ends.store(true, Ordering::Relaxed);
+        drop(meanwhile);
         // Nobody waits for the answers of those that are queued.
         for stream in &streams {
             let _ = stream.shutdown(Shutdown::Both);
@@ -408,6 +410,7 @@ fn a_hundred_users_in_a_thousand_groups_each_hold_up_nobodys_name() {
     let came = AtomicUsize::new(0);
     let mut slowest = 0;
     std::thread::scope(|scope| {
+        let _meanwhile = Meanwhile(&stops);
         for at in 0..USERS {
             let (agent, stops, came) = (&agent, &stops, &came);
             scope.spawn(move || {
@@ -437,7 +440,6 @@ fn a_hundred_users_in_a_thousand_groups_each_hold_up_nobodys_name() {
             ask(&mut somebody, &Request::Release(Release::These(these(&["free"]))));
             slowest = slowest.max(now_ms() - asked);
         }
-        stops.store(true, Ordering::Relaxed);
     });
     println!("limits: {USERS} users in {GROUPS_MAX} groups each; another waited {slowest} ms");
 }

@@ -22,6 +22,7 @@ use super::victim::Victim;
 use super::{EVE, MALLORY, as_member, connect, open_to_all, reply, send, shared, welcomed};
 use crate::agent::Agent;
 use crate::exec_store::{ExecStore, example};
+use crate::meanwhile::Meanwhile;
 use crate::program::run;
 use crate::redis_server::RedisServer;
 use crate::{acquire, resource, ttl, until_right, wish};
@@ -276,6 +277,7 @@ fn a_flood_of_files_leaves_others_the_descriptors_that_they_need() {
     let (is_over, sent) = (AtomicBool::new(false), AtomicUsize::new(0));
     let socket = agent.socket();
     std::thread::scope(|scope| {
+        let meanwhile = Meanwhile(&is_over);
         for _ in 0..SENDERS {
             scope.spawn(|| {
                 as_member(EVE, &[], || {
@@ -290,7 +292,7 @@ fn a_flood_of_files_leaves_others_the_descriptors_that_they_need() {
             });
         }
         let measure = victim.during("connections with files in them", || {});
-        is_over.store(true, Ordering::Relaxed);
+        drop(meanwhile);
         measure.is_undisturbed();
     });
     println!("limits: {} connections with a file in each", sent.into_inner());
@@ -375,6 +377,7 @@ fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_keeps_nobody_fro
     for (what, asks) in &questions {
         let (is_over, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
         std::thread::scope(|scope| {
+            let _meanwhile = Meanwhile(&is_over);
             scope.spawn(|| {
                 let mut client = agent.client().expect("the agent answers");
                 while !is_over.load(Ordering::Relaxed) {
@@ -385,7 +388,6 @@ fn a_flood_of_questions_to_a_program_that_answers_one_at_a_time_keeps_nobody_fro
                 }
             });
             flood(&agent, &victim, &format!("a slow program is asked: {what}"), asks);
-            is_over.store(true, Ordering::Relaxed);
         });
         let taken = taken.into_inner();
         println!("limits: meanwhile {taken} locks were taken and given back by somebody else");

@@ -16,6 +16,10 @@ const RACES: usize = 50;
 /// Binds that a witness watches for a mode that lets too many in.
 const WATCHED_BINDS: usize = 50;
 
+#[path = "../../../../tests/support/meanwhile.rs"]
+mod meanwhile;
+use self::meanwhile::Meanwhile;
+
 struct Place {
     dir: TempDir,
     runtime: Runtime,
@@ -249,6 +253,7 @@ fn nobody_is_let_in_for_an_instant_before_the_mode_is_set() {
     let path = place.socket();
     let (has_seen, is_done) = (AtomicBool::new(false), AtomicBool::new(false));
     let seen = std::thread::scope(|scope| {
+        let meanwhile = Meanwhile(&is_done);
         let witness = scope.spawn(|| {
             let mut seen = BTreeSet::new();
             while !is_done.load(Ordering::Acquire) {
@@ -266,7 +271,7 @@ fn nobody_is_let_in_for_an_instant_before_the_mode_is_set() {
         while !has_seen.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        is_done.store(true, Ordering::Release);
+        drop(meanwhile);
         witness.join().unwrap()
     });
     assert_eq!(seen, BTreeSet::from([0o600]));
