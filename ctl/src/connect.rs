@@ -244,7 +244,9 @@ fn open(places: &Places, patience: Duration) -> Result<Link, Failure> {
     opened.map_err(|error| explain(error, "", Asks::Reads))
 }
 
-fn is_absent(error: &ClientError) -> bool {
+/// Nothing is there. A socket that nobody serves is to be mended, and no other agent is asked in
+/// its place.
+pub(crate) fn is_absent(error: &ClientError) -> bool {
     matches!(error, ClientError::NoAgent { source, .. }
         if source.kind() == std::io::ErrorKind::NotFound)
 }

@@ -14,8 +14,9 @@ use nix::sys::signal::{SigSet, Signal};
 use crate::command::prompt;
 use crate::compat;
 
+const SHOWN: i32 = 0;
 /// What a program of std returns after a panic.
-const PANICKED: u8 = 101;
+const PANICKED: i32 = 101;
 
 // SAFETY: glibc calls what is here once, with the program's arguments, which are left to std.
 #[unsafe(link_section = ".init_array")]
@@ -32,7 +33,8 @@ extern "C" fn before_main() {
     if let Some(surface) = prompt::is_asked(&argv)
         && is_without_sigpipe()
     {
-        end(panic::catch_unwind(|| prompt::answer_shell(surface)).unwrap_or(PANICKED));
+        let shown = panic::catch_unwind(|| prompt::answer_shell(surface));
+        end(shown.map_or(PANICKED, |()| SHOWN));
     }
 }
 
@@ -42,6 +44,6 @@ fn is_without_sigpipe() -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "there is no main yet to return from")]
-fn end(code: u8) -> ! {
-    process::exit(code.into())
+fn end(code: i32) -> ! {
+    process::exit(code)
 }

@@ -48,7 +48,8 @@ fn main() -> ExitCode {
         return ExitCode::from(run::shim::run(args));
     }
     if let Some(surface) = command::prompt::is_asked(&argv) {
-        return ExitCode::from(command::prompt::answer_shell(surface));
+        command::prompt::answer_shell(surface);
+        return ExitCode::SUCCESS;
     }
     if let Some(args) = run::guardian::is_called(&argv) {
         return ExitCode::from(run::guardian::run(args));

@@ -5,6 +5,10 @@ use std::io::{self, Write};
 
 /// Writes all of it, or says why not.
 pub(crate) fn write(data: &[u8]) -> io::Result<()> {
+    // What could not be written before is not tried again for it.
+    if data.is_empty() {
+        return Ok(());
+    }
     let mut stdout = io::stdout().lock();
     stdout.write_all(data).and_then(|()| stdout.flush())
 }

@@ -1,5 +1,6 @@
 //! What a prompt shows, of whatever agent there is.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -160,6 +161,22 @@ fn a_pipe_that_nobody_reads_any_more_is_no_failure() {
     let ended = command.stdout(OwnedFd::from(theirs)).output().expect("a client");
     assert_eq!((ended.status.code(), ended.stderr), (Some(0), vec![]));
     assert_eq!(fake.asked(), Request::Glance);
+}
+
+#[test]
+fn what_cannot_be_written_is_no_failure() {
+    for args in [&["prompt"][..], &["prompt", "plain", "--socket"]] {
+        let fake = Fake::replying(vec![Reply::Glance(Glance { lease: Some(lease()), more: 0 })]);
+        let mut command = stormctl();
+        command.env("STORMLOCK_SOCKET", fake.socket()).args(args);
+        if args.len() > 2 {
+            command.arg(fake.socket());
+        }
+        let full = File::options().write(true).open("/dev/full").expect("a full device");
+        let ended = command.stdout(full).output().expect("a client");
+        assert_eq!((ended.status.code(), ended.stderr), (Some(0), vec![]), "{args:?}");
+        assert_eq!(fake.asked(), Request::Glance);
+    }
 }
 
 #[test]

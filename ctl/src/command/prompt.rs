@@ -21,7 +21,7 @@ use crate::args::{self, Surface};
 use crate::clock::Moment;
 use crate::connect::{self, Places};
 use crate::exit::{Answer, Exit, Failure};
-use crate::render::{self, Mood};
+use crate::render::Mood;
 use crate::{stdout, time};
 
 /// How long all of it may take, of the 50 ms that a prompt may cost.
@@ -71,9 +71,9 @@ pub(crate) fn is_asked(argv: &[OsString]) -> Option<Surface> {
     }
 }
 
-/// Answers that, and says what the process returns.
-pub(crate) fn answer_shell(surface: Surface) -> u8 {
-    render::answer(&answer(surface, &Places::of_this_process(None)), true).code()
+/// Answers that.
+pub(crate) fn answer_shell(surface: Surface) {
+    show(surface, &Places::of_this_process(None));
 }
 
 /// Runs the command.
@@ -81,15 +81,16 @@ pub(crate) fn run(args: &args::Prompt, places: &Places) -> Result<Answer, Failur
     if args.follow.is_some() || args.tell.is_some() {
         return follow(args, places);
     }
-    Ok(answer(args.surface, places))
+    show(args.surface, places);
+    Ok(Answer::default())
 }
 
-/// What is to be shown now; empty for nothing.
-fn answer(surface: Surface, places: &Places) -> Answer {
+/// Writes what is to be shown now. One that cannot be written is a prompt without it.
+fn show(surface: Surface, places: &Places) {
     let asked = ask(places);
     // While the agent wakes up.
     let look = Look::of_this_process(surface);
-    Answer { data: look.painted(seen(&look, asked).shown()), ..Answer::default() }
+    let _ = stdout::write(look.painted(seen(&look, asked).shown()).as_bytes());
 }
 
 fn seen(look: &Look, asked: Result<AskedGlance, Silence>) -> Seen {
@@ -229,14 +230,16 @@ impl Silence {
 /// Asks the first agent that is there.
 fn ask(places: &Places) -> Result<AskedGlance, Silence> {
     let until = Moment::now() + LIMIT;
-    let left = || Moment::now().until(until).max(Duration::from_millis(1));
+    let left = || Some(Moment::now().until(until)).filter(|left| !left.is_zero());
     for socket in places.in_order() {
-        let mut client = match connect::connect(socket, left()) {
+        let mut client = match connect::connect(socket, left().ok_or(Silence::Mute)?) {
             Ok(client) => client,
-            Err(ClientError::NoAgent { .. } | ClientError::LongPath(_)) => continue,
+            Err(ClientError::LongPath(_)) => continue,
+            Err(error) if connect::is_absent(&error) => continue,
+            Err(ClientError::NoAgent { .. }) => return Err(Silence::NoAgent),
             Err(error) => return Err(Silence::of(&error)),
         };
-        client.set_patience(left());
+        client.set_patience(left().ok_or(Silence::Mute)?);
         return client.ask_glance().map_err(|error| Silence::of(&error));
     }
     Err(Silence::NoAgent)
@@ -379,4 +382,26 @@ fn is_nearly_over(lease: &Lease, now: UnixMs) -> bool {
         }
     };
     left_ms(lease, now).saturating_mul(100) < whole.saturating_mul(15)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn the_agent_that_is_asked_is_the_one_that_every_other_verb_asks() {
+        let dir = tempfile::tempdir().unwrap();
+        let (system, user) = (dir.path().join("system"), dir.path().join("user"));
+        let _users = UnixListener::bind(&user).unwrap();
+        let (named, user) = (None, Some(user));
+        let places = Places { named, system: system.clone(), user, ignored: false };
+        assert!(ask(&places).is_ok(), "nothing is where the system's would be");
+        drop(UnixListener::bind(&system).unwrap());
+        assert!(matches!(ask(&places), Err(Silence::NoAgent)), "it is to be mended");
+        let _systems = UnixListener::bind(dir.path().join("other")).unwrap();
+        std::fs::rename(dir.path().join("other"), &system).unwrap();
+        assert!(ask(&places).is_ok());
+    }
 }

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use interprocess::local_socket::{Stream, prelude::*};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -67,6 +68,12 @@ impl Line {
             let length = self.read_some(had, within);
             self.arrived.truncate(had + length.as_ref().map_or(0, |length| *length));
             length?;
+            // One that trickles gets no more time for it.
+            if self.arrived.len() < count
+                && let Some(patience) = within
+            {
+                patience.left()?;
+            }
         }
         Ok(&self.arrived[..count])
     }
@@ -76,27 +83,38 @@ impl Line {
         self.arrived.drain(..count);
     }
 
-    /// Reads what there is, at least one byte, behind what there was before.
+    /// Reads what there is, at least one byte, behind what there was before. What has come is taken
+    /// before anybody looks at the time: whoever did not run until that was over has it still.
     fn read_some(&mut self, had: usize, within: Option<&Patience>) -> Result<usize, ClientError> {
         let eager = Patience::new(EAGER);
         loop {
-            let left = within.map(|patience| self.next_look(patience)).transpose()?;
-            let flags = if self.is_eager {
-                RecvFlags::DONTWAIT
-            } else {
-                self.stream.set_recv_timeout(left).map_err(ClientError::Io)?;
-                RecvFlags::empty()
-            };
             let Stream::UdSocket(stream) = &self.stream;
-            match recv(stream, &mut self.arrived[had..], flags) {
+            match recv(stream, &mut self.arrived[had..], RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(ClientError::Closed),
                 Ok((length, _)) => return Ok(length),
-                Err(Errno::AGAIN) if self.is_eager && eager.left().is_err() => {
-                    self.is_eager = false;
-                }
-                Err(Errno::AGAIN | Errno::INTR) => thread::yield_now(),
+                Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(errno) => return Err(io_error(errno.into())),
             }
+            let left = within.map(|patience| self.next_look(patience)).transpose()?;
+            self.is_eager &= eager.left().is_ok();
+            if self.is_eager {
+                thread::yield_now();
+            } else {
+                self.wait(left)?;
+            }
+        }
+    }
+
+    /// Sleeps until something has come, at most so long; a signal may end it before. By `poll`,
+    /// which keeps the time: a socket's own is rounded up to the kernel's next tick, 10 ms on some
+    /// hosts.
+    fn wait(&self, left: Option<Duration>) -> Result<(), ClientError> {
+        let Stream::UdSocket(stream) = &self.stream;
+        // Longer than any that can be said is without end.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(stream, PollFlags::IN)], left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(io_error(errno.into())),
         }
     }
 
@@ -233,6 +251,24 @@ mod tests {
         assert!(matches!(client.next_event(Some(SHORT)), Err(ClientError::Mute(_))));
         drop(agent);
         assert!(matches!(client.next_event(None), Err(ClientError::Closed)));
+    }
+
+    #[test]
+    fn what_has_come_is_heard_though_the_time_is_over_and_what_has_not_is_not() {
+        let path = std::env::temp_dir().join(format!("stormlock-late-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let mut client = Client::connect(&path, LONG).expect("somebody listens");
+        let (mut agent, _) = listener.accept().expect("the client");
+        std::fs::remove_file(&path).expect("its file");
+        let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
+        let no_time = Some(Duration::ZERO);
+        agent.write_all(&event).expect("it listens");
+        assert_eq!(client.next_event(no_time).expect("an event"), Event::Caught);
+        assert!(matches!(client.next_event(no_time), Err(ClientError::Mute(_))));
+        agent.write_all(&event[..1]).expect("it listens");
+        assert!(matches!(client.next_event(no_time), Err(ClientError::Mute(_))));
+        agent.write_all(&event[1..]).expect("it listens");
+        assert_eq!(client.next_event(no_time).expect("an event"), Event::Caught);
     }
 
     #[test]
