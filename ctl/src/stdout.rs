@@ -1,5 +1,6 @@
 //! What goes to stdout, and whether it arrived. One that was closed (`>&-`) is /dev/null by now:
 //! the runtime opens that in its place before `main`, and only unsafe code could look before it.
+//! For a prompt of glibc, which is written earlier (`early`), it counts as written all the same.
 
 use std::io::{self, Write};
 

@@ -195,7 +195,7 @@ fn io_error(error: io::Error) -> ClientError {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::mpsc::channel;
     use std::thread;
 
@@ -209,6 +209,16 @@ mod tests {
     /// Long enough for what is there, short enough to wait for what is not.
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(30);
+
+    /// Both ends of a connection that has said nothing yet.
+    fn connected(test: &str) -> (Client, UnixStream) {
+        let path = std::env::temp_dir().join(format!("stormlock-{test}-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let client = Client::connect(&path, LONG).expect("somebody listens");
+        let (agent, _) = listener.accept().expect("the client");
+        std::fs::remove_file(&path).expect("its file");
+        (client, agent)
+    }
 
     #[test]
     fn whoever_finds_no_room_waits_for_their_turn_and_no_longer_than_they_may() {
@@ -234,11 +244,7 @@ mod tests {
 
     #[test]
     fn what_came_with_an_event_is_kept_for_those_after_it() {
-        let path = std::env::temp_dir().join(format!("stormlock-together-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let mut client = Client::connect(&path, LONG).expect("somebody listens");
-        let (mut agent, _) = listener.accept().expect("the client");
-        std::fs::remove_file(&path).expect("its file");
+        let (mut client, mut agent) = connected("together");
         // Together they are more than is read at once, so that one is cut wherever that ends.
         let pair = [Event::Caught, Event::Anew];
         let events: Vec<Event> = pair.into_iter().cycle().take(READ_LEN).collect();
@@ -255,11 +261,7 @@ mod tests {
 
     #[test]
     fn what_has_come_is_heard_though_the_time_is_over_and_what_has_not_is_not() {
-        let path = std::env::temp_dir().join(format!("stormlock-late-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let mut client = Client::connect(&path, LONG).expect("somebody listens");
-        let (mut agent, _) = listener.accept().expect("the client");
-        std::fs::remove_file(&path).expect("its file");
+        let (mut client, mut agent) = connected("late");
         let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
         let no_time = Some(Duration::ZERO);
         agent.write_all(&event).expect("it listens");
@@ -273,11 +275,7 @@ mod tests {
 
     #[test]
     fn an_event_that_comes_in_pieces_is_whole_when_the_first_wait_for_it_ended_between_them() {
-        let path = std::env::temp_dir().join(format!("stormlock-client-{}", std::process::id()));
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let mut client = Client::connect(&path, LONG).expect("somebody listens");
-        let (mut agent, _) = listener.accept().expect("the client");
-        std::fs::remove_file(&path).expect("its file");
+        let (mut client, mut agent) = connected("client");
         let event = frame::encode(&Reply::Event(Event::Caught)).expect("a frame");
         let (go_on, waits) = channel();
         let served = thread::spawn(move || {
